@@ -1,0 +1,1 @@
+//! Workloads and measurements shared by the benchmarks.

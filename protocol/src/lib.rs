@@ -1,0 +1,15 @@
+//! The language that vsync's agent and server share.
+//!
+//! Everything here is a function of its arguments: no sockets, no files, no clock, no
+//! randomness, no tokio, and no secret keys. Code that needs one of those lives in the
+//! agent or the server and hands this crate the bytes.
+//!
+//! - [`id`]: names of blobs, snapshots, machines, volumes
+//! - [`limits`]: every bound, with its reason
+//! - [`blob`]: the envelope of a sealed chunk or node
+//! - [`tree`]: records and nodes that describe a snapshot's files
+
+pub mod blob;
+pub mod id;
+pub mod limits;
+pub mod tree;

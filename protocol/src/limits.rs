@@ -1,0 +1,44 @@
+//! Every bound of the formats and the wire, with its reason. A length that comes from
+//! outside is compared with one of these before anything is allocated.
+
+/// Longest plaintext of a blob: a chunk, or the payload of a tree node.
+pub const MAX_RAW_LEN: usize = 8 << 20;
+
+/// Most children of a tree node; one record then still fits beside them.
+pub const MAX_REFS: usize = 65_536;
+
+/// Longest blob: an incompressible chunk, its envelope and padding, and its references.
+pub const MAX_BLOB_LEN: usize = MAX_RAW_LEN + (64 << 10) + MAX_REFS * 32;
+
+/// Longest control message on the wire.
+pub const MAX_MESSAGE_LEN: usize = 1 << 20;
+
+/// Most blobs named in one `Have` or `Fetch`: 32 KiB of names.
+pub const MAX_CIDS: usize = 1024;
+
+/// Longest manifest, sealed part included.
+pub const MAX_MANIFEST_LEN: usize = 256 << 10;
+
+/// Deepest tree: with at least two children a node, no volume needs more.
+pub const MAX_TREE_DEPTH: usize = 16;
+
+/// Most chunks and holes in one extent record.
+pub const MAX_EXTENTS: usize = 64;
+
+/// Longest name of a file, as on Linux.
+pub const MAX_NAME_LEN: usize = 255;
+
+/// Longest path inside a volume. Linux has no bound for paths walked step by step;
+/// this one keeps a record well below a node's size.
+pub const MAX_PATH_LEN: usize = 256 << 10;
+
+/// Most defects that a snapshot lists by name; the rest is counted.
+pub const MAX_DEFECTS: usize = 1000;
+
+/// Upload streams of one session.
+pub const MAX_UPLOAD_STREAMS: u32 = 16;
+
+/// Largest zstd window a payload may ask for, as a power of two.
+pub const MAX_WINDOW_LOG: u32 = 23;
+
+const _: () = assert!(MAX_CIDS * 32 < MAX_MESSAGE_LEN && MAX_MANIFEST_LEN < MAX_MESSAGE_LEN);

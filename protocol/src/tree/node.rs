@@ -1,0 +1,194 @@
+//! Payloads of tree nodes. A node's children are the clear references of its blob, in the
+//! same order as the sealed descriptions in its payload.
+
+use minicbor::{Decode, Decoder, Encode, Encoder};
+
+use super::path::EntryPath;
+use super::record::{Entry, Record};
+use crate::id::Pid;
+
+/// How to open a child, and how to recognise its plaintext; packed as 52 bytes:
+/// `ck 32 ‖ pid 16 ‖ raw_len u32`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Child {
+    /// The key that opens the child and nothing else. A secret.
+    pub ck: [u8; 32],
+    /// Recognises the child's plaintext.
+    pub pid: Pid,
+    /// Bytes of the plaintext.
+    pub raw_len: u32,
+}
+
+impl std::fmt::Debug for Child {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Child({} bytes, key hidden)", self.raw_len)
+    }
+}
+
+/// Bytes of a packed [`Child`].
+pub const CHILD_LEN: usize = 52;
+
+impl Child {
+    fn pack(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.ck);
+        out.extend_from_slice(self.pid.as_bytes());
+        out.extend_from_slice(&self.raw_len.to_le_bytes());
+    }
+
+    fn unpack(bytes: &[u8]) -> Option<Self> {
+        let (ck, rest) = bytes.split_first_chunk::<32>()?;
+        let (pid, rest) = rest.split_first_chunk::<16>()?;
+        let raw_len = u32::from_le_bytes(*rest.first_chunk::<4>()?);
+        Some(Self { ck: *ck, pid: Pid::from_bytes(*pid), raw_len })
+    }
+}
+
+/// Children as one byte string.
+mod packed {
+    use super::{CHILD_LEN, Child, Decoder, Encoder};
+    use crate::limits::MAX_REFS;
+
+    pub(super) fn encode<C, W: minicbor::encode::Write>(
+        children: &[Child],
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        let mut bytes = Vec::with_capacity(children.len() * CHILD_LEN);
+        children.iter().for_each(|child| child.pack(&mut bytes));
+        e.bytes(&bytes)?.ok()
+    }
+
+    pub(super) fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Vec<Child>, minicbor::decode::Error> {
+        let at = d.position();
+        let bytes = d.bytes()?;
+        if !bytes.len().is_multiple_of(CHILD_LEN) || bytes.len() > MAX_REFS * CHILD_LEN {
+            return Err(minicbor::decode::Error::message("children of a wrong length").at(at));
+        }
+        Ok(bytes.chunks_exact(CHILD_LEN).filter_map(Child::unpack).collect())
+    }
+}
+
+/// A node of records.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub struct Leaf {
+    /// One per reference: the chunks that this leaf's extents mean.
+    #[n(0)]
+    #[cbor(with = "packed")]
+    pub chunks: Vec<Child>,
+    /// The records, in path order. The first may continue a file of the leaf before.
+    #[n(1)]
+    pub records: Vec<Record>,
+}
+
+/// What a parent knows of a node below it besides how to open it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub struct ChildSummary {
+    /// Path of the first record: of the entry, or of the file that the extents continue.
+    #[n(0)]
+    pub first: EntryPath,
+    /// The first record continues a file that began before.
+    #[n(1)]
+    pub continues: bool,
+    /// Entries in and below the node.
+    #[n(2)]
+    pub entries: u64,
+    /// Bytes of file content in and below the node, holes included.
+    #[n(3)]
+    pub bytes: u64,
+}
+
+/// Nodes in path order, with what is known of them.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub struct Inner {
+    /// One per reference.
+    #[n(0)]
+    #[cbor(with = "packed")]
+    pub children: Vec<Child>,
+    /// One per reference.
+    #[n(1)]
+    pub summaries: Vec<ChildSummary>,
+}
+
+/// What the whole tree is a snapshot of.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct VolumeInfo {
+    /// "volume", "directory" or "stream".
+    #[n(0)]
+    pub kind: String,
+    /// Docker's volume driver.
+    #[n(1)]
+    pub driver: Option<String>,
+    /// Docker's driver options, sorted.
+    #[n(2)]
+    pub options: Vec<(String, String)>,
+    /// Docker's volume labels, sorted.
+    #[n(3)]
+    pub labels: Vec<(String, String)>,
+    /// How applications were held: "none", "pause", "stop" or "hooks".
+    #[n(4)]
+    pub quiesce: String,
+}
+
+/// The levels below a root: nodes of one kind, in path order.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub struct Subtree {
+    /// One per reference of the root.
+    #[n(0)]
+    #[cbor(with = "packed")]
+    pub children: Vec<Child>,
+    /// One per reference of the root.
+    #[n(1)]
+    pub summaries: Vec<ChildSummary>,
+    /// Levels of nodes below the root: 1 when the children are leaves, 0 without children.
+    #[n(2)]
+    pub depth: u32,
+}
+
+/// The payload of the top node. It holds nothing that changes while the volume does not,
+/// so that an unchanged volume has an unchanged root.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Root {
+    /// What this is a snapshot of.
+    #[n(0)]
+    pub volume: VolumeInfo,
+    /// Metadata of the volume's own directory; its path is empty.
+    #[n(1)]
+    pub directory: Option<Entry>,
+    /// The nodes below.
+    #[n(2)]
+    pub subtree: Subtree,
+    /// What is not exact: path and reason, the first of them by path.
+    #[n(3)]
+    pub defects: Vec<(EntryPath, String)>,
+    /// How many defects there are in all.
+    #[n(4)]
+    pub defect_count: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_comes_back_and_hides_keys_from_debug() {
+        let child = Child { ck: [7; 32], pid: Pid::from_bytes([9; 16]), raw_len: 65_536 };
+        let leaf =
+            Leaf { chunks: vec![child; 3], records: vec![Record::Extents(vec![super::super::Extent::Chunk(2)])] };
+        let bytes = minicbor::to_vec(&leaf).unwrap();
+        assert_eq!(minicbor::decode::<Leaf>(&bytes).unwrap(), leaf);
+        assert!(!format!("{child:?}").contains("7, 7"));
+    }
+
+    #[test]
+    fn children_of_a_wrong_length_are_refused() {
+        let mut bytes = Vec::new();
+        Encoder::new(&mut bytes).map(1).unwrap().u8(0).unwrap().bytes(&[0; 51]).unwrap();
+        assert!(minicbor::decode::<Leaf>(&bytes).is_err());
+    }
+}
