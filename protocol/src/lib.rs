@@ -8,8 +8,14 @@
 //! - [`limits`]: every bound, with its reason
 //! - [`blob`]: the envelope of a sealed chunk or node
 //! - [`tree`]: records and nodes that describe a snapshot's files
+//! - [`manifest`]: the signed record that makes a tree a snapshot
+//! - [`log`]: the chain of all commits, and receipts
+//! - [`wire`]: messages between agent and server
 
 pub mod blob;
 pub mod id;
 pub mod limits;
+pub mod log;
+pub mod manifest;
 pub mod tree;
+pub mod wire;

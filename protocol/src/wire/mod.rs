@@ -1,0 +1,131 @@
+//! What agent and server say to each other, over QUIC with ALPN [`ALPN`].
+//!
+//! Each request opens a bidirectional stream, sends one message and finishes; the reply is
+//! one message, after [`Reply::Fetching`] followed by frames. A message is
+//! `length u32 ‖ CBOR`, a frame `length u32 ‖ cid 32 ‖ blob`; integers are little-endian.
+//! Uploads flow on unidirectional streams that begin with an [`UploadHead`].
+
+pub mod cids;
+pub mod message;
+pub mod spki;
+
+pub use cids::{Answers, Cids};
+pub use message::{Listing, Refusal, RefusalCode, Reply, Request, ServerStatus, SnapshotRecord};
+
+use crate::id::Cid;
+use crate::limits::{MAX_BLOB_LEN, MAX_MESSAGE_LEN, MAX_UPLOAD_STREAMS};
+
+/// The protocol's name in the TLS handshake.
+pub const ALPN: &[u8] = b"vsync/1";
+
+/// Highest protocol version spoken, sent in [`Request::Hello`].
+pub const VERSION: u32 = 1;
+
+/// Name that a client puts into the TLS handshake; servers are told apart by their keys.
+pub const SERVER_NAME: &str = "vsync";
+
+/// Bytes in front of a message.
+pub const MESSAGE_HEAD_LEN: usize = 4;
+
+/// Encodes a message with its length in front.
+#[must_use]
+pub fn encode_message<T: minicbor::Encode<()>>(message: &T) -> Vec<u8> {
+    let mut bytes = vec![0; MESSAGE_HEAD_LEN];
+    // Writing into a vector cannot fail, nor do these types refuse a value.
+    let encoded = minicbor::encode(message, &mut bytes);
+    debug_assert!(encoded.is_ok());
+    let len = (bytes.len() - MESSAGE_HEAD_LEN) as u32;
+    bytes[..MESSAGE_HEAD_LEN].copy_from_slice(&len.to_le_bytes());
+    bytes
+}
+
+/// Length of the message that follows `head`; `None` when it is over [`MAX_MESSAGE_LEN`].
+#[must_use]
+pub fn message_len(head: [u8; MESSAGE_HEAD_LEN]) -> Option<usize> {
+    Some(u32::from_le_bytes(head) as usize).filter(|&len| len <= MAX_MESSAGE_LEN)
+}
+
+/// Bytes in front of a blob in a frame.
+pub const FRAME_HEAD_LEN: usize = 4 + Cid::LEN;
+
+/// The head of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHead {
+    /// Bytes of the blob that follows. 0 in a reply to `Fetch`: the server does not have it.
+    pub len: usize,
+    /// The blob's name.
+    pub cid: Cid,
+}
+
+impl FrameHead {
+    /// The head's bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; FRAME_HEAD_LEN] {
+        let mut bytes = [0; FRAME_HEAD_LEN];
+        bytes[..4].copy_from_slice(&(self.len as u32).to_le_bytes());
+        bytes[4..].copy_from_slice(self.cid.as_bytes());
+        bytes
+    }
+
+    /// Reads a head; `None` when the blob would be longer than any may be.
+    #[must_use]
+    pub fn decode(bytes: &[u8; FRAME_HEAD_LEN]) -> Option<Self> {
+        let (len, cid) = bytes.split_first_chunk::<4>()?;
+        let len = u32::from_le_bytes(*len) as usize;
+        (len <= MAX_BLOB_LEN).then_some(Self { len, cid: Cid::from_slice(cid)? })
+    }
+}
+
+/// Bytes at the start of an upload stream.
+pub const UPLOAD_HEAD_LEN: usize = 8;
+
+/// Starts an upload stream: `session u32 ‖ stream u32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadHead {
+    /// The session, as the reply to `Open` named it.
+    pub session: u32,
+    /// Which of the session's streams this is, from 0, below [`MAX_UPLOAD_STREAMS`].
+    pub stream: u32,
+}
+
+impl UploadHead {
+    /// The head's bytes.
+    #[must_use]
+    pub fn encode(&self) -> [u8; UPLOAD_HEAD_LEN] {
+        let mut bytes = [0; UPLOAD_HEAD_LEN];
+        bytes[..4].copy_from_slice(&self.session.to_le_bytes());
+        bytes[4..].copy_from_slice(&self.stream.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a head; `None` when the stream's number is out of range.
+    #[must_use]
+    pub fn decode(bytes: [u8; UPLOAD_HEAD_LEN]) -> Option<Self> {
+        let half = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        Some(Self { session: half(0), stream: half(4) }).filter(|head| head.stream < MAX_UPLOAD_STREAMS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_checked_at_the_limit() {
+        let head = |len: usize| FrameHead { len, cid: Cid::of(b"x") }.encode();
+        assert!(FrameHead::decode(&head(MAX_BLOB_LEN)).is_some());
+        assert!(FrameHead::decode(&head(MAX_BLOB_LEN + 1)).is_none());
+        assert_eq!(message_len((MAX_MESSAGE_LEN as u32).to_le_bytes()), Some(MAX_MESSAGE_LEN));
+        assert_eq!(message_len((MAX_MESSAGE_LEN as u32 + 1).to_le_bytes()), None);
+        let upload = UploadHead { session: 3, stream: MAX_UPLOAD_STREAMS - 1 };
+        assert_eq!(UploadHead::decode(upload.encode()), Some(upload));
+        assert!(UploadHead::decode(UploadHead { session: 3, stream: MAX_UPLOAD_STREAMS }.encode()).is_none());
+    }
+
+    #[test]
+    fn a_message_begins_with_its_length() {
+        let bytes = encode_message(&Request::Status);
+        assert_eq!(bytes.len() - 4, message_len([bytes[0], bytes[1], bytes[2], bytes[3]]).unwrap());
+        assert_eq!(minicbor::decode::<Request>(&bytes[4..]).unwrap(), Request::Status);
+    }
+}
