@@ -1,1 +1,8 @@
-//! The agent of vsync.
+//! The agent of vsync: it reads volumes, cuts, seals and sends them, and brings them back.
+//!
+//! The only crate that holds realm keys or sees plaintext.
+
+pub mod cache;
+pub mod chunk;
+pub mod tree;
+pub mod vault;

@@ -1,0 +1,302 @@
+//! What the agent remembers of a volume's last snapshot: its tree nodes, so that unchanged
+//! files need not be read. A cache: without it, or with a damaged one, the next backup reads
+//! everything once and is as exact.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use thiserror::Error;
+use vsync_protocol::id::{Cid, Pid, SnapshotId};
+use vsync_protocol::manifest::ChunkerParameters;
+use vsync_protocol::tree::Child;
+
+use crate::tree::Reference;
+
+/// Changes when tables or meanings do; an older cache is thrown away.
+const VERSION: i32 = 1;
+
+/// Why the cache could not be used.
+#[derive(Debug, Error)]
+pub enum CacheError {
+    /// Its directory or file.
+    #[error("cannot use the cache {}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// SQLite.
+    #[error("cannot use the cache {}", .path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+}
+
+/// The last snapshot of the volume that this machine made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// Its id.
+    pub snapshot: SnapshotId,
+    /// Its root.
+    pub root: Reference,
+    /// How its files were cut.
+    pub chunker: ChunkerParameters,
+    /// Its key epoch.
+    pub epoch: u32,
+    /// When that backup began, seconds since 1970 by this machine's clock: a file changed
+    /// later than shortly before that is not taken for unchanged.
+    pub started: i64,
+}
+
+/// One volume's cache for one server.
+pub struct Cache {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Cache {
+    /// Opens or makes the cache at `path`. One that cannot be read is made anew.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub fn open(path: &Path) -> Result<Self, CacheError> {
+        let file = |source| CacheError::File { path: path.to_owned(), source };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(file)?;
+        }
+        match Self::try_open(path) {
+            Ok(cache) => Ok(cache),
+            Err(_) => {
+                for suffix in ["", "-wal", "-shm"] {
+                    let mut name = path.as_os_str().to_owned();
+                    name.push(suffix);
+                    match fs::remove_file(&name) {
+                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(file(error)),
+                        _ => {}
+                    }
+                }
+                Self::try_open(path).map_err(|source| CacheError::Database { path: path.to_owned(), source })
+            }
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<Self, rusqlite::Error> {
+        let connection = Connection::open(path)?;
+        // Losing the cache costs time only, so nothing waits for the disk.
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "OFF")?;
+        connection.pragma_update(None, "cell_size_check", true)?;
+        let version: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if version != VERSION {
+            connection.execute_batch(
+                "DROP TABLE IF EXISTS parent; DROP TABLE IF EXISTS node;
+                 CREATE TABLE parent(snapshot BLOB, cid BLOB, ck BLOB, pid BLOB, raw_len INTEGER,
+                     chunker BLOB, epoch INTEGER, started INTEGER) STRICT;
+                 CREATE TABLE node(pid BLOB PRIMARY KEY, cid BLOB NOT NULL, ck BLOB NOT NULL,
+                     blob BLOB NOT NULL, run INTEGER NOT NULL) STRICT;",
+            )?;
+            connection.pragma_update(None, "user_version", VERSION)?;
+        }
+        Ok(Self { connection, path: path.to_owned() })
+    }
+
+    fn error(&self, source: rusqlite::Error) -> CacheError {
+        CacheError::Database { path: self.path.clone(), source }
+    }
+
+    /// The last snapshot, if it is known. Anything unreadable counts as not known.
+    #[must_use]
+    pub fn parent(&self) -> Option<Parent> {
+        let row = self.connection.query_row(
+            "SELECT snapshot, cid, ck, pid, raw_len, chunker, epoch, started FROM parent",
+            [],
+            |row| {
+                Ok((
+                    row.get::<_, Vec<u8>>(0)?,
+                    row.get::<_, Vec<u8>>(1)?,
+                    row.get::<_, Vec<u8>>(2)?,
+                    row.get::<_, Vec<u8>>(3)?,
+                    row.get::<_, u32>(4)?,
+                    row.get::<_, Vec<u8>>(5)?,
+                    row.get::<_, u32>(6)?,
+                    row.get::<_, i64>(7)?,
+                ))
+            },
+        );
+        let (snapshot, cid, ck, pid, raw_len, chunker, epoch, started) = row.ok()?;
+        let child = Child { ck: ck.try_into().ok()?, pid: Pid::from_slice(&pid)?, raw_len };
+        Some(Parent {
+            snapshot: SnapshotId::from_slice(&snapshot)?,
+            root: Reference { cid: Cid::from_slice(&cid)?, child },
+            chunker: minicbor::decode(&chunker).ok()?,
+            epoch,
+            started,
+        })
+    }
+
+    /// Begins a run: what it stores becomes the cache when it is finished, and not before.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn begin(&mut self) -> Result<(), CacheError> {
+        self.connection
+            .execute_batch("BEGIN IMMEDIATE; UPDATE node SET run = 0 WHERE run <> 0;")
+            .map_err(|source| self.error(source))
+    }
+
+    /// The sealed node whose plaintext has this id, and how to refer to it.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn node(&self, pid: Pid) -> Result<Option<(Cid, [u8; 32])>, CacheError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT cid, ck FROM node WHERE pid = ?1")
+            .map_err(|source| self.error(source))?;
+        let row = statement
+            .query_row(params![pid.as_bytes()], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))
+            .optional()
+            .map_err(|source| self.error(source))?;
+        Ok(row.and_then(|(cid, ck)| Some((Cid::from_slice(&cid)?, ck.try_into().ok()?))))
+    }
+
+    /// The sealed bytes of the node whose plaintext has this id.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn blob(&self, pid: Pid) -> Result<Option<Vec<u8>>, CacheError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT blob FROM node WHERE pid = ?1")
+            .map_err(|source| self.error(source))?;
+        statement.query_row(params![pid.as_bytes()], |row| row.get(0)).optional().map_err(|source| self.error(source))
+    }
+
+    /// Keeps a new node.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn insert(&mut self, node: &Reference, blob: &[u8]) -> Result<(), CacheError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("INSERT OR REPLACE INTO node VALUES (?1, ?2, ?3, ?4, 1)")
+            .map_err(|source| self.error(source))?;
+        statement
+            .execute(params![node.child.pid.as_bytes(), node.cid.as_bytes(), node.child.ck, blob])
+            .map(|_| ())
+            .map_err(|source| self.error(source))
+    }
+
+    /// Keeps a node of the last run for this one too.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn keep(&mut self, pid: Pid) -> Result<(), CacheError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("UPDATE node SET run = 1 WHERE pid = ?1")
+            .map_err(|source| self.error(source))?;
+        statement.execute(params![pid.as_bytes()]).map(|_| ()).map_err(|source| self.error(source))
+    }
+
+    /// Ends the run: its nodes and `parent` are the cache from now on. Nodes of older
+    /// snapshots go, and with them the keys of content that this machine no longer has.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn finish(&mut self, parent: &Parent) -> Result<(), CacheError> {
+        let chunker = minicbor::to_vec(parent.chunker).unwrap_or_default();
+        let finish = |connection: &Connection| {
+            connection.execute("DELETE FROM node WHERE run = 0", [])?;
+            connection.execute("DELETE FROM parent", [])?;
+            connection.execute(
+                "INSERT INTO parent VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                params![
+                    parent.snapshot.as_bytes(),
+                    parent.root.cid.as_bytes(),
+                    parent.root.child.ck,
+                    parent.root.child.pid.as_bytes(),
+                    parent.root.child.raw_len,
+                    chunker,
+                    parent.epoch,
+                    parent.started
+                ],
+            )?;
+            connection.execute_batch("COMMIT")
+        };
+        finish(&self.connection).map_err(|source| self.error(source))
+    }
+
+    /// Gives the run up; the cache is as it was before.
+    pub fn abandon(&mut self) {
+        // Without a transaction there is nothing to give up.
+        let _ = self.connection.execute_batch("ROLLBACK");
+    }
+
+    /// Forgets everything: the next backup reads all files.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn clear(&mut self) -> Result<(), CacheError> {
+        self.connection.execute_batch("DELETE FROM parent; DELETE FROM node;").map_err(|source| self.error(source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reference(seed: u8) -> Reference {
+        let child = Child { ck: [seed; 32], pid: Pid::from_bytes([seed; 16]), raw_len: 7 };
+        Reference { cid: Cid::of(&[seed]), child }
+    }
+
+    fn parent(seed: u8) -> Parent {
+        Parent {
+            snapshot: SnapshotId::from_bytes([seed; 16]),
+            root: reference(seed),
+            chunker: crate::chunk::PARAMETERS,
+            epoch: 1,
+            started: 5,
+        }
+    }
+
+    #[test]
+    fn a_run_counts_when_it_is_finished_and_drops_what_it_did_not_use() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/cache.sqlite");
+        let mut cache = Cache::open(&path).unwrap();
+        assert_eq!(cache.parent(), None);
+        cache.begin().unwrap();
+        [1, 2].iter().for_each(|&seed| cache.insert(&reference(seed), b"blob").unwrap());
+        cache.finish(&parent(1)).unwrap();
+
+        let mut cache = Cache::open(&path).unwrap();
+        cache.begin().unwrap();
+        cache.insert(&reference(3), b"other").unwrap();
+        cache.abandon();
+        assert_eq!(cache.parent(), Some(parent(1)));
+        assert_eq!(cache.node(reference(3).child.pid).unwrap(), None);
+
+        cache.begin().unwrap();
+        cache.keep(reference(2).child.pid).unwrap();
+        cache.insert(&reference(4), b"new").unwrap();
+        cache.finish(&parent(4)).unwrap();
+        let known = |seed| cache.node(reference(seed).child.pid).unwrap().is_some();
+        assert_eq!([1, 2, 3, 4].map(known), [false, true, false, true]);
+    }
+
+    #[test]
+    fn a_damaged_cache_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cache.sqlite");
+        fs::write(&path, b"this is not a database, whatever its name says, and long enough").unwrap();
+        assert_eq!(Cache::open(&path).unwrap().parent(), None);
+    }
+}
