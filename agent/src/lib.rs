@@ -4,5 +4,6 @@
 
 pub mod cache;
 pub mod chunk;
+pub mod remote;
 pub mod tree;
 pub mod vault;

@@ -1,0 +1,201 @@
+//! Making connections, and asking questions on them.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Mutex as StdMutex, PoisonError};
+use std::time::Duration;
+
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, TokioRuntime};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use vsync_protocol::id::{MachineKey, MachineName};
+use vsync_protocol::log::GENESIS;
+use vsync_protocol::manifest::LogPosition;
+use vsync_protocol::wire::{self, MESSAGE_HEAD_LEN, Reply, Request, SERVER_NAME, VERSION};
+
+use super::{Identity, RemoteError, ServerAddress};
+
+/// How long the first answer may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a broken connection is made anew before the work is given up.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Makes connections to one server.
+pub(super) struct Connector {
+    server: ServerAddress,
+    identity: Identity,
+    live: Mutex<Option<(Endpoint, Connection)>>,
+    greeting: StdMutex<(i64, LogPosition)>,
+}
+
+impl Connector {
+    pub(super) const fn new(server: ServerAddress, identity: Identity) -> Self {
+        let greeting = StdMutex::new((0, LogPosition { index: 0, head: GENESIS }));
+        Self { server, identity, live: Mutex::const_new(None), greeting }
+    }
+
+    pub(super) const fn server_name(&self) -> &MachineName {
+        &self.server.name
+    }
+
+    pub(super) const fn server_key(&self) -> MachineKey {
+        self.server.key
+    }
+
+    pub(super) fn greeting(&self) -> (i64, LogPosition) {
+        *self.greeting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lost(&self, reason: &dyn std::fmt::Display) -> RemoteError {
+        RemoteError::Lost { server: self.server.name.to_string(), reason: reason.to_string() }
+    }
+
+    /// The first connection: whoever is not there now is an error at once.
+    pub(super) async fn first(&self) -> Result<(), RemoteError> {
+        let mut live = self.live.lock().await;
+        *live = Some(self.connect().await?);
+        Ok(())
+    }
+
+    /// The live connection, or a new one; waits for the server as long as patience lasts.
+    pub(super) async fn connection(&self) -> Result<Connection, RemoteError> {
+        let mut live = self.live.lock().await;
+        if let Some((_, connection)) = live.as_ref()
+            && connection.close_reason().is_none()
+        {
+            return Ok(connection.clone());
+        }
+        *live = None;
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.connect().await {
+                Ok((endpoint, connection)) => {
+                    *live = Some((endpoint, connection.clone()));
+                    return Ok(connection);
+                }
+                Err(error) if error.is_transient() && Instant::now() + pause < deadline => {
+                    tracing::info!("{error}; trying again in {} ms", pause.as_millis());
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<(Endpoint, Connection), RemoteError> {
+        let (server, address) = (self.server.name.to_string(), self.server.address.clone());
+        let resolve = |source| RemoteError::Resolve { server: server.clone(), address: address.clone(), source };
+        let resolved: Vec<SocketAddr> = tokio::net::lookup_host(&address).await.map_err(resolve)?.collect();
+        let unreachable = RemoteError::Unreachable { server, address, seconds: CONNECT_TIMEOUT.as_secs() };
+        let mut last = unreachable;
+        for remote in resolved {
+            match self.connect_to(remote).await {
+                Ok(connected) => return Ok(connected),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_to(&self, remote: SocketAddr) -> Result<(Endpoint, Connection), RemoteError> {
+        let (server, address) = (self.server.name.to_string(), remote.to_string());
+        let local: SocketAddr =
+            if remote.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let socket = vsync_transport::bind(local)?;
+        let endpoint =
+            Endpoint::new(vsync_transport::endpoint_config(), None, socket, std::sync::Arc::new(TokioRuntime))
+                .map_err(|source| vsync_transport::TransportError::Bind { address: local, source })?;
+        let config = vsync_transport::client_config(
+            &self.identity.key,
+            self.server.key,
+            vsync_transport::Congestion::default(),
+        )?;
+        let identity =
+            |reason: String| RemoteError::Identity { server: server.clone(), address: address.clone(), reason };
+        let connecting =
+            endpoint.connect_with(config, remote, SERVER_NAME).map_err(|error| identity(error.to_string()))?;
+        let unreachable = || RemoteError::Unreachable {
+            server: server.clone(),
+            address: address.clone(),
+            seconds: CONNECT_TIMEOUT.as_secs(),
+        };
+        let connection = match timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(ConnectionError::TimedOut)) | Err(_) => return Err(unreachable()),
+            Ok(Err(error)) => return Err(identity(error.to_string())),
+        };
+        // The server looks at this machine's key after the client's side is done: it is the
+        // first answer that tells whether it was accepted.
+        match timeout(CONNECT_TIMEOUT, self.hello(&connection)).await {
+            Ok(Ok(())) => Ok((endpoint, connection)),
+            Ok(Err(RemoteError::Lost { reason, .. })) => match connection.close_reason() {
+                Some(ConnectionError::ConnectionClosed(close)) => Err(identity(close.to_string())),
+                _ => Err(self.lost(&reason)),
+            },
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(unreachable()),
+        }
+    }
+
+    async fn hello(&self, connection: &Connection) -> Result<(), RemoteError> {
+        let request = Request::Hello { version: VERSION, realm: self.identity.realm };
+        match self.ask(connection, &request).await? {
+            Reply::Hello { version: VERSION, now, log } => {
+                *self.greeting.lock().unwrap_or_else(PoisonError::into_inner) = (now, log);
+                Ok(())
+            }
+            Reply::Hello { version, .. } => {
+                Err(RemoteError::Protocol(format!("the server wants protocol version {version}")))
+            }
+            other => Err(RemoteError::unexpected(&other)),
+        }
+    }
+
+    /// Asks once, on this connection.
+    pub(super) async fn ask(&self, connection: &Connection, request: &Request) -> Result<Reply, RemoteError> {
+        self.ask_stream(connection, request).await.map(|(reply, _)| reply)
+    }
+
+    /// Asks once; what follows the reply can be read from the stream.
+    pub(super) async fn ask_stream(
+        &self,
+        connection: &Connection,
+        request: &Request,
+    ) -> Result<(Reply, RecvStream), RemoteError> {
+        let (mut send, mut receive) = connection.open_bi().await.map_err(|error| self.lost(&error))?;
+        send.write_all(&wire::encode_message(request)).await.map_err(|error| self.lost(&error))?;
+        send.finish().map_err(|error| self.lost(&error))?;
+        let mut head = [0; MESSAGE_HEAD_LEN];
+        receive.read_exact(&mut head).await.map_err(|error| self.lost(&error))?;
+        let len =
+            wire::message_len(head).ok_or_else(|| RemoteError::Protocol("a reply is longer than any may be".into()))?;
+        let mut message = vec![0; len];
+        receive.read_exact(&mut message).await.map_err(|error| self.lost(&error))?;
+        match minicbor::decode(&message) {
+            Ok(Reply::Refused(refusal)) => Err(RemoteError::Refused { server: self.server.name.to_string(), refusal }),
+            Ok(reply) => Ok((reply, receive)),
+            Err(error) => Err(RemoteError::Protocol(format!("unreadable reply: {error}"))),
+        }
+    }
+
+    /// Asks until there is an answer. Every request may be repeated.
+    pub(super) async fn request(&self, request: &Request) -> Result<Reply, RemoteError> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let connection = self.connection().await?;
+            match self.ask(&connection, request).await {
+                Err(error) if error.is_transient() && Instant::now() + pause < deadline => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                answered => return answered,
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What this machine has seen of the server's log, and whether the server still agrees.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use vsync_protocol::log::{GENESIS, chain};
+use vsync_protocol::manifest::LogPosition;
+use vsync_protocol::wire::{Reply, Request};
+
+use super::{Remote, RemoteError};
+
+/// Keeps the newest log position seen, in a file.
+pub struct HeadStore {
+    path: PathBuf,
+}
+
+impl HeadStore {
+    /// Keeps it in `path`.
+    #[must_use]
+    pub const fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    fn error(&self, source: io::Error) -> RemoteError {
+        RemoteError::HeadFile { path: self.path.display().to_string(), source }
+    }
+
+    /// The newest position seen; `None` before the first contact.
+    ///
+    /// # Errors
+    /// When the file is there but cannot be read.
+    pub fn load(&self) -> Result<Option<LogPosition>, RemoteError> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.error(error)),
+        };
+        let position = text
+            .trim()
+            .split_once(' ')
+            .and_then(|(index, head)| Some(LogPosition { index: index.parse().ok()?, head: head.parse().ok()? }));
+        position.map(Some).ok_or_else(|| {
+            self.error(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not `INDEX HEAD`; remove the file to trust the server anew",
+            ))
+        })
+    }
+
+    /// Remembers `position`. Durable when this returns: success is not reported before.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, position: LogPosition) -> Result<(), RemoteError> {
+        write_durably(&self.path, format!("{} {}\n", position.index, position.head).as_bytes())
+            .map_err(|source| self.error(source))
+    }
+}
+
+/// Replaces `path`: a crash leaves the old or the new content.
+fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
+    fs::create_dir_all(directory)?;
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    File::open(directory)?.sync_all()
+}
+
+/// The server must show that its log continues the one that was seen before.
+pub(super) fn check(remote: &Remote, store: &HeadStore) -> Result<(), RemoteError> {
+    let (_, now) = remote.greeting();
+    let Some(seen) = store.load()? else { return store.save(now) };
+    let broken = |reason: String| RemoteError::History { server: remote.server().to_string(), reason };
+    if now.index < seen.index {
+        return Err(broken(format!("it has {} log entries, this machine has seen {}", now.index, seen.index)));
+    }
+    let mut at = if seen.index == 0 { LogPosition { index: 0, head: GENESIS } } else { seen };
+    while at.index < now.index {
+        let entries = match remote.request(&Request::Log { from: at.index })? {
+            Reply::Log(entries) => entries,
+            other => return Err(RemoteError::unexpected(&other)),
+        };
+        if entries.is_empty() {
+            return Err(broken(format!("it shows {} of {} log entries", at.index, now.index)));
+        }
+        for entry in entries.iter().take((now.index - at.index) as usize) {
+            let bytes = minicbor::to_vec(entry).unwrap_or_default();
+            at = LogPosition { index: at.index + 1, head: chain(at.head, &bytes) };
+        }
+    }
+    if at.head != now.head {
+        return Err(broken(format!("entry {} is not the one that this machine has seen", at.index)));
+    }
+    if now == seen { Ok(()) } else { store.save(now) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vsync_protocol::id::LogHead;
+
+    #[test]
+    fn positions_are_kept_and_nonsense_is_not_taken_for_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = HeadStore::new(directory.path().join("heads/annex2"));
+        assert_eq!(store.load().unwrap(), None);
+        let position = LogPosition { index: 7, head: LogHead::from_bytes([3; 32]) };
+        store.save(position).unwrap();
+        assert_eq!(store.load().unwrap(), Some(position));
+        fs::write(directory.path().join("heads/annex2"), "7").unwrap();
+        assert!(store.load().is_err());
+    }
+}

@@ -1,0 +1,174 @@
+//! The server as the agent sees it: blocking calls on this side, QUIC on a thread of its own.
+
+mod budget;
+mod connection;
+mod error;
+mod fetch;
+mod history;
+mod upload;
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
+use vsync_protocol::limits::MAX_CIDS;
+use vsync_protocol::manifest::LogPosition;
+use vsync_protocol::wire::{Listing, Reply, Request, ServerStatus, SnapshotRecord};
+
+pub use budget::{Budget, Permit};
+pub use error::RemoteError;
+pub use fetch::{Fetched, Fetcher};
+pub use history::HeadStore;
+pub use upload::{CommitOutcome, Offer, Upload, UploadEnded, UploadSender, UploadStats, Uploaded};
+
+use connection::Connector;
+
+/// How many snapshots are asked for at once.
+const PAGE: u32 = 100;
+
+/// Where a server is and how to know it.
+#[derive(Clone, Debug)]
+pub struct ServerAddress {
+    /// Its name.
+    pub name: MachineName,
+    /// `host:port`, UDP.
+    pub address: String,
+    /// Its identity.
+    pub key: MachineKey,
+}
+
+/// Who asks.
+pub struct Identity {
+    /// The machine's signing key.
+    pub key: SigningKey,
+    /// Its realm.
+    pub realm: RealmId,
+}
+
+/// A connection to one server, made anew when it breaks.
+pub struct Remote {
+    runtime: Handle,
+    connector: Arc<Connector>,
+    /// Ends the network thread when dropped.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Remote {
+    /// Connects and says hello.
+    ///
+    /// # Errors
+    /// When the server does not answer, is another one, or does not let this machine in.
+    pub fn connect(server: ServerAddress, identity: Identity) -> Result<Self, RemoteError> {
+        // One thread for packets measures faster than several; the pipeline has its own.
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(RemoteError::Runtime)?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        thread::Builder::new()
+            .name("network".into())
+            .spawn(move || {
+                // An error means that the sender is gone, which is the signal.
+                let _ = runtime.block_on(stopped);
+                runtime.shutdown_timeout(Duration::from_secs(1));
+            })
+            .map_err(RemoteError::Runtime)?;
+        let connector = Arc::new(Connector::new(server, identity));
+        handle.block_on(connector.first())?;
+        Ok(Self { runtime: handle, connector, _stop: stop })
+    }
+
+    /// The server's name.
+    #[must_use]
+    pub fn server(&self) -> &MachineName {
+        self.connector.server_name()
+    }
+
+    /// The server's identity.
+    #[must_use]
+    pub fn server_key(&self) -> MachineKey {
+        self.connector.server_key()
+    }
+
+    /// The server's clock at the last hello, and where its log stood.
+    #[must_use]
+    pub fn greeting(&self) -> (i64, LogPosition) {
+        self.connector.greeting()
+    }
+
+    /// Asks, and asks again on a new connection when one breaks meanwhile.
+    ///
+    /// # Errors
+    /// When the server refuses or stays away.
+    pub fn request(&self, request: &Request) -> Result<Reply, RemoteError> {
+        self.runtime.block_on(self.connector.request(request))
+    }
+
+    /// Begins a backup of `volume`.
+    ///
+    /// # Errors
+    /// When the server refuses or stays away.
+    pub fn upload(&self, volume: VolumeName) -> Result<Upload, RemoteError> {
+        Upload::begin(&self.runtime, self.connector.clone(), volume)
+    }
+
+    /// Something that fetches blobs.
+    #[must_use]
+    pub fn fetcher(&self) -> Fetcher {
+        Fetcher::new(self.runtime.clone(), self.connector.clone())
+    }
+
+    /// How the server is.
+    ///
+    /// # Errors
+    /// When it refuses or stays away.
+    pub fn status(&self) -> Result<ServerStatus, RemoteError> {
+        match self.request(&Request::Status)? {
+            Reply::Status(status) => Ok(*status),
+            other => Err(RemoteError::unexpected(&other)),
+        }
+    }
+
+    /// Snapshots, newest first; stops asking once `enough` says so.
+    ///
+    /// # Errors
+    /// When the server refuses or stays away.
+    pub fn snapshots(
+        &self,
+        listing: &Listing,
+        mut enough: impl FnMut(&SnapshotRecord) -> bool,
+    ) -> Result<Vec<SnapshotRecord>, RemoteError> {
+        let mut listing = Listing { limit: if listing.limit == 0 { PAGE } else { listing.limit }, ..listing.clone() };
+        let mut found: Vec<SnapshotRecord> = Vec::new();
+        loop {
+            let page = match self.request(&Request::Snapshots(listing.clone()))? {
+                Reply::Snapshots(page) => page,
+                other => return Err(RemoteError::unexpected(&other)),
+            };
+            let Some(last) = page.last() else { return Ok(found) };
+            if listing.before.is_some_and(|before| last.index >= before) {
+                return Err(RemoteError::Protocol("snapshots are not listed in order".into()));
+            }
+            listing.before = Some(last.index);
+            for record in page {
+                let stop = enough(&record);
+                found.push(record);
+                if stop {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+
+    /// Compares the server's log with what this machine knows of it.
+    ///
+    /// # Errors
+    /// When history was rolled back or rewritten.
+    pub fn check_history(&self, store: &HeadStore) -> Result<(), RemoteError> {
+        history::check(self, store)
+    }
+}
+
+const _: () = assert!(MAX_CIDS >= 256);
