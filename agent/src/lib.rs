@@ -7,3 +7,4 @@ pub mod chunk;
 pub mod remote;
 pub mod tree;
 pub mod vault;
+pub mod volume;

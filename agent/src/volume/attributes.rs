@@ -1,0 +1,227 @@
+//! Owner, mode, times and extended attributes: what a file has besides its content.
+
+use std::fmt;
+
+use rustix::buffer::spare_capacity;
+use rustix::fd::AsFd;
+use rustix::fs::{
+    AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat, getxattr,
+    getxattr_query, listxattr, listxattr_query, removexattr, setxattr, utimensat,
+};
+use rustix::io::{Errno, Result};
+use vsync_protocol::tree::{Entry, EntryKind, EntryPath, Time, Xattr};
+
+use super::sys::{Stat, handle_path};
+
+const SET_ID: u32 = 0o6000;
+
+/// Something that an entry lacks after a restore.
+#[derive(Debug)]
+pub struct Unrestored {
+    /// Which entry.
+    pub path: EntryPath,
+    /// What it lacks.
+    pub what: Attribute,
+    /// What the system said.
+    pub error: Errno,
+}
+
+impl fmt::Display for Unrestored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\" lacks its {}: {}", self.path, self.what, self.error)
+    }
+}
+
+/// What may fail to be restored while the entry itself is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attribute {
+    /// Numeric owner and group.
+    Owner,
+    /// Permission bits, or some of them.
+    Mode,
+    /// When the content last changed.
+    Mtime,
+    /// The extended attribute of this name, which may hold an ACL or a capability.
+    Xattr(Vec<u8>),
+    /// All extended attributes, as those that are there could not even be listed.
+    Xattrs,
+    /// The device file itself.
+    Device,
+}
+
+impl fmt::Display for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner => f.write_str("owner"),
+            Self::Mode => f.write_str("mode"),
+            Self::Mtime => f.write_str("modification time"),
+            Self::Xattr(name) => write!(f, "attribute {}", name.escape_ascii()),
+            Self::Xattrs => f.write_str("extended attributes"),
+            Self::Device => f.write_str("device file"),
+        }
+    }
+}
+
+/// Reads the extended attributes of what is open as `fd`, sorted by name; `None` when
+/// there are none.
+pub(super) fn read(fd: impl AsFd) -> Result<Option<Vec<Xattr>>> {
+    let path = handle_path(fd);
+    let list = match list(&path) {
+        Ok(list) if list.is_empty() => return Ok(None),
+        Err(Errno::OPNOTSUPP) => return Ok(None),
+        other => other?,
+    };
+    let mut xattrs = Vec::new();
+    for name in list.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+        match value(&path, name) {
+            Ok(value) => xattrs.push(Xattr { name: name.to_vec(), value }),
+            // Removed since the listing, or listed by a file system that has no value for it.
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    xattrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok((!xattrs.is_empty()).then_some(xattrs))
+}
+
+fn list(path: &str) -> Result<Vec<u8>> {
+    sized(|| listxattr_query(path), |buffer| listxattr(path, spare_capacity(buffer)))
+}
+
+fn value(path: &str, name: &[u8]) -> Result<Vec<u8>> {
+    sized(|| getxattr_query(path, name), |buffer| getxattr(path, name, spare_capacity(buffer)))
+}
+
+/// Asks for a size, then for that many bytes, until it has not grown in between.
+fn sized(size: impl Fn() -> Result<usize>, fill: impl Fn(&mut Vec<u8>) -> Result<usize>) -> Result<Vec<u8>> {
+    loop {
+        let mut buffer = Vec::with_capacity(size()?);
+        if buffer.capacity() == 0 {
+            return Ok(buffer);
+        }
+        match fill(&mut buffer) {
+            Err(Errno::RANGE) => {}
+            outcome => return outcome.map(|_| buffer),
+        }
+    }
+}
+
+/// Gives what is open as `fd` the attributes of `entry`, touching only those that differ.
+/// A failure to set one is listed, not returned: without root, a restore does what it can.
+pub(super) fn apply(fd: impl AsFd, entry: &Entry) -> Result<Vec<Unrestored>> {
+    let mut applying = Applying { path: handle_path(&fd), fd, entry, unrestored: Vec::new() };
+    applying.run()?;
+    Ok(applying.unrestored)
+}
+
+struct Applying<'a, Fd> {
+    fd: Fd,
+    path: String,
+    entry: &'a Entry,
+    unrestored: Vec<Unrestored>,
+}
+
+impl<Fd: AsFd> Applying<'_, Fd> {
+    /// Order matters: a new owner clears set-id bits and capabilities, an ACL sets the
+    /// group's bits of the mode, and after the times nothing may touch the file.
+    fn run(&mut self) -> Result<()> {
+        let before = Stat::of(&self.fd)?;
+        let new_owner = (before.uid, before.gid) != (self.entry.uid, self.entry.gid);
+        let owned = !new_owner || self.set_owner();
+        let new_xattrs = self.set_xattrs();
+        let now = if new_owner || new_xattrs { Stat::of(&self.fd)? } else { before };
+        let touched = self.set_mode(&now, owned) | self.set_mtime(&now);
+        let after = if touched { Stat::of(&self.fd)? } else { now };
+        self.check(&after);
+        Ok(())
+    }
+
+    fn set_owner(&mut self) -> bool {
+        let Entry { uid, gid, .. } = *self.entry;
+        // The system takes the highest number for "leave as it is".
+        let outcome = if uid == u32::MAX || gid == u32::MAX {
+            Err(Errno::INVAL)
+        } else {
+            chownat(&self.fd, c"", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)
+        };
+        self.note(Attribute::Owner, outcome);
+        outcome.is_ok()
+    }
+
+    /// Returns whether there was something to set, so that the mode may be another now.
+    fn set_xattrs(&mut self) -> bool {
+        let wanted = self.entry.xattrs.as_deref().unwrap_or_default();
+        let present = match read(&self.fd) {
+            Ok(present) => present.unwrap_or_default(),
+            Err(error) => {
+                self.note(Attribute::Xattrs, Err(error));
+                return false;
+            }
+        };
+        let extraneous = |xattr: &&Xattr| is_content(&xattr.name) && wanted.iter().all(|kept| kept.name != xattr.name);
+        let mut touched = false;
+        for Xattr { name, .. } in present.iter().filter(extraneous) {
+            touched = true;
+            self.note(Attribute::Xattr(name.clone()), removexattr(self.path.as_str(), name.as_slice()));
+        }
+        for Xattr { name, value } in wanted.iter().filter(|xattr| !present.contains(xattr)) {
+            touched = true;
+            let outcome = setxattr(self.path.as_str(), name.as_slice(), value, XattrFlags::empty());
+            self.note(Attribute::Xattr(name.clone()), outcome);
+        }
+        touched
+    }
+
+    fn set_mode(&mut self, now: &Stat, owned: bool) -> bool {
+        // Set-id bits lend the rights of the file's owner. If that is not who it was on the
+        // source, they must not.
+        let wanted = if owned { self.entry.mode } else { self.entry.mode & !SET_ID };
+        if now.mode == wanted || self.entry.kind == EntryKind::Symlink {
+            return false;
+        }
+        self.note(Attribute::Mode, chmod(self.path.as_str(), Mode::from_raw_mode(wanted)));
+        true
+    }
+
+    fn set_mtime(&mut self, now: &Stat) -> bool {
+        let Time { seconds, nanos } = self.entry.mtime;
+        if now.mtime == self.entry.mtime {
+            return false;
+        }
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec { tv_sec: seconds, tv_nsec: nanos.into() },
+        };
+        self.note(Attribute::Mtime, utimensat(CWD, self.path.as_str(), &times, AtFlags::empty()));
+        true
+    }
+
+    /// Lists what the system took and silently did otherwise: a set-group-id bit of a
+    /// group that is not ours, a time that the file system cannot hold.
+    fn check(&mut self, now: &Stat) {
+        if now.mode != self.entry.mode && self.entry.kind != EntryKind::Symlink {
+            self.note(Attribute::Mode, Err(Errno::PERM));
+        }
+        if now.mtime != self.entry.mtime {
+            self.note(Attribute::Mtime, Err(Errno::RANGE));
+        }
+    }
+
+    /// Lists the attribute, once, if it could not be set.
+    fn note(&mut self, what: Attribute, outcome: Result<()>) {
+        if let Err(error) = outcome
+            && self.unrestored.iter().all(|unrestored| unrestored.what != what)
+        {
+            self.unrestored.push(Unrestored { path: self.entry.path.clone(), what, error });
+        }
+    }
+}
+
+/// Whether an attribute is the volume's own, rather than the system's: labels that a
+/// security module gives to every file, for instance, cannot and must not be removed.
+fn is_content(name: &[u8]) -> bool {
+    name.starts_with(b"user.")
+        || name.starts_with(b"trusted.")
+        || name.starts_with(b"system.posix_acl_")
+        || name == b"security.capability"
+}

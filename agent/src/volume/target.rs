@@ -1,0 +1,349 @@
+//! Writing a restored volume: directories, links and nodes; files are in [`super::file`].
+
+use std::ffi::{CStr, CString};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, FileType, Mode, fstatvfs, linkat, mkdirat, mknodat, renameat, symlinkat, syncfs, unlinkat};
+use rustix::io::{Errno, Result as SysResult};
+use thiserror::Error;
+use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
+
+use super::attributes::{self, Attribute, Unrestored};
+use super::descent::Descent;
+use super::directories::Directories;
+use super::sys::{Directory, Stat, pin};
+use super::walk::Walker;
+
+/// What is not complete yet has a name that begins so.
+const PARTIAL_PREFIX: &str = ".vsync-partial-";
+
+/// What is created is the restore's alone until its metadata is set.
+pub(super) const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
+const PRIVATE_DIRECTORY: Mode = Mode::from_raw_mode(0o700);
+
+/// Why something could not be restored.
+#[derive(Debug, Error)]
+pub enum TargetError {
+    /// The target cannot be opened, looked through or made durable.
+    #[error("Failed to {operation} {}", .path.display())]
+    Root {
+        /// The volume's directory.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// What the system said.
+        #[source]
+        source: Errno,
+    },
+    /// The file system is full, or the owner's quota is: further attempts are useless.
+    #[error("No space left to {operation} \"{path}\"")]
+    NoSpace {
+        /// The entry.
+        path: EntryPath,
+        /// What was tried.
+        operation: &'static str,
+    },
+    /// Someone else is at work in the target: what was created is not there any more.
+    #[error("\"{path}\" was replaced by someone else during the restore")]
+    Replaced {
+        /// The entry.
+        path: EntryPath,
+    },
+    /// The system refused.
+    #[error("Failed to {operation} \"{path}\"")]
+    Io {
+        /// The entry.
+        path: EntryPath,
+        /// What was tried.
+        operation: &'static str,
+        /// What the system said.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// Names what was tried, and on what, in the error of a system call.
+pub(super) trait Trying<T> {
+    fn trying(self, operation: &'static str, path: &EntryPath) -> Result<T, TargetError>;
+}
+
+impl<T> Trying<T> for SysResult<T> {
+    fn trying(self, operation: &'static str, path: &EntryPath) -> Result<T, TargetError> {
+        self.map_err(|error| {
+            let path = path.clone();
+            match error {
+                Errno::NOSPC | Errno::DQUOT => TargetError::NoSpace { path, operation },
+                source => TargetError::Io { path, operation, source },
+            }
+        })
+    }
+}
+
+/// How a new file comes about before it has its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Staging {
+    /// Without a name where the file system can do that: a crash leaves nothing.
+    Unnamed,
+    /// Under a name of its own, where an interrupted restore finds it again: for files that
+    /// take long.
+    Resumable,
+}
+
+/// A directory that a volume is restored into. Usable from several threads.
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    root: Arc<Directory>,
+    directories: Mutex<Directories>,
+    /// Whether files without a name were refused.
+    pub(super) named_only: AtomicBool,
+}
+
+impl Target {
+    /// Opens the volume in the directory `path`.
+    ///
+    /// # Errors
+    /// When there is no such directory.
+    pub fn open(path: &Path) -> Result<Self, TargetError> {
+        let failed = |source| TargetError::Root { path: path.to_owned(), operation: "open", source };
+        let root = Arc::new(Directory::open_root(path).map_err(failed)?);
+        let directories = Mutex::new(Directories::new(root.clone()));
+        Ok(Self { path: path.to_owned(), root, directories, named_only: AtomicBool::new(false) })
+    }
+
+    /// Walks what is there already.
+    ///
+    /// # Errors
+    /// When the root cannot be read.
+    pub fn scan(&self) -> Result<Walker, TargetError> {
+        self.root.open_below(c".").and_then(|root| Walker::new(Arc::new(root))).map_err(self.failed("look through"))
+    }
+
+    /// Bytes that can still be written.
+    ///
+    /// # Errors
+    /// When the file system does not tell.
+    pub fn free_bytes(&self) -> Result<u64, TargetError> {
+        let info = fstatvfs(&self.root).map_err(self.failed("ask for the free space of"))?;
+        Ok(info.f_bavail.saturating_mul(info.f_frsize))
+    }
+
+    /// Makes all that was restored durable.
+    ///
+    /// # Errors
+    /// When the file system failed to write, now or since the target was opened.
+    pub fn sync(&self) -> Result<(), TargetError> {
+        syncfs(&self.root).map_err(self.failed("write to disk"))
+    }
+
+    /// Makes sure that there is a directory at `path`. A new one is ours alone until
+    /// [`apply_metadata`](Self::apply_metadata), once its content is complete.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn create_directory(&self, path: &EntryPath) -> Result<(), TargetError> {
+        if path.is_root() {
+            return Ok(());
+        }
+        let spot = self.spot(path)?;
+        let mut outcome = mkdirat(&spot.directory, &spot.name, PRIVATE_DIRECTORY);
+        if outcome == Err(Errno::EXIST) {
+            let stat = Stat::at(&spot.directory, &spot.name).trying("look at", path)?;
+            if stat.kind == EntryKind::Directory {
+                return Ok(());
+            }
+            self.remove_at(&spot, &spot.name)?;
+            outcome = mkdirat(&spot.directory, &spot.name, PRIVATE_DIRECTORY);
+        }
+        outcome.trying("create the directory", path)
+    }
+
+    /// Creates a symbolic link, FIFO, socket or device with all its metadata, in place of
+    /// whatever is there. Returns what could not be restored.
+    ///
+    /// # Errors
+    /// When it cannot be created, other than for lack of privilege.
+    pub fn create_node(&self, entry: &Entry) -> Result<Vec<Unrestored>, TargetError> {
+        let spot = self.spot(&entry.path)?;
+        match self.create(&spot, |name| make_node(&spot.directory, name, entry)) {
+            Err(TargetError::Io { source: error @ Errno::PERM, .. }) if entry.device.is_some() => {
+                Ok(vec![Unrestored { path: entry.path.clone(), what: Attribute::Device, error }])
+            }
+            Err(error) => Err(error),
+            Ok(()) => self.apply_metadata(entry),
+        }
+    }
+
+    /// Makes `path` a further name of the inode at `earlier`, in place of whatever is there.
+    /// A symbolic link at `earlier` is not followed; it gets a further name itself.
+    ///
+    /// # Errors
+    /// When it cannot be created, for instance because nothing is at `earlier`.
+    pub fn create_link(&self, path: &EntryPath, earlier: &EntryPath) -> Result<(), TargetError> {
+        let (spot, source) = (self.spot(path)?, self.spot(earlier)?);
+        self.create(&spot, |name| linkat(&source.directory, &source.name, &spot.directory, name, AtFlags::empty()))
+    }
+
+    /// Removes an entry, with all that is in it. Nothing there is fine.
+    ///
+    /// # Errors
+    /// When something resists.
+    pub fn remove(&self, path: &EntryPath) -> Result<(), TargetError> {
+        let spot = self.spot(path)?;
+        self.remove_at(&spot, &spot.name)
+    }
+
+    /// Gives an existing entry the metadata of `entry`, touching only what differs; a file's
+    /// content and size are not its business. Returns what could not be restored.
+    ///
+    /// # Errors
+    /// When there is no entry of that type.
+    pub fn apply_metadata(&self, entry: &Entry) -> Result<Vec<Unrestored>, TargetError> {
+        let path = &entry.path;
+        let handle = if path.is_root() {
+            pin(&self.root, c".").trying("open", path)?
+        } else {
+            let spot = self.spot(path)?;
+            pin(&spot.directory, &*spot.name).trying("open", path)?
+        };
+        if Stat::of(&handle).trying("look at", path)?.kind != entry.kind {
+            return Err(TargetError::Replaced { path: path.clone() });
+        }
+        attributes::apply(&handle, entry).trying("look at", path)
+    }
+
+    /// Where `path` is or will be.
+    pub(super) fn spot(&self, path: &EntryPath) -> Result<Spot, TargetError> {
+        let locate = || {
+            // The root is not in a directory of the volume.
+            let parent = path.parent().ok_or(Errno::INVAL)?;
+            let name = CString::new(path.name()).map_err(|_| Errno::INVAL)?;
+            let mut directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(Spot { directory: directories.get(&parent)?, name, path: path.clone() })
+        };
+        locate().trying("find the directory of", path)
+    }
+
+    /// Creates something by `make`, in place of whatever is there.
+    fn create(&self, spot: &Spot, make: impl Fn(&CStr) -> SysResult<()>) -> Result<(), TargetError> {
+        match make(&spot.name) {
+            Err(Errno::EXIST) => {}
+            outcome => return outcome.trying("create", &spot.path),
+        }
+        let staged = spot.partial_name();
+        self.remove_at(spot, &staged)?;
+        make(&staged).trying("create", &spot.path)?;
+        self.replace(spot, &staged)?;
+        // A rename does nothing, successfully, if both are names of one inode already.
+        self.remove_at(spot, &staged)
+    }
+
+    /// Renames what is `staged` to its final name, over whatever is there.
+    pub(super) fn replace(&self, spot: &Spot, staged: &CStr) -> Result<(), TargetError> {
+        let rename = || renameat(&spot.directory, staged, &spot.directory, &spot.name);
+        let mut outcome = rename();
+        if outcome == Err(Errno::ISDIR) {
+            self.remove_at(spot, &spot.name)?;
+            outcome = rename();
+        }
+        outcome.trying("rename a complete copy to", &spot.path)
+    }
+
+    /// Removes `name` from the directory of `spot`, with all that is in it.
+    pub(super) fn remove_at(&self, spot: &Spot, name: &CStr) -> Result<(), TargetError> {
+        let outcome = match unlinkat(&spot.directory, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR) => {
+                self.directories.lock().unwrap_or_else(PoisonError::into_inner).forget(&spot.path);
+                remove_tree(&spot.directory, name)
+            }
+            outcome => outcome,
+        };
+        outcome.trying("remove", &spot.path)
+    }
+
+    fn failed(&self, operation: &'static str) -> impl Fn(Errno) -> TargetError {
+        move |source| TargetError::Root { path: self.path.clone(), operation, source }
+    }
+}
+
+/// The place of an entry: its directory, held open, and its name there.
+#[derive(Debug)]
+pub(super) struct Spot {
+    pub(super) directory: Arc<Directory>,
+    pub(super) name: CString,
+    pub(super) path: EntryPath,
+}
+
+impl Spot {
+    /// The name that the entry has until it is complete: always the same one, so that an
+    /// interrupted restore finds it.
+    pub(super) fn partial_name(&self) -> CString {
+        let hash = blake3::hash(self.path.as_bytes()).to_hex();
+        let name = format!("{PARTIAL_PREFIX}{}", hash.get(..16).unwrap_or_default());
+        CString::new(name).unwrap_or_default()
+    }
+}
+
+/// Whether an entry is what an interrupted restore left: not part of the volume.
+#[must_use]
+pub fn is_partial_name(name: &[u8]) -> bool {
+    name.strip_prefix(PARTIAL_PREFIX.as_bytes())
+        .is_some_and(|hash| hash.len() == 16 && hash.iter().all(u8::is_ascii_hexdigit))
+}
+
+fn make_node(directory: &Directory, name: &CStr, entry: &Entry) -> SysResult<()> {
+    let number = entry.device.unwrap_or_default();
+    let kind = match entry.kind {
+        EntryKind::Symlink => {
+            let target = entry.target.as_deref().ok_or(Errno::INVAL)?;
+            return symlinkat(target, directory, name);
+        }
+        EntryKind::Fifo => FileType::Fifo,
+        EntryKind::Socket => FileType::Socket,
+        EntryKind::CharDevice => FileType::CharacterDevice,
+        EntryKind::BlockDevice => FileType::BlockDevice,
+        EntryKind::File | EntryKind::Directory | EntryKind::HardLink => return Err(Errno::INVAL),
+    };
+    mknodat(directory, name, kind, PRIVATE_FILE, number)
+}
+
+/// Removes the directory `name` and all that is in it, whatever its depth.
+fn remove_tree(parent: &Arc<Directory>, name: &CStr) -> SysResult<()> {
+    let mut descent = Descent::new();
+    // The directories that hold the one at hand, as names: the last is the one at hand.
+    let mut inside = Vec::new();
+    descent.enter(parent.clone(), super::sys::Names::default());
+    enter(&mut descent, &mut inside, name.to_owned())?;
+    while let Some(current) = inside.last() {
+        match descent.take() {
+            Some((directory, name)) => match unlinkat(directory, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR) => {
+                    let name = name.to_owned();
+                    enter(&mut descent, &mut inside, name)?;
+                }
+                Err(error) => return Err(error),
+            },
+            None => {
+                descent.leave()?;
+                let directory = descent.directory().ok_or(Errno::BADF)?;
+                unlinkat(directory, current, AtFlags::REMOVEDIR)?;
+                inside.pop();
+            }
+        }
+    }
+    Ok(())
+}
+
+fn enter(descent: &mut Descent, inside: &mut Vec<CString>, name: CString) -> SysResult<()> {
+    let parent = descent.directory().ok_or(Errno::BADF)?;
+    let directory = Arc::new(parent.open_below(&*name)?);
+    let (names, outcome) = directory.names();
+    outcome?;
+    descent.enter(directory, names);
+    inside.push(name);
+    Ok(())
+}
