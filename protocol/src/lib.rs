@@ -8,8 +8,10 @@
 //! - [`limits`]: every bound, with its reason
 //! - [`blob`]: the envelope of a sealed chunk or node
 //! - [`tree`]: records and nodes that describe a snapshot's files
+//! - [`registry`]: `vsync.pub`, the public keys of a realm
 
 pub mod blob;
 pub mod id;
 pub mod limits;
+pub mod registry;
 pub mod tree;
