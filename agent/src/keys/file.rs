@@ -124,7 +124,7 @@ pub fn write_public(path: &Path, text: &str, existing: Existing) -> Result<(), K
 }
 
 fn write_with_mode(path: &Path, text: &str, existing: Existing, mode: u32) -> Result<(), KeyFileError> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.tmp", std::process::id()));
     let temporary = PathBuf::from(temporary);

@@ -9,7 +9,7 @@
 //! A machine other than the administrator's needs its own file only. Callers see keys, not
 //! paths, so that another kind of store can stand in.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use vsync_protocol::id::MachineName;
 
@@ -84,9 +84,8 @@ impl KeyStore {
     /// When there are some already and `existing` refuses, or the file system does.
     pub fn put_machine(&self, bundle: &Bundle, existing: Existing) -> Result<(), KeyFileError> {
         self.create()?;
-        let path = self.machine_path(&bundle.machine);
-        file::create_directory(path.parent().unwrap_or(Path::new(".")))?;
-        file::write(&path, &bundle.to_toml(), existing)
+        file::create_directory(&self.directory.join("machines"))?;
+        file::write(&self.machine_path(&bundle.machine), &bundle.to_toml(), existing)
     }
 
     fn create(&self) -> Result<(), KeyFileError> {
