@@ -4,7 +4,10 @@
 
 pub mod cache;
 pub mod chunk;
+pub mod config;
+pub mod keys;
 pub mod remote;
+pub mod suggest;
 pub mod tree;
 pub mod vault;
 pub mod volume;

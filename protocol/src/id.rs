@@ -162,11 +162,11 @@ fn parse_hex(text: &str, into: &mut [u8]) -> Result<(), NotHex> {
     Ok(())
 }
 
-/// Why a text cannot name a machine or a volume.
+/// Why a text cannot name a realm, a machine or a volume.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{what} name {name:?} must be 1 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit")]
 pub struct BadName {
-    /// "machine" or "volume".
+    /// "realm", "machine" or "volume".
     pub what: &'static str,
     /// The offending text.
     pub name: String,
@@ -230,6 +230,10 @@ macro_rules! name {
     };
 }
 
+name! {
+    /// The machines that share one configuration and one set of secrets.
+    RealmName, "realm"
+}
 name! {
     /// A machine of the realm, client or server.
     MachineName, "machine"

@@ -11,11 +11,13 @@
 //! - [`manifest`]: the signed record that makes a tree a snapshot
 //! - [`log`]: the chain of all commits, and receipts
 //! - [`wire`]: messages between agent and server
+//! - [`registry`]: `vsync.pub`, the public keys of a realm
 
 pub mod blob;
 pub mod id;
 pub mod limits;
 pub mod log;
 pub mod manifest;
+pub mod registry;
 pub mod tree;
 pub mod wire;

@@ -1,0 +1,214 @@
+//! A table of configurations and what is said of them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+
+const GOOD: &str = r#"
+[realm]
+name = "montagu"
+
+[[servers]]
+name = "annex2"
+address = "annex2.example.org:10022"
+data = "/var/lib/vsync/annex2"
+backup = ["barman_recover"]
+
+[[servers]]
+name = "here"
+data = "/srv/vsync"
+
+[[clients]]
+name = "production2"
+backup = ["montagu_orderly_volume", "montagu_outpack_volume"]
+[[clients.schedule]]
+volume = "montagu_outpack_volume"
+server = "annex2"
+at = "02:00"
+
+[[clients]]
+name = "uat"
+
+[[clients]]
+name = "dmz"
+role = "writer"
+
+[[volumes]]
+name = "montagu_orderly_volume"
+quiesce = "pause"
+profile = "database"
+[volumes.retention]
+keep-daily = 30
+keep-weekly = 12
+
+[[volumes]]
+name = "etc"
+path = "/etc"
+
+[retention]
+keep-last = 3
+keep-within = "7d"
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("conf/vsync.toml"), text)
+}
+
+/// What is wrong with the good configuration once `from` is replaced by `to`.
+fn complaints(from: &str, to: &str) -> Vec<String> {
+    let bad = GOOD.replacen(from, to, 1);
+    assert_ne!(bad, GOOD, "{from}");
+    match parse(&bad).unwrap_err() {
+        ConfigError::Invalid { problems, .. } => {
+            problems.iter().map(|p| format!("{}:{} {}", p.line, p.column, p.message)).collect()
+        }
+        other => panic!("{other}"),
+    }
+}
+
+fn name<T: FromStr<Err: fmt::Debug>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+#[test]
+fn the_design_parses() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.realm.as_str(), "montagu");
+    assert_eq!(config.servers[0].address, Some(Address { host: "annex2.example.org".into(), port: 10022 }));
+    assert_eq!(config.servers[1].address, None);
+    let role = |machine: &str| config.machine(&name(machine)).unwrap().role;
+    assert_eq!(
+        [role("annex2"), role("here"), role("uat"), role("dmz")],
+        [Role::Writer, Role::Server, Role::Full, Role::Writer]
+    );
+    assert_eq!(config.clients[0].schedule[0].at, "02:00");
+    assert_eq!(config.volume(&name("etc")).unwrap().path.as_deref(), Some(Path::new("/etc")));
+    assert_eq!(config.retention(&name("montagu_orderly_volume")).unwrap().daily, 30);
+    let general = config.retention(&name("barman_recover")).unwrap();
+    assert_eq!((general.last, general.within), (3, Some(Duration::from_secs(7 * 86400))));
+    assert_eq!(config.keys, KeysConfig::Directory("conf/keys".into()));
+    assert_eq!(config.registry_path(), Path::new("conf/vsync.pub"));
+    assert_eq!(config.backed_up().len(), 3);
+}
+
+#[test]
+fn bad_configurations_are_told_what_is_wrong_and_where() {
+    let machine_rule = "must be 1 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit";
+    for (from, to, complaint) in [
+        ("address =", "adress =", "7:1 unknown key `adress`; did you mean `address`?"),
+        (
+            "[retention]",
+            "[zzz]",
+            "42:2 unknown key `zzz`; known here: realm, servers, clients, volumes, retention, keys",
+        ),
+        ("data = \"/srv/vsync\"", "", "11:1 the key `data` is missing here"),
+        ("\"pause\"", "\"freeze\"", "32:11 `freeze` is not one of: none, pause, stop, hooks"),
+        ("keep-daily = 30", "keep-daily = -1", "35:14 invalid value: integer `-1`, expected a whole number"),
+        ("name = \"uat\"", "name = \"uat", "24:12 invalid basic string, expected `\"`"),
+        ("name = \"uat\"", "name = \"u/t\"", &format!("24:8 machine name \"u/t\" {machine_rule}")),
+        ("name = \"uat\"", "name = \"here\"", "24:8 machine `here` is defined twice; first on line 12"),
+        (
+            "name = \"etc\"",
+            "name = \"montagu_orderly_volume\"",
+            "39:8 volume `montagu_orderly_volume` is defined twice; first on line 31",
+        ),
+        (
+            ":10022\"",
+            "\"",
+            "7:11 address \"annex2.example.org\" is not HOST:PORT, as in `backup.example.org:10022` or `[2001:db8::1]:10022`",
+        ),
+        (
+            "\"/srv/vsync\"",
+            "\"s3://b/p\"",
+            "13:8 `data` must be an absolute path, since every machine shares this file",
+        ),
+        (
+            "server = \"annex2\"",
+            "server = \"anex2\"",
+            "20:10 `anex2` is not one of the [[servers]]; did you mean `annex2`?",
+        ),
+        (
+            "volume = \"montagu_outpack_volume\"",
+            "volume = \"montagu_outpack\"",
+            "19:10 `montagu_outpack` is not in the `backup` list of this machine",
+        ),
+        (
+            "\"02:00\"",
+            "\"2 am\"",
+            "21:6 `2 am` is neither a time (`02:00`), nor @hourly, @daily, @weekly or @monthly, nor five cron fields",
+        ),
+        (
+            "role = \"writer\"",
+            "role = \"server\"",
+            "28:8 a client's role is `full` or `writer`; servers belong under [[servers]]",
+        ),
+        (
+            "backup = [\"barman_recover\"]",
+            "backup = [\"a\"]\nrole = \"server\"",
+            "10:8 role `server` cannot back up volumes; remove it, or the `backup` list",
+        ),
+        ("path = \"/etc\"", "exec-pre = \"sync\"", "40:12 commands are only run with quiesce = \"hooks\""),
+        ("\"7d\"", "\"soon\"", "44:15 `soon` is not a duration such as `36h`, `7d` or `4w`"),
+        (
+            "keep-daily = 30\nkeep-weekly = 12",
+            "keep-daily = 0",
+            "34:1 this retention keeps nothing; remove it to keep everything",
+        ),
+        ("[retention]", "[keys]\nurl = \"x\"\n[retention]", "43:7 `url` has no meaning with store = \"directory\""),
+        ("[retention]", "[keys]\nstore = \"vault\"\n[retention]", "42:1 store = \"vault\" needs `url` and `prefix`"),
+    ] {
+        assert_eq!(complaints(from, to), [complaint], "{from} -> {to}");
+    }
+}
+
+#[test]
+fn everything_wrong_is_reported_at_once_in_order() {
+    let bad = GOOD.replace(":10022", "").replace("\"02:00\"", "\"x\"").replace("\"7d\"", "\"\"");
+    let error = parse(&bad).unwrap_err().to_string();
+    let lines: Vec<&str> = error.lines().filter(|line| line.starts_with("  line")).map(|line| &line[..9]).collect();
+    assert_eq!(lines, ["  line 7,", "  line 21", "  line 44"]);
+    assert!(error.starts_with("conf/vsync.toml has 3 problems\n  line 7, column 11: address "), "{error}");
+    assert!(error.contains("\n    | at = \"x\"\n"), "{error}");
+}
+
+#[test]
+fn schedules_and_addresses() {
+    for at in ["00:00", "23:59", "@daily", "*/5 * * * 1-5", "0 2 1 jan,jul *"] {
+        assert!(parse(&GOOD.replace("02:00", at)).is_ok(), "{at}");
+    }
+    for at in ["24:00", "2:00", "12:60", "@yearl", "* * * *", "* * * * * *", "0 2 ? ! *"] {
+        assert!(parse(&GOOD.replace("02:00", at)).is_err(), "{at}");
+    }
+    for address in ["a:1", "10.0.0.1:65535", "[2001:db8::1]:10022", "my-host.example.org:10022"] {
+        assert_eq!(address.parse::<Address>().unwrap().to_string(), address);
+    }
+    for address in ["a", "a:", ":1", "a:0", "a:65536", "a:+1", "a b:1", "2001:db8::1:1", "[x]:1", "https://a:1"] {
+        assert_eq!(address.parse::<Address>(), Err(BadAddress(address.to_owned())));
+    }
+}
+
+#[test]
+fn names_that_are_not_there_bring_a_suggestion() {
+    let config = parse(GOOD).unwrap();
+    let error = config.machine(&name("production")).unwrap_err();
+    assert_eq!(error.to_string(), "there is no machine production in conf/vsync.toml; did you mean `production2`?");
+    assert_eq!(config.server(Some(&name("here"))).unwrap().machine.name.as_str(), "here");
+    assert_eq!(
+        config.server(None).unwrap_err().to_string(),
+        "conf/vsync.toml has not exactly one server (it has: annex2, here)"
+    );
+}
+
+#[test]
+fn the_identity_is_beside_the_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("vsync.toml");
+    let identity = |given: Option<&str>| find::identity(&config, given.map(name::<MachineName>).as_ref());
+    assert!(matches!(identity(None), Err(ConfigError::NoIdentity { .. })));
+    std::fs::write(dir.path().join(".vsync_identity"), "uat\n").unwrap();
+    assert_eq!(identity(None).unwrap().as_str(), "uat");
+    assert_eq!(identity(Some("annex2")).unwrap().as_str(), "annex2");
+    std::fs::write(dir.path().join(".vsync_identity"), "{}").unwrap();
+    assert!(matches!(identity(None), Err(ConfigError::BadIdentity { .. })));
+}

@@ -1,0 +1,218 @@
+//! Files that hold secrets: readable by their owner only, replaced whole or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+/// No file of ours comes near; stops reading a file that is something else.
+const MAX_LEN: u64 = 1 << 20;
+
+/// What to do where a file is already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Leave it and fail. For everything that cannot be made again.
+    Refuse,
+    /// Put the new one in its place. Only where a person asked for it.
+    Replace,
+}
+
+/// A file with secrets could not be read or written.
+#[derive(Debug, Error)]
+pub enum KeyFileError {
+    /// There is none.
+    #[error("there is no key file {}", path.display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// Others than its owner may read it.
+    #[error("key file {} is open to others than its owner (mode {mode:04o})", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It exists, and replacing it was not asked for.
+    #[error("{} exists already; nothing was overwritten", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Its text is not that of a key file. Never quotes it.
+    #[error("key file {}{}: {problem}", path.display(), line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// From 1, where one line is to blame.
+        line: Option<usize>,
+        /// What is wrong, without any value from the file.
+        problem: String,
+    },
+    /// The file system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl KeyFileError {
+    /// What to do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { .. } => Some("run `vsync keygen`, or copy the file from the key store here".to_owned()),
+            Self::Exposed { path, .. } => Some(format!("chmod 600 {}", path.display())),
+            Self::Malformed { .. } => Some("copy it again from the key store".to_owned()),
+            Self::Exists { .. } | Self::Io { .. } => None,
+        }
+    }
+
+    /// Tells a missing file from other failures to `action` it.
+    fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::NotFound if action == "read" => Self::Missing { path },
+            io::ErrorKind::AlreadyExists => Self::Exists { path },
+            _ => Self::Io { action, path, source },
+        }
+    }
+}
+
+/// Reads a file that holds secrets.
+///
+/// # Errors
+/// When it is missing, or when anyone but its owner may read or write it.
+pub fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+    let file = File::open(path).map_err(KeyFileError::io("read", path))?;
+    // Asked of the open file: its name may point elsewhere by now.
+    let metadata = file.metadata().map_err(KeyFileError::io("read", path))?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(KeyFileError::Exposed { path: path.to_owned(), mode });
+    }
+    // Reserved in full, so that growing leaves no copy behind.
+    let mut text = Zeroizing::new(String::with_capacity(metadata.len().min(MAX_LEN) as usize + 1));
+    file.take(MAX_LEN).read_to_string(&mut text).map_err(KeyFileError::io("read", path))?;
+    Ok(text)
+}
+
+/// Writes a file that holds secrets, mode 0600, so that a crash leaves the old file or the new.
+///
+/// # Errors
+/// When the file exists and `existing` is [`Existing::Refuse`], or the file system refuses.
+pub fn write(path: &Path, text: &str, existing: Existing) -> Result<(), KeyFileError> {
+    write_with_mode(path, text, existing, 0o600)
+}
+
+/// As [`write()`], for files that anyone may read.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_public(path: &Path, text: &str, existing: Existing) -> Result<(), KeyFileError> {
+    write_with_mode(path, text, existing, 0o644)
+}
+
+fn write_with_mode(path: &Path, text: &str, existing: Existing, mode: u32) -> Result<(), KeyFileError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let written = write_and_sync(&temporary, text, mode).and_then(|()| publish(&temporary, path, existing));
+    if let Err(error) = written {
+        // Best effort: the first failure is the one to report.
+        let _ = fs::remove_file(&temporary);
+        return Err(KeyFileError::io("write", path)(error));
+    }
+    // A rename is durable once its directory is.
+    File::open(directory).and_then(|dir| dir.sync_all()).map_err(KeyFileError::io("sync", directory))
+}
+
+fn write_and_sync(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    // What an earlier crash of a process with our number left behind.
+    let _ = fs::remove_file(path);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn publish(from: &Path, to: &Path, existing: Existing) -> io::Result<()> {
+    if existing == Existing::Replace {
+        return fs::rename(from, to);
+    }
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some network file systems cannot do it in one step.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !to.try_exists()? => fs::rename(from, to),
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
+        result => Ok(result?),
+    }
+}
+
+/// Makes `path` and its parents, for their owner only. One that exists stays as it is.
+///
+/// # Errors
+/// When the file system refuses.
+pub fn create_directory(path: &Path) -> Result<(), KeyFileError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(KeyFileError::io("create", path))
+}
+
+/// Parses the TOML of a key file. Its errors never quote what the file says.
+pub(super) fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, KeyFileError> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+        // These name fields, and one has no value; other messages may hold one.
+        let harmless = ["unknown field", "missing field", "expected 64"];
+        let problem = error.message();
+        let problem = if harmless.iter().any(|start| problem.starts_with(start)) { problem } else { "not a key file" };
+        KeyFileError::Malformed { path: path.to_owned(), line, problem: problem.to_owned() }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_for_their_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.key");
+        write(&path, "secret", Existing::Refuse).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(*read(&path).unwrap(), "secret");
+        for mode in [0o640, 0o604, 0o620, 0o601] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            let error = read(&path).unwrap_err();
+            let shown = path.display();
+            assert_eq!(
+                error.to_string(),
+                format!("key file {shown} is open to others than its owner (mode {mode:04o})")
+            );
+            assert_eq!(error.hint(), Some(format!("chmod 600 {shown}")));
+        }
+    }
+
+    #[test]
+    fn nothing_is_overwritten_unasked_and_nothing_is_left_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.key");
+        write(&path, "old", Existing::Refuse).unwrap();
+        assert!(matches!(write(&path, "new", Existing::Refuse), Err(KeyFileError::Exists { .. })));
+        assert_eq!(*read(&path).unwrap(), "old");
+        write(&path, "new", Existing::Replace).unwrap();
+        assert_eq!(*read(&path).unwrap(), "new");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(matches!(read(&dir.path().join("b")), Err(KeyFileError::Missing { .. })));
+    }
+}

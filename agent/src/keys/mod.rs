@@ -1,0 +1,28 @@
+//! Keys: how they derive from one another, what each machine holds, where they lie on disk.
+//!
+//! This room neither connects nor encrypts. It hands out keys in types that are wiped when
+//! dropped and that print as `..`.
+//!
+//! - [`secret`]: 32 bytes that must not leak
+//! - [`derive`]: the hierarchy below the realm's root secret
+//! - [`realm`]: the administrator's `realm.key`
+//! - [`bundle`]: the key file of one machine
+//! - [`file`]: reading and writing files that only their owner may see
+//! - [`store`]: the directory that holds all of them
+//! - [`kit`]: the sheet of paper from which everything can be recovered
+
+pub mod bundle;
+pub mod derive;
+pub mod file;
+pub mod kit;
+pub mod realm;
+pub mod secret;
+pub mod store;
+
+pub use bundle::{Bundle, Role};
+pub use derive::{EpochSecret, NameKey, RootSecret, WriterKeys, WriterSecret};
+pub use file::{Existing, KeyFileError};
+pub use kit::{Kit, KitError, KitServer};
+pub use realm::RealmKey;
+pub use secret::Secret;
+pub use store::KeyStore;
