@@ -1,1 +1,3 @@
 //! The agent of vsync.
+
+pub mod docker;
