@@ -196,13 +196,20 @@ async fn pass_on(
     Ok(())
 }
 
+/// The files below `/vsync/config`, and the directories that lead to them, for the helper's root alone.
 fn config_archive(files: &[HelperFile]) -> Result<Bytes, DockerError> {
     let write = || {
         let mut archive = Archive::default();
         archive.directory("vsync", 0o755)?;
-        archive.directory(CONFIG_INSIDE.trim_start_matches('/'), 0o700)?;
+        let config = CONFIG_INSIDE.trim_start_matches('/');
+        archive.directory(config, 0o700)?;
         for file in files {
-            archive.file(&format!("{}/{}", CONFIG_INSIDE.trim_start_matches('/'), file.path), 0o600, &file.contents)?;
+            let path = format!("{config}/{}", file.path);
+            let ends = path.match_indices('/').map(|(end, _)| end).filter(|&end| end > config.len());
+            for end in ends {
+                archive.directory(&path[..end], 0o700)?;
+            }
+            archive.file(&path, 0o600, &file.contents)?;
         }
         Ok(archive.finish())
     };
