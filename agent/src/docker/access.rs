@@ -17,12 +17,11 @@ use std::path::{Path, PathBuf};
 
 use bollard::models::Volume;
 use jiff::Timestamp;
-use vsync_protocol::id::VolumeName;
 
 use super::engine::Engine;
 use super::error::DockerError;
+use super::ourselves::mounted_inside;
 use super::volume::VolumeDescription;
-use super::{ContainerUser, VOLUMES_INSIDE};
 
 /// The way to a volume's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,17 +79,6 @@ pub fn decide_access(volume: &VolumeDescription, facts: &Facts) -> Access {
     }
 }
 
-/// Where a volume is mounted into the container that we run in: `/vsync/volumes/<name>`, if that is a mount point.
-///
-/// Needs no engine, so a container of vsync may do without the engine's socket.
-#[must_use]
-pub fn mounted_inside(name: &VolumeName) -> Option<PathBuf> {
-    let path = Path::new(VOLUMES_INSIDE).join(name.as_str());
-    // A plain directory there proves nothing: it may belong to the image, or to a mount that was forgotten.
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    is_mount_point(&mounts, &path).then_some(path)
-}
-
 impl Engine {
     /// Gathers the facts about a volume, and decides how to reach its files.
     pub async fn access_to(&self, volume: &VolumeDescription) -> Result<Access, DockerError> {
@@ -98,7 +86,7 @@ impl Engine {
         let facts = Facts {
             mounted_inside: mounted_inside(&volume.name),
             mountpoint: self.look_at_mountpoint(volume).await?,
-            in_use: users.iter().any(|user: &ContainerUser| user.running),
+            in_use: users.iter().any(|user| user.running),
         };
         let access = decide_access(volume, &facts);
         tracing::debug!(volume = %volume.name, ?facts, ?access, "Decided how to reach the volume");
@@ -141,11 +129,6 @@ fn is_same_directory(seen: &Volume) -> bool {
             .flatten()
             .filter_map(|directory| fs::metadata(directory).ok())
             .any(|found| found.ctime() == changed.as_second())
-}
-
-/// Tells whether the text of `/proc/self/mountinfo` lists `path`, which must be free of blanks.
-fn is_mount_point(mountinfo: &str, path: &Path) -> bool {
-    mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).any(|place| Path::new(place) == path)
 }
 
 const LOCAL: &str = "local";
@@ -216,15 +199,6 @@ mod tests {
         };
         assert!(reason.starts_with("volume v lives in memory"), "{reason}");
         assert!(reason.contains("start one"), "{reason}");
-    }
-
-    #[test]
-    fn a_mount_point_is_listed_in_mountinfo() {
-        let mounts = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
-                      31 22 8:1 /d/v/_data /vsync/volumes/v rw,relatime shared:1 - ext4 /dev/sda1 rw\n";
-        assert!(is_mount_point(mounts, Path::new("/vsync/volumes/v")));
-        assert!(!is_mount_point(mounts, Path::new("/vsync/volumes/w")));
-        assert!(!is_mount_point(mounts, Path::new("/vsync/volumes")));
     }
 
     #[test]

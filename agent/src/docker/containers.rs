@@ -7,6 +7,8 @@ use bollard::query_parameters::ListContainersOptionsBuilder;
 
 use super::engine::Engine;
 use super::error::DockerError;
+use super::helper::HELPER_LABEL;
+use super::ourselves::own_container;
 use super::volume::VolumeDescription;
 
 /// A container that has a volume mounted, or will have when it starts.
@@ -20,6 +22,27 @@ pub struct ContainerUser {
     pub running: bool,
     /// Its processes are frozen.
     pub paused: bool,
+    /// What it is to us.
+    pub role: ContainerRole,
+}
+
+/// What a container is to vsync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerRole {
+    /// Somebody's application: what volumes are for.
+    Application,
+    /// A helper of some vsync, at work on the volume. To pause or stop it would break that work.
+    Helper,
+    /// The container that this process runs in.
+    Ourselves,
+}
+
+impl ContainerUser {
+    /// The volume must not be written to as long as this container runs.
+    #[must_use]
+    pub fn is_in_the_way(&self) -> bool {
+        self.running && self.role != ContainerRole::Ourselves
+    }
 }
 
 impl Engine {
@@ -33,26 +56,42 @@ impl Engine {
             command: "ps --all",
             source: Box::new(source),
         })?;
-        let mut users: Vec<_> =
-            containers.into_iter().filter(|container| uses(container, volume)).map(ContainerUser::from).collect();
+        let ourselves = own_container();
+        let mut users: Vec<_> = containers
+            .into_iter()
+            .filter(|container| uses(container, volume))
+            .map(|container| ContainerUser::new(container, ourselves.as_deref()))
+            .collect();
         users.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(users)
     }
 }
 
-impl From<ContainerSummary> for ContainerUser {
-    fn from(container: ContainerSummary) -> Self {
+impl ContainerUser {
+    fn new(container: ContainerSummary, ourselves: Option<&str>) -> Self {
+        let role = ContainerRole::of(&container, ourselves);
         let id = container.id.unwrap_or_default();
         // Containers that are linked to have several names, all but one with a second slash.
         let name = container.names.unwrap_or_default().iter().find_map(|name| plain_name(name));
+        let states_with_processes = [State::RUNNING, State::PAUSED, State::RESTARTING, State::STOPPING];
         Self {
             name: name.unwrap_or_else(|| id.clone()),
             id,
-            running: matches!(
-                container.state,
-                Some(State::RUNNING | State::PAUSED | State::RESTARTING | State::STOPPING)
-            ),
+            running: container.state.is_some_and(|state| states_with_processes.contains(&state)),
             paused: container.state == Some(State::PAUSED),
+            role,
+        }
+    }
+}
+
+impl ContainerRole {
+    fn of(container: &ContainerSummary, ourselves: Option<&str>) -> Self {
+        if ourselves.is_some() && container.id.as_deref() == ourselves {
+            Self::Ourselves
+        } else if container.labels.as_ref().is_some_and(|labels| labels.contains_key(HELPER_LABEL)) {
+            Self::Helper
+        } else {
+            Self::Application
         }
     }
 }
@@ -116,10 +155,36 @@ mod tests {
         }
     }
 
+    fn container(id: &str, names: &[&str], labels: &[(&str, &str)]) -> ContainerSummary {
+        ContainerSummary {
+            id: Some(id.into()),
+            names: Some(names.iter().map(|&name| name.to_owned()).collect()),
+            labels: Some(labels.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect()),
+            state: Some(State::RUNNING),
+            ..ContainerSummary::default()
+        }
+    }
+
     #[test]
     fn a_linked_container_keeps_its_own_name() {
-        let container =
-            ContainerSummary { names: Some(vec!["/web/db".into(), "/db".into()]), ..ContainerSummary::default() };
-        assert_eq!(ContainerUser::from(container).name, "db");
+        assert_eq!(ContainerUser::new(container("1", &["/web/db", "/db"], &[]), None).name, "db");
+    }
+
+    #[test]
+    fn neither_a_helper_nor_ourselves_is_taken_for_an_application() {
+        use ContainerRole::{Application, Helper, Ourselves};
+        let helper = &[(HELPER_LABEL, "data")];
+        let table = [
+            (container("1", &[], &[]), None, Application),
+            (container("1", &[], &[]), Some("2"), Application),
+            (container("1", &[], helper), Some("2"), Helper),
+            (container("1", &[], helper), Some("1"), Ourselves),
+            (container("1", &[], &[]), Some("1"), Ourselves),
+        ];
+        for (container, ourselves, role) in table {
+            let user = ContainerUser::new(container, ourselves);
+            assert_eq!(user.role, role, "{user:?}, we are {ourselves:?}");
+            assert_eq!(user.is_in_the_way(), role != Ourselves);
+        }
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::StopContainerOptions;
 
-use super::ContainerUser;
 use super::engine::Engine;
 use super::error::{DockerError, NotRestarted};
 use super::rescue;
+use super::{ContainerRole, ContainerUser};
 
 /// Containers that were running and are now stopped.
 ///
@@ -108,15 +108,19 @@ struct Container {
 }
 
 impl Container {
-    /// What to stop for a user of the volume: nothing if it does not run.
+    /// What to stop for a user of the volume: nothing if it does not run, or if it is the one that we run in.
     fn to_stop(user: &ContainerUser, inspected: ContainerInspectResponse) -> Result<Option<Self>, DockerError> {
         let state = inspected.state.unwrap_or_default();
         let is = |flag: Option<bool>| flag == Some(true);
-        if !is(state.running) && !is(state.restarting) {
+        let runs = is(state.running) || is(state.restarting);
+        if !runs || user.role == ContainerRole::Ourselves {
             return Ok(None);
         }
         let config = inspected.config.unwrap_or_default();
         let refused = |reason| Err(DockerError::Unstoppable { container: user.name.clone(), reason });
+        if user.role == ContainerRole::Helper {
+            return refused("it is a vsync helper at work on the volume; wait for it to end, then try again");
+        }
         if is(inspected.host_config.unwrap_or_default().auto_remove) {
             return refused("it was run with --rm and would be gone; stop it yourself, and run it again afterwards");
         }
@@ -175,7 +179,11 @@ mod tests {
     }
 
     fn plan(inspected: ContainerInspectResponse) -> Result<Option<Container>, String> {
-        let user = ContainerUser { id: "1".into(), name: "db".into(), running: true, paused: false };
+        plan_for(ContainerRole::Application, inspected)
+    }
+
+    fn plan_for(role: ContainerRole, inspected: ContainerInspectResponse) -> Result<Option<Container>, String> {
+        let user = ContainerUser { id: "1".into(), name: "db".into(), running: true, paused: false, role };
         Container::to_stop(&user, inspected).map_err(|error| error.to_string())
     }
 
@@ -183,6 +191,7 @@ mod tests {
     fn only_what_runs_is_stopped_and_with_its_own_grace() {
         let container = |grace| Ok(Some(Container { id: "1".into(), name: "db".into(), grace }));
         assert_eq!(plan(ContainerInspectResponse::default()), Ok(None));
+        assert_eq!(plan_for(ContainerRole::Ourselves, running()), Ok(None));
         assert_eq!(plan(running()), container(Some(ENGINE_GRACE)));
         let stop_timeout = |seconds| with_config(ContainerConfig { stop_timeout: Some(seconds), ..Default::default() });
         assert_eq!(plan(stop_timeout(300)), container(Some(Duration::from_secs(300))));
@@ -203,5 +212,7 @@ mod tests {
             let error = plan(inspected).unwrap_err();
             assert!(error.starts_with("Container db was not stopped") && error.contains(expected), "{error}");
         }
+        let error = plan_for(ContainerRole::Helper, running()).unwrap_err();
+        assert!(error.contains("vsync helper at work"), "{error}");
     }
 }

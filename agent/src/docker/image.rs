@@ -30,14 +30,17 @@ impl Engine {
                 None => Origin::Missing,
                 Some(inspected) => Origin::of(inspected),
             };
-        let own = Path::new("/proc/self/exe");
-        match (origin, Program::read(image, own)) {
-            (Origin::Elsewhere, _) => Ok(()),
-            (Origin::Program(digest), Ok(program)) if digest == program.digest() => Ok(()),
-            // A development build that cannot go into an image may still use the image of its release.
-            (Origin::Program(_), Err(_)) => Ok(()),
-            (Origin::Program(_) | Origin::Missing, program) => self.import(image, &program?).await,
-        }
+        let own = || Program::read(image, Path::new("/proc/self/exe"));
+        let program = match origin {
+            Origin::Elsewhere => return Ok(()),
+            Origin::Missing => own()?,
+            Origin::Program(digest) => match own() {
+                Ok(program) if program.digest() != digest => program,
+                // A development build that cannot go into an image may still use the image of another build.
+                Ok(_) | Err(_) => return Ok(()),
+            },
+        };
+        self.import(image, &program).await
     }
 
     async fn import(&self, image: &str, program: &Program) -> Result<(), DockerError> {
@@ -79,16 +82,10 @@ struct Program {
 
 impl Program {
     fn read(image: &str, path: &Path) -> Result<Self, DockerError> {
+        // Read before it is resolved: an upgrade may have replaced the file that we run from, and `/proc/self/exe`
+        // still is the program that runs.
+        let bytes = fs::read(path).map_err(|source| DockerError::Program { program: path.to_owned(), source })?;
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let bytes = match fs::read(&path) {
-            // An upgrade may have replaced the file that we run from; the running one stays readable here.
-            Err(error) if path.to_string_lossy().ends_with(" (deleted)") => {
-                tracing::debug!(%error, "The running program was replaced");
-                fs::read("/proc/self/exe")
-            }
-            other => other,
-        }
-        .map_err(|source| DockerError::Program { program: path.clone(), source })?;
         if !is_static(&bytes) {
             let reason = "it is not a statically linked 64-bit Linux program".to_owned();
             return Err(DockerError::NoImage { image: image.to_owned(), program: path, reason });

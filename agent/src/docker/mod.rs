@@ -15,18 +15,20 @@ mod error;
 mod helper;
 mod hold;
 mod image;
+mod ourselves;
 mod rescue;
 mod sweep;
 mod tar;
 mod volume;
 
-pub use access::{Access, Facts, Mountpoint, decide_access, mounted_inside};
-pub use containers::ContainerUser;
+pub use access::{Access, Facts, Mountpoint, decide_access};
+pub use containers::{ContainerRole, ContainerUser};
 pub use engine::Engine;
 pub use error::{DockerError, NotRestarted};
 pub use helper::{HelperFile, HelperJob, HelperOutput, VolumeUse};
 pub use hold::{RestartFailure, StoppedContainers};
 pub use image::DEFAULT_IMAGE;
+pub use ourselves::mounted_inside;
 pub use volume::VolumeDescription;
 
 /// Where a container of vsync finds the volumes that are mounted into it, each under its own name.

@@ -14,7 +14,10 @@ impl Engine {
     pub(super) async fn sweep_helpers(&self) {
         let filters = HashMap::from([("label", vec![HELPER_LABEL]), ("status", vec!["created", "exited", "dead"])]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let idle = self.client().list_containers(Some(options)).await.unwrap_or_default();
+        let idle = self.client().list_containers(Some(options)).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "Could not look for helpers that a crash left behind");
+            Vec::new()
+        });
         for id in idle.into_iter().filter_map(|container| container.id) {
             let Ok(inspected) = self.client().inspect_container(&id, None).await else { continue };
             if !is_abandoned(&inspected, Timestamp::now()) {
