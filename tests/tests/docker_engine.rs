@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed step of a test bed is a failed test")]
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -126,7 +128,10 @@ fn a_volume_that_binds_a_directory_is_read_through_a_helper() {
 fn a_helper_sees_the_volume_and_its_files_and_its_exit_code_and_output_come_back() {
     with_bed("helper", async |bed| {
         let volume = bed.volume("v", &[]).await;
-        fs::write(volume.mountpoint.join("a"), "1").unwrap();
+        let private = volume.mountpoint.join("a");
+        fs::write(&private, "1").unwrap();
+        chown(&private, Some(999), Some(999)).unwrap();
+        fs::set_permissions(&private, Permissions::from_mode(0)).unwrap();
 
         let (code, out, err) = bed.report(&volume.name, VolumeUse::Read, 42).await.unwrap();
         assert_eq!(code, 42);
@@ -138,6 +143,7 @@ fn a_helper_sees_the_volume_and_its_files_and_its_exit_code_and_output_come_back
                 "/vsync/config/keys/agent.key: secret 600 in 700",
                 r#"volume: ["a=1"]"#,
                 "volume is writable: false",
+                "owners can be set: false",
                 "state is writable: true",
             ]
         );
@@ -145,8 +151,9 @@ fn a_helper_sees_the_volume_and_its_files_and_its_exit_code_and_output_come_back
 
         let (code, out, _) = bed.report(&volume.name, VolumeUse::Write, 0).await.unwrap();
         assert_eq!(code, 0);
-        assert!(out.contains("volume is writable: true"), "{out}");
-        assert_eq!(fs::read_to_string(volume.mountpoint.join("from-helper")).unwrap(), "x");
+        assert!(out.contains("volume is writable: true\nowners can be set: true"), "{out}");
+        let written = fs::metadata(volume.mountpoint.join("from-helper")).unwrap();
+        assert_eq!((written.len(), written.uid(), written.gid()), (1, 999, 998));
         assert_eq!(bed.helpers_of(&volume.name).await, 0, "a helper was left behind");
     });
 }

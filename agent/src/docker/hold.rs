@@ -69,7 +69,7 @@ impl StoppedContainers {
     /// Starts the containers in reverse order, and tells which ones would not start.
     pub async fn restart(mut self) -> Vec<RestartFailure> {
         let mut failures = Vec::new();
-        // Forgotten only when started: what is left when we are cancelled is left to `Drop`.
+        // Forgotten only once it was tried: what is left when we are cancelled is left to `Drop`.
         while let Some(container) = self.stopped.last() {
             if let Err(error) = container.start(&self.engine).await {
                 failures.push(RestartFailure { container: container.name.clone(), error });
