@@ -5,6 +5,7 @@
 pub mod cache;
 pub mod chunk;
 pub mod config;
+pub mod docker;
 pub mod keys;
 pub mod remote;
 pub mod suggest;

@@ -1,0 +1,193 @@
+//! What can go wrong between vsync and a Docker engine.
+
+use std::io;
+use std::path::PathBuf;
+
+use bollard::errors::Error as EngineError;
+use thiserror::Error;
+use vsync_protocol::id::VolumeName;
+
+/// A failure that names the volume, container or image, what was tried, and what to do next.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DockerError {
+    /// Nothing listens, or what listens is not a Docker engine.
+    #[error(
+        "No Docker engine answers at {host}; start it, set DOCKER_HOST to the engine's address, or run vsync in a \
+         container with the volume mounted at /vsync/volumes/<name>"
+    )]
+    Unreachable {
+        /// Address that was tried.
+        host: String,
+        /// The engine client's reason.
+        source: Box<EngineError>,
+    },
+
+    /// Something accepted the connection but did not answer.
+    #[error(
+        "The Docker engine at {host} did not answer within {seconds} s; look at it with `docker version`, or set \
+         DOCKER_HOST to the address of another"
+    )]
+    Silent {
+        /// Address that was tried.
+        host: String,
+        /// How long we waited.
+        seconds: u64,
+    },
+
+    /// The engine refused to list something.
+    #[error("Could not list the {what} of the engine at {host}; try `docker {command}`")]
+    List {
+        /// "volumes" or "containers".
+        what: &'static str,
+        /// The engine's address.
+        host: String,
+        /// The docker command that does the same.
+        command: &'static str,
+        /// The engine's reason.
+        source: Box<EngineError>,
+    },
+
+    /// The engine refused an operation on a volume.
+    #[error("Could not {action} volume {volume}; `docker volume inspect {volume}` may tell more")]
+    Volume {
+        /// What was tried: "inspect", "create", "remove".
+        action: &'static str,
+        /// The volume.
+        volume: VolumeName,
+        /// The engine's reason.
+        source: Box<EngineError>,
+    },
+
+    /// The volume does not exist, and running a helper would silently create it, empty.
+    #[error("There is no volume {volume} on the engine at {host}; `docker volume ls` shows those that exist")]
+    NoSuchVolume {
+        /// The volume.
+        volume: VolumeName,
+        /// The engine's address.
+        host: String,
+    },
+
+    /// The engine refused an operation on a container.
+    #[error("Could not {action} container {container}; `docker inspect {container}` may tell more")]
+    Container {
+        /// What was tried: "create", "start", "stop", …
+        action: &'static str,
+        /// Name of the container, or its id.
+        container: String,
+        /// The engine's reason.
+        source: Box<EngineError>,
+    },
+
+    /// A container that must not be stopped, because it could not be brought back as it was.
+    #[error("Container {container} was not stopped: {reason}")]
+    Unstoppable {
+        /// Name of the container.
+        container: String,
+        /// Why, and what to do.
+        reason: &'static str,
+    },
+
+    /// A container would not stop; those stopped before it were started again, except the ones listed.
+    #[error("Could not stop container {container}{}; stop it by hand, then try again", .not_restarted.note())]
+    Stop {
+        /// Name of the container.
+        container: String,
+        /// Containers that were stopped before, and could not be started again.
+        not_restarted: NotRestarted,
+        /// The engine's reason.
+        source: Box<EngineError>,
+    },
+
+    /// The engine refused an operation on an image.
+    #[error("Could not {action} the helper image {image}; `docker image inspect {image}` may tell more")]
+    Image {
+        /// What was tried: "inspect", "import".
+        action: &'static str,
+        /// The image's reference.
+        image: String,
+        /// The engine's reason.
+        source: Box<EngineError>,
+    },
+
+    /// No image, and no program that would run in an image of our making.
+    #[error(
+        "The helper image {image} is missing, and cannot be made from {program}: {reason}. Pull or build it \
+         (`docker build -t {image} -f deploy/Dockerfile .`), or name another in the configuration"
+    )]
+    NoImage {
+        /// The image's reference.
+        image: String,
+        /// The program that was to be its only content.
+        program: PathBuf,
+        /// Why the program will not do.
+        reason: String,
+    },
+
+    /// The program that the helper image is made from could not be read.
+    #[error("Could not read {program} to make the helper image of it; check that it exists and may be read")]
+    Program {
+        /// The program's path.
+        program: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+
+    /// A file for a helper has a path that is not plain, relative and short.
+    #[error("{path:?} cannot be handed to a helper; use a relative path of at most 80 bytes, without \"..\"")]
+    HelperFile {
+        /// The offending path.
+        path: String,
+    },
+
+    /// The helper ended, and the engine does not know how.
+    #[error("The end of helper {container} was lost: {reason}. What it did is not known; look at `docker ps -a`")]
+    HelperLost {
+        /// Name of the helper's container.
+        container: String,
+        /// What the engine said.
+        reason: String,
+    },
+}
+
+/// Names of containers that stayed down.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NotRestarted(pub Vec<String>);
+
+impl NotRestarted {
+    fn note(&self) -> String {
+        match self.0.as_slice() {
+            [] => String::new(),
+            names => format!(" (and these stayed stopped: {})", names.join(", ")),
+        }
+    }
+}
+
+impl DockerError {
+    /// For `map_err`: an engine's refusal to do `action` to a volume.
+    pub(super) fn volume(action: &'static str, volume: &VolumeName) -> impl FnOnce(EngineError) -> Self {
+        let volume = volume.clone();
+        move |source| Self::Volume { action, volume, source: Box::new(source) }
+    }
+
+    /// For `map_err`: an engine's refusal to do `action` to a container.
+    pub(super) fn container(action: &'static str, container: &str) -> impl FnOnce(EngineError) -> Self {
+        let container = container.to_owned();
+        move |source| Self::Container { action, container, source: Box::new(source) }
+    }
+
+    /// For `map_err`: an engine's refusal to do `action` to an image.
+    pub(super) fn image(action: &'static str, image: &str) -> impl FnOnce(EngineError) -> Self {
+        let image = image.to_owned();
+        move |source| Self::Image { action, image, source: Box::new(source) }
+    }
+}
+
+/// Turns the engine's "no such thing" into `None`.
+pub(super) fn found<T>(answer: Result<T, EngineError>) -> Result<Option<T>, EngineError> {
+    match answer {
+        Ok(thing) => Ok(Some(thing)),
+        Err(EngineError::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+        Err(other) => Err(other),
+    }
+}

@@ -1,0 +1,41 @@
+//! The Docker engine, as a backup tool needs it.
+//!
+//! - [`Engine`] finds volumes and the containers that use them.
+//! - [`Access`] says how to reach a volume's files: from its directory on this machine, from where it is mounted into
+//!   our own container, or through a helper. It never takes the empty directory of an unmounted volume for its content.
+//! - [`HelperJob`] is a vsync command that runs in a container of its own, with the volume mounted.
+//! - [`StoppedContainers`] is a promise to start again what was stopped.
+//!
+//! Nothing here reads a volume's files or holds a key for longer than it takes to hand it to a helper.
+
+mod access;
+mod containers;
+mod engine;
+mod error;
+mod helper;
+mod hold;
+mod image;
+mod ourselves;
+mod rescue;
+mod sweep;
+mod tar;
+mod volume;
+
+pub use access::{Access, Facts, Mountpoint, decide_access};
+pub use containers::{ContainerRole, ContainerUser};
+pub use engine::Engine;
+pub use error::{DockerError, NotRestarted};
+pub use helper::{HelperFile, HelperJob, HelperOutput, VolumeUse};
+pub use hold::{RestartFailure, StoppedContainers};
+pub use image::DEFAULT_IMAGE;
+pub use ourselves::mounted_inside;
+pub use volume::VolumeDescription;
+
+/// Where a container of vsync finds the volumes that are mounted into it, each under its own name.
+pub const VOLUMES_INSIDE: &str = "/vsync/volumes";
+/// Where a helper finds the files that were handed to it: configuration and keys.
+pub const CONFIG_INSIDE: &str = "/vsync/config";
+/// The Docker volume that keeps the agent's cache between two helpers.
+pub const STATE_VOLUME: &str = "vsync-state";
+/// Where [`STATE_VOLUME`] is mounted in a helper.
+pub const STATE_INSIDE: &str = "/var/lib/vsync";
