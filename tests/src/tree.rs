@@ -107,12 +107,7 @@ impl Tree {
             }
             tree.entries.insert(name, entry);
         }
-        for group in names.values().filter(|group| group.len() > 1) {
-            let first = group.iter().min();
-            for name in group {
-                tree.entries.get_mut(name).expect("just inserted").linked = first.cloned();
-            }
-        }
+        tree.link(names.into_values());
         tree
     }
 
@@ -144,14 +139,37 @@ impl Tree {
         let entries: BTreeMap<_, _> =
             self.entries.iter().filter_map(|(name, entry)| Some((cut(name)?, entry.clone()))).collect();
         assert!(!entries.is_empty(), "no {:?} in {}", path.as_ref(), self.root.display());
-        Self { root: self.root.join(path.as_ref()), entries }
+        let mut below = Self { root: self.root.join(path.as_ref()), entries };
+        below.regroup();
+        below
     }
 
     /// Without the entries that `unwanted` says, such as a `postmaster.pid`.
     #[must_use]
     pub fn without(mut self, unwanted: impl Fn(&OsStr) -> bool) -> Self {
         self.entries.retain(|path, _| !unwanted(OsStr::from_bytes(path)));
+        self.regroup();
         self
+    }
+
+    /// Names the hard links by what is left of each group.
+    fn regroup(&mut self) {
+        let mut groups = HashMap::<Vec<u8>, Vec<Vec<u8>>>::new();
+        for (path, entry) in &mut self.entries {
+            if let Some(group) = entry.linked.take() {
+                groups.entry(group).or_default().push(path.clone());
+            }
+        }
+        self.link(groups.into_values());
+    }
+
+    fn link(&mut self, groups: impl Iterator<Item = Vec<Vec<u8>>>) {
+        for group in groups.filter(|group| group.len() > 1) {
+            let first = group.iter().min();
+            for name in &group {
+                self.entries.get_mut(name).expect("a name of the tree").linked = first.cloned();
+            }
+        }
     }
 
     /// A line for each difference; none where the trees are the same.

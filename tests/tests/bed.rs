@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use vsync_tests::docker::{self, docker};
 use vsync_tests::tree::Kind;
 use vsync_tests::{
-    Container, Damage, DockerVolume, Network, Place, Postgres, Rng, Tree, Volume, Vsync, assert_same, shell,
+    Container, Damage, DockerVolume, Network, Place, Postgres, Rng, Server, Tree, Volume, Vsync, assert_same, shell,
 };
 
 /// A change to a volume that holds [`Volume::zoo`], and the words that must tell of it.
@@ -150,6 +150,28 @@ fn a_command_that_hangs_is_killed() {
     let sleep = sleep.limit(Duration::from_millis(300));
     std::panic::catch_unwind(|| sleep.run([""; 0]).status()).expect_err("a panic about the time");
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_server_is_ready_when_it_is_returned_and_gone_when_it_is_dropped() {
+    let home = vsync_tests::scratch();
+    // A stand-in that listens, takes its time to stop, and answers SIGTERM with exit status 0.
+    let script = "trap 'echo bye >&2; exit 0' TERM; echo $$ >>pids; sleep 0.2; \
+                  echo 'info: listening on 127.0.0.1:99 (udp)' >&2; while :; do sleep 0.01; done";
+    let mut server = Server::start(Vsync::at(home.path()).through(["sh", "-c", script]));
+    assert_eq!(server.address(), "127.0.0.1:99");
+    server.restart();
+    server.stop().success().stderr_contains("bye");
+    server.restart();
+    server.kill();
+    server.restart();
+    assert!(server.log().contains("listening"));
+    drop(server);
+    let pids = fs::read_to_string(home.path().join("pids")).unwrap();
+    assert_eq!(pids.lines().count(), 4);
+    for pid in pids.lines() {
+        assert!(!Path::new("/proc").join(pid).exists(), "{pid} still runs");
+    }
 }
 
 #[test]
