@@ -1,0 +1,82 @@
+//! A server process, ready when it is returned and gone when it is dropped.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::{Output, Running, Vsync};
+
+/// How long a server may take to start or to stop.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running `vsync server run`.
+#[derive(Debug)]
+pub struct Server {
+    vsync: Vsync,
+    running: Option<Running>,
+    address: String,
+}
+
+impl Server {
+    /// Starts the server of the machine that `vsync` runs on, and waits until it listens.
+    #[must_use]
+    #[track_caller]
+    pub fn start(vsync: Vsync) -> Self {
+        let mut server = Self { vsync, running: None, address: String::new() };
+        server.restart();
+        server
+    }
+
+    /// Starts it again; one that still runs is asked to stop first.
+    ///
+    /// # Panics
+    /// If it does not say `listening on ADDRESS`.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        if self.running.is_some() {
+            self.stop().success();
+        }
+        let mut running = self.vsync.clone().limit(PATIENCE).spawn(["server", "run"]);
+        let line = running.wait_for_stderr("listening on ");
+        let address = line.split("listening on ").nth(1).and_then(|rest| rest.split_whitespace().next());
+        self.address = address.unwrap_or_else(|| panic!("no address in {line:?}")).to_owned();
+        self.running = Some(running);
+    }
+
+    /// Asks it to stop, as systemd and Docker do (SIGTERM), and waits.
+    #[track_caller]
+    pub fn stop(&mut self) -> Output {
+        let running = self.running.take().expect("a server that runs");
+        running.signal(Signal::TERM);
+        running.wait_within(PATIENCE)
+    }
+
+    /// Kills it as a power cut would, without a moment to tidy up.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        self.running.take().expect("a server that runs").kill().died();
+    }
+
+    /// The address that it listens on.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The process, for signals, logs and `/proc`.
+    ///
+    /// # Panics
+    /// If it was stopped.
+    #[must_use]
+    #[track_caller]
+    pub fn process(&self) -> &Running {
+        self.running.as_ref().expect("a server that runs")
+    }
+
+    /// What it has logged since it started.
+    #[must_use]
+    #[track_caller]
+    pub fn log(&self) -> String {
+        self.process().stderr_so_far()
+    }
+}
