@@ -146,6 +146,13 @@ pub fn run(
             cache.abandon();
             job.attempt(&mut source, cache, Trust::Nothing)
         }
+        // Found before anything of a stream is read, so a stream can go on too.
+        Err(BackupError::DamagedCache(reason)) => {
+            tracing::warn!("{reason}; reading everything again");
+            cache.abandon();
+            cache.clear()?;
+            job.attempt(&mut source, cache, Trust::Nothing)
+        }
         outcome => outcome,
     }
     .inspect_err(|_| cache.abandon())

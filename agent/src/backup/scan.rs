@@ -85,7 +85,7 @@ impl Scan<'_> {
             None => None,
         };
         match known {
-            Some(known) if self.is_unchanged(&found.entry, &known) => self.keep(found.entry, known),
+            Some(known) if self.is_unchanged(&found.entry, &known) => self.keep(found.entry, *known),
             known if found.entry.kind == EntryKind::File => self.read(found, known.as_deref()),
             _ => match found.load_metadata() {
                 Ok(()) => self.send(Slot::Entry(Box::new(found.entry))),
@@ -105,7 +105,7 @@ impl Scan<'_> {
     }
 
     /// Takes an unchanged entry over, with its content: nothing is opened.
-    fn keep(&mut self, found: Entry, known: Box<Entry>) -> Result<(), BackupError> {
+    fn keep(&mut self, found: Entry, known: Entry) -> Result<(), BackupError> {
         let is_file = found.kind == EntryKind::File;
         let entry = Entry { xattrs: known.xattrs, target: known.target, ..found };
         self.send(Slot::Entry(Box::new(entry)))?;
