@@ -5,6 +5,7 @@ mod connection;
 mod error;
 mod fetch;
 mod history;
+mod nodes;
 mod upload;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use budget::{Budget, Permit};
 pub use error::RemoteError;
 pub use fetch::{Fetched, Fetcher};
 pub use history::HeadStore;
+pub use nodes::{NodeError, RemoteNodes};
 pub use upload::{CommitOutcome, Offer, Upload, UploadEnded, UploadSender, UploadStats, Uploaded};
 
 use connection::Connector;

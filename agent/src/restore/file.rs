@@ -1,0 +1,116 @@
+//! A file on its way back: its chunks arrive in any order, on any thread.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use vsync_protocol::tree::{Entry, EntryPath};
+
+use crate::volume::{Staging, Target, TargetError, TargetFile, Unrestored};
+
+/// Larger files keep what was written when the restore is interrupted.
+const RESUMABLE_FROM: u64 = 16 << 20;
+
+/// A file that is being written.
+pub(super) struct FileTask {
+    pub(super) entry: Entry,
+    file: RwLock<Option<TargetFile>>,
+    in_place: bool,
+    /// Bytes that the file has in the end.
+    len: u64,
+    /// Chunks still to come, and one for as long as more may be asked for.
+    outstanding: AtomicUsize,
+    failed: AtomicBool,
+}
+
+/// What became of a file.
+pub(super) enum Outcome {
+    Restored(Vec<Unrestored>),
+    /// It is not complete; a new file has no name then.
+    Failed,
+}
+
+impl FileTask {
+    /// A file that does not exist yet; it is created when its first chunk comes.
+    pub(super) const fn new(entry: Entry, len: u64) -> Self {
+        Self::with(entry, len, None, false)
+    }
+
+    /// A file that is open already.
+    pub(super) const fn open(entry: Entry, len: u64, file: TargetFile, in_place: bool) -> Self {
+        Self::with(entry, len, Some(file), in_place)
+    }
+
+    const fn with(entry: Entry, len: u64, file: Option<TargetFile>, in_place: bool) -> Self {
+        Self {
+            entry,
+            file: RwLock::new(file),
+            in_place,
+            len,
+            outstanding: AtomicUsize::new(1),
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// How a file of this length comes about.
+    pub(super) const fn staging(len: u64) -> Staging {
+        if len >= RESUMABLE_FROM { Staging::Resumable } else { Staging::Unnamed }
+    }
+
+    pub(super) fn expect_chunk(&self) {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) const fn is_in_place(&self) -> bool {
+        self.in_place
+    }
+
+    pub(super) const fn path(&self) -> &EntryPath {
+        &self.entry.path
+    }
+
+    /// The file will not become complete.
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn write(&self, target: &Target, data: &[u8], offset: u64) -> Result<(), TargetError> {
+        {
+            let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(file) = &*file {
+                return file.write_at(data, offset);
+            }
+        }
+        self.create(target)?;
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        file.as_ref().map_or(Ok(()), |file| file.write_at(data, offset))
+    }
+
+    fn create(&self, target: &Target) -> Result<(), TargetError> {
+        let mut file = self.file.write().unwrap_or_else(PoisonError::into_inner);
+        if file.is_none() {
+            *file = Some(target.create_file(&self.entry.path, Self::staging(self.len))?);
+        }
+        Ok(())
+    }
+
+    /// One chunk less to come, or no more to be asked for. The last one finishes the file.
+    pub(super) fn settle(&self, target: &Target) -> Result<Option<Outcome>, TargetError> {
+        if self.outstanding.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return Ok(None);
+        }
+        if !self.failed.load(Ordering::Relaxed) {
+            self.create(target)?;
+        }
+        let file = self.file.write().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(file) = file else { return Ok(Some(Outcome::Failed)) };
+        if self.failed.load(Ordering::Relaxed) {
+            file.discard(target)?;
+            return Ok(Some(Outcome::Failed));
+        }
+        // Holes at the end, and whatever an older version had beyond.
+        if file.size()? != self.len {
+            file.set_len(self.len)?;
+        }
+        file.finish(target, &self.entry).map(|placed| Some(Outcome::Restored(placed.unrestored)))
+    }
+}

@@ -1,0 +1,133 @@
+//! From a snapshot to a volume.
+//!
+//! ```text
+//!  snapshot's tree ∥ target's walk ─► compare existing files ─► wanted chunks ─► fetch
+//!      │ directories, links, deletions                                            │
+//!      ▼                                                                          ▼
+//!    done at the end ◄──────────── file complete ◄──────────── open, write at offset
+//! ```
+//!
+//! What is there already and right is not fetched; what is too much is deleted last.
+
+mod compare;
+mod error;
+mod file;
+mod finish;
+mod plan;
+mod select;
+mod transfer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vsync_protocol::tree::{Entry, EntryPath, Root};
+
+use crate::progress::Progress;
+use crate::remote::{Remote, RemoteNodes};
+use crate::snapshot::Snapshot;
+use crate::tree::TreeReader;
+use crate::vault::{Opener, Vault};
+use crate::volume::{Target, Unrestored};
+
+pub use error::RestoreError;
+pub use select::Selection;
+
+/// What of a snapshot is restored, and how.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// What of it; all if empty.
+    pub selection: Selection,
+    /// Only find out what would be done.
+    pub dry_run: bool,
+}
+
+/// What a restore came to, or would come to.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Files written, wholly or in part.
+    pub files_restored: u64,
+    /// Files that were right already.
+    pub files_unchanged: u64,
+    /// Entries deleted because the snapshot does not have them.
+    pub deleted: u64,
+    /// Entries in all.
+    pub entries: u64,
+    /// Bytes of content in all.
+    pub bytes: u64,
+    /// Bytes of content that had to be fetched.
+    pub bytes_fetched: u64,
+    /// Files that are not as in the snapshot, and why.
+    pub damaged: Vec<(EntryPath, String)>,
+    /// Attributes that could not be set.
+    pub unrestored: Vec<Unrestored>,
+    /// What was not exact in the snapshot itself.
+    pub defects: Vec<(EntryPath, String)>,
+    /// From start to the last byte on disk.
+    pub duration: Duration,
+}
+
+impl Report {
+    /// Whether everything is as it was at the source.
+    #[must_use]
+    pub const fn is_exact(&self) -> bool {
+        self.damaged.is_empty() && self.unrestored.is_empty()
+    }
+}
+
+/// Opens the tree of a snapshot at `from`.
+///
+/// # Errors
+/// When its root cannot be had.
+pub fn open_tree(
+    remote: &Remote,
+    vault: &Arc<Vault>,
+    snapshot: &Snapshot,
+    from: &EntryPath,
+) -> Result<(Root, TreeReader<RemoteNodes>), RestoreError> {
+    let opener = Opener::new(vault.clone()).map_err(RestoreError::Opener)?;
+    let nodes = RemoteNodes::new(remote.fetcher(), opener);
+    Ok(TreeReader::open(nodes, &snapshot.root(), from)?)
+}
+
+/// Restores a snapshot into a directory, which may hold an older or newer version.
+///
+/// # Errors
+/// When the restore could not go on. Files that had been there are then either as they
+/// were, as in the snapshot, or named by the error; running it again goes on.
+pub fn run(
+    remote: &Remote,
+    vault: &Arc<Vault>,
+    snapshot: &Snapshot,
+    directory: &Path,
+    options: &Options,
+    progress: &Arc<Progress>,
+) -> Result<Report, RestoreError> {
+    let begun = Instant::now();
+    let (root, tree) = open_tree(remote, vault, snapshot, &options.selection.start())?;
+    if options.selection.is_all() {
+        progress.total_entries.set(snapshot.sealed.entries);
+        progress.total_bytes.set(snapshot.sealed.bytes);
+    }
+    let target = Arc::new(Target::open(directory)?);
+    let restore = transfer::Restore { remote, vault, target, options, progress };
+    let mut outcome = restore.transfer(tree)?;
+    if outcome.report.entries == 0 && !options.selection.is_all() {
+        return Err(RestoreError::NothingSelected { snapshot: snapshot.id });
+    }
+    if options.selection.is_all() {
+        outcome.directories.extend(root.directory.map(as_root));
+    }
+    if !options.dry_run {
+        finish::run(&restore.target, &mut outcome)?;
+    }
+    let mut report = outcome.report;
+    report.deleted = outcome.extraneous.len() as u64;
+    report.defects = root.defects;
+    report.duration = begun.elapsed();
+    Ok(report)
+}
+
+fn as_root(directory: Entry) -> Entry {
+    Entry { path: EntryPath::root(), ..directory }
+}
