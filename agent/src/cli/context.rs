@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
-use vsync_protocol::id::MachineName;
+use vsync_protocol::id::{MachineName, RealmName};
 use vsync_protocol::registry::{Registry, RegistryError};
 
 use super::GlobalArgs;
@@ -50,6 +50,14 @@ pub enum ContextError {
         /// The file.
         path: PathBuf,
     },
+    /// `vsync.pub` and `vsync.toml` do not belong together.
+    #[error("vsync.pub is of realm {public}, but vsync.toml of realm {config}")]
+    OtherName {
+        /// The realm in `vsync.pub`.
+        public: RealmName,
+        /// The realm in `vsync.toml`.
+        config: RealmName,
+    },
     /// The configuration asks for Vault.
     #[error("keys in Vault are not supported by this version")]
     Vault,
@@ -84,6 +92,7 @@ impl ContextError {
             Self::NoRegistry { .. } => "run `vsync init` and `vsync keygen --all` on the administrator's machine, \
                                         and commit vsync.pub beside vsync.toml"
                 .to_owned(),
+            Self::OtherName { .. } => "put the vsync.pub of this realm beside vsync.toml".to_owned(),
             Self::Vault => "set store = \"directory\" under [keys] in vsync.toml".to_owned(),
             Self::OtherRealm { machine } | Self::OtherKey { machine } => {
                 format!("update vsync.pub, and copy machines/{machine}.key from the administrator's key store here")
@@ -133,11 +142,15 @@ pub fn load_config(args: &GlobalArgs) -> Result<Config, ConfigError> {
 /// `vsync.pub` beside `config`.
 ///
 /// # Errors
-/// When it is missing or wrong.
+/// When it is missing, wrong, or of a realm with another name.
 pub fn load_registry(config: &Config) -> Result<Registry, ContextError> {
     let path = config.registry_path();
     match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text.parse()?),
+        Ok(text) => {
+            let registry: Registry = text.parse()?;
+            let (public, config) = (registry.realm.name.clone(), config.realm.clone());
+            if public == config { Ok(registry) } else { Err(ContextError::OtherName { public, config }) }
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ContextError::NoRegistry { path }),
         Err(source) => Err(ContextError::ReadRegistry { path, source }),
     }

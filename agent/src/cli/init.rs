@@ -7,11 +7,11 @@ use vsync_protocol::id::RealmName;
 use vsync_protocol::registry::Registry;
 
 use super::GlobalArgs;
-use super::context::key_store;
+use super::context::{ContextError, key_store, load_registry};
 use super::output;
 use super::report::{Exit, Failure};
 use crate::config::{Config, find};
-use crate::keys::{Existing, KeyFileError, RealmKey, file};
+use crate::keys::{Existing, KeyFileError, Kit, RealmKey, file};
 
 const TEMPLATE: &str = include_str!("init.template.toml");
 
@@ -19,7 +19,9 @@ const TEMPLATE: &str = include_str!("init.template.toml");
 ///
 /// A vsync.toml that is there already is used as it is. Nothing is ever overwritten.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vsync init\n  vsync init --realm montagu --suite aes-256-gcm")]
+#[command(
+    after_help = "Examples:\n  vsync init\n  vsync init --realm montagu --suite aes-256-gcm\n  vsync init --kit kit.txt"
+)]
 pub(super) struct InitArgs {
     /// Name of the realm [default: the name of the directory]
     #[arg(long, env = "VSYNC_REALM", value_name = "NAME")]
@@ -28,6 +30,10 @@ pub(super) struct InitArgs {
     /// Cipher of all backups, which cannot be changed later
     #[arg(long, env = "VSYNC_SUITE", value_enum, default_value = "chacha20-poly1305")]
     suite: Cipher,
+
+    /// Bring a lost realm back from its recovery kit, instead of making a new one
+    #[arg(long, env = "VSYNC_KIT", value_name = "FILE", conflicts_with = "suite")]
+    kit: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -43,13 +49,34 @@ enum Cipher {
 impl InitArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let path = global.config.clone().unwrap_or_else(|| PathBuf::from(find::FILE_NAME));
-        let config = self.config(&path)?;
+        let kit = self.kit.as_deref().map(read_kit).transpose()?;
+        let config = self.config(&path, kit.as_ref())?;
         let store = key_store(&config)?;
+        let (realm, registry) = match kit {
+            Some(kit) => recovered(&config, kit)?,
+            None => self.generated(&config)?,
+        };
+        // The secret first: a public file without it would be a realm that nobody can use.
+        store.put_realm(&realm)?;
+        if let Some(registry) = registry {
+            file::write_public(&config.registry_path(), &registry.to_string(), Existing::Refuse)?;
+        }
+        ignore_identity(&config)?;
+        if !global.quiet {
+            output::line(next_steps(&config, &store.realm_path()))?;
+        }
+        Ok(Exit::Exact)
+    }
+
+    /// A new realm, and the `vsync.pub` to write.
+    fn generated(&self, config: &Config) -> Result<(RealmKey, Option<Registry>), Failure> {
         let registry = config.registry_path();
         if registry.exists() {
             let heading = format!("realm {} exists already: {} is there", config.realm, registry.display());
             return Err(Failure::new(Exit::Failed, heading).hint(
-                "take part in it with `vsync configure NAME`, or start another realm in another directory".to_owned(),
+                "take part in it with `vsync configure NAME`, recover it with --kit FILE, or start another realm in \
+                 another directory"
+                    .to_owned(),
             ));
         }
         let suite = match self.suite {
@@ -58,18 +85,12 @@ impl InitArgs {
         };
         let realm =
             RealmKey::generate(config.realm.clone(), suite).map_err(|error| Failure::of(&error, Exit::Failed))?;
-        // The secret first: a public file without it would be a realm that nobody can use.
-        store.put_realm(&realm)?;
-        file::write_public(&registry, &Registry::new(realm.public()).to_string(), Existing::Refuse)?;
-        ignore_identity(&config)?;
-        if !global.quiet {
-            output::line(next_steps(&config, &store.realm_path()))?;
-        }
-        Ok(Exit::Exact)
+        let registry = Registry::new(realm.public());
+        Ok((realm, Some(registry)))
     }
 
     /// The configuration that is there; else a new one.
-    fn config(&self, path: &Path) -> Result<Config, Failure> {
+    fn config(&self, path: &Path, kit: Option<&Kit>) -> Result<Config, Failure> {
         if path.exists() {
             let config = Config::load(path)?;
             return match &self.realm {
@@ -80,7 +101,8 @@ impl InitArgs {
                 _ => Ok(config),
             };
         }
-        let realm = self.realm.clone().or_else(|| name_of_directory(path)).ok_or_else(|| {
+        let realm = self.realm.clone().or_else(|| kit?.realm.clone()).or_else(|| name_of_directory(path));
+        let realm = realm.ok_or_else(|| {
             Failure::new(Exit::Usage, "the name of this directory cannot name a realm")
                 .hint("give --realm NAME".to_owned())
         })?;
@@ -92,6 +114,30 @@ impl InitArgs {
     }
 }
 
+fn read_kit(path: &Path) -> Result<Kit, Failure> {
+    Ok(Kit::parse(&file::read(path)?)?)
+}
+
+/// The realm of a recovery kit, and the `vsync.pub` to write if git has none.
+fn recovered(config: &Config, kit: Kit) -> Result<(RealmKey, Option<Registry>), Failure> {
+    let mut realm = kit.into_realm_key(config.realm.clone());
+    match load_registry(config) {
+        Err(ContextError::NoRegistry { .. }) => {
+            let registry = Registry::new(realm.public());
+            Ok((realm, Some(registry)))
+        }
+        Ok(registry) if registry.realm.id != realm.root.realm_id() => {
+            Err(Failure::new(Exit::NotAuthorised, "the recovery kit is of another realm than vsync.pub"))
+        }
+        // It may be newer than the kit, or the kit no more than its secret line.
+        Ok(registry) => {
+            (realm.suite, realm.epoch) = (registry.realm.suite, registry.realm.epoch);
+            Ok((realm, None))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn name_of_directory(config: &Path) -> Option<RealmName> {
     let absolute = std::path::absolute(config).ok()?;
     absolute.parent()?.file_name()?.to_str()?.parse().ok()
@@ -99,7 +145,7 @@ fn name_of_directory(config: &Path) -> Option<RealmName> {
 
 /// The identity differs on every machine, so git must not carry it from one to the other.
 fn ignore_identity(config: &Config) -> Result<(), KeyFileError> {
-    match file::write_public(&config.directory().join(".gitignore"), ".vsync_identity\n", Existing::Refuse) {
+    match file::write_public(&config.path.with_file_name(".gitignore"), ".vsync_identity\n", Existing::Refuse) {
         Err(KeyFileError::Exists { .. }) => Ok(()),
         result => result,
     }

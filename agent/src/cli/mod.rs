@@ -19,6 +19,7 @@ pub mod time;
 
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand};
 use vsync_protocol::id::MachineName;
 
@@ -35,9 +36,15 @@ pub struct Args {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 everything exact, 1 failed, 2 usage, 3 done with listed defects, 10 server unreachable,
-11 no such volume or snapshot, 12 not authorised or wrong key, 13 damage found, 14 the server's history
-was rolled back, 20 hook failed, 21 no space or quota, 22 a container could not be restarted, 130 interrupted";
+Exit codes:
+   0  everything exact                 14  the server's history was rolled back
+   1  failed, nothing committed        20  a hook failed
+   2  usage or configuration           21  no space, or quota used up
+   3  done, with listed defects        22  a container could not be restarted
+  10  server unreachable              130  interrupted
+  11  no such volume or snapshot
+  12  not authorised, or wrong key
+  13  damage found";
 
 /// Options that every command has.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -52,7 +59,7 @@ pub struct GlobalArgs {
     pub machine: Option<MachineName>,
 
     /// Print results as JSON on stdout, and errors as JSON on stderr
-    #[arg(long, global = true, env = "VSYNC_JSON")]
+    #[arg(long, global = true, env = "VSYNC_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
 
     /// Say more on stderr; twice for still more
@@ -60,11 +67,11 @@ pub struct GlobalArgs {
     pub verbose: u8,
 
     /// Print nothing but errors
-    #[arg(short, long, global = true, env = "VSYNC_QUIET")]
+    #[arg(short, long, global = true, env = "VSYNC_QUIET", value_parser = BoolishValueParser::new())]
     pub quiet: bool,
 
     /// Show no progress, even on a terminal
-    #[arg(long, global = true, env = "VSYNC_NO_PROGRESS")]
+    #[arg(long, global = true, env = "VSYNC_NO_PROGRESS", value_parser = BoolishValueParser::new())]
     pub no_progress: bool,
 
     /// Where caches and journals are [default: /var/lib/vsync, or below ~/.local/state]
@@ -121,9 +128,16 @@ impl Args {
 
 /// Help and version go to stdout and are no failure; clap knows the difference.
 fn usage(error: &clap::Error) -> Exit {
-    // If even that cannot be printed, there is nobody to tell.
-    let _ = error.print();
-    if error.use_stderr() { Exit::Usage } else { Exit::Exact }
+    let exit = if error.use_stderr() { Exit::Usage } else { Exit::Exact };
+    // Nothing was parsed, so the option has to be looked for.
+    let json = std::env::args_os().any(|arg| arg == "--json") || std::env::var_os("VSYNC_JSON").is_some();
+    if json && exit == Exit::Usage {
+        Failure::new(exit, error.to_string().trim_end().trim_start_matches("error: ")).print(true);
+    } else {
+        // If even that cannot be printed, there is nobody to tell.
+        let _ = error.print();
+    }
+    exit
 }
 
 fn log_to_stderr(args: &GlobalArgs) {

@@ -162,9 +162,10 @@ impl From<ContextError> for Failure {
             ContextError::Keys(error) => error.into(),
             ContextError::Registry(error) => error.into(),
             ContextError::ReadRegistry { ref source, .. } => Self::of(&error, io_exit(source)).hint(hint),
-            ContextError::NoRegistry { .. } | ContextError::Vault | ContextError::NoStateDir => {
-                Self::of(&error, Exit::Usage).hint(hint)
-            }
+            ContextError::NoRegistry { .. }
+            | ContextError::OtherName { .. }
+            | ContextError::Vault
+            | ContextError::NoStateDir => Self::of(&error, Exit::Usage).hint(hint),
             ContextError::OtherRealm { .. } | ContextError::LockedOut { .. } | ContextError::OtherKey { .. } => {
                 Self::of(&error, Exit::NotAuthorised).hint(hint)
             }

@@ -73,6 +73,30 @@ fn the_recovery_kit_is_private_and_holds_the_realm() {
 }
 
 #[test]
+fn a_lost_realm_secret_comes_back_from_the_kit() {
+    let dir = realm();
+    let path = dir.path();
+    let (kit, key) = (path.join("kit.txt"), path.join("keys/realm.key"));
+    vsync(path, &["key", "recovery-kit", "--out", kit.to_str().unwrap()]).unwrap();
+    let init = ["init", "--kit", kit.to_str().unwrap()];
+    assert_eq!(vsync(path, &init).unwrap_err().code, Exit::Failed);
+
+    let (public, secret) = (fs::read(path.join("vsync.pub")).unwrap(), fs::read(&key).unwrap());
+    fs::remove_file(&key).unwrap();
+    assert_eq!(vsync(path, &["keygen", "--all"]).unwrap_err().code, Exit::NotAuthorised);
+    assert_eq!(vsync(path, &init), Ok(Exit::Exact));
+    assert_eq!((fs::read(path.join("vsync.pub")).unwrap(), fs::read(&key).unwrap()), (public, secret));
+
+    let bare = tempfile::tempdir().unwrap();
+    assert_eq!(vsync(bare.path(), &init), Ok(Exit::Exact));
+    assert_eq!(vsync(bare.path(), &["keygen", "--all"]), Ok(Exit::Exact));
+
+    let other = realm();
+    fs::remove_file(other.path().join("keys/realm.key")).unwrap();
+    assert_eq!(vsync(other.path(), &init).unwrap_err().code, Exit::NotAuthorised);
+}
+
+#[test]
 fn each_failure_has_its_code_and_its_advice() {
     let dir = realm();
     let path = dir.path();
@@ -84,7 +108,7 @@ fn each_failure_has_its_code_and_its_advice() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     let failure = vsync(path, &["configure", "client"]).unwrap_err();
     assert_eq!((failure.code, failure.hint), (Exit::NotAuthorised, Some(format!("chmod 600 {}", key.display()))));
-    assert_eq!(vsync(path, &["check", "--as", "client"]), Ok(Exit::Failed) as Result<Exit, Failure>);
+    assert_eq!(vsync(path, &["check", "--as", "client"]), Ok(Exit::Failed));
 
     fs::remove_file(&key).unwrap();
     assert_eq!(vsync(path, &["configure", "client"]).unwrap_err().code, Exit::NotAuthorised);
