@@ -19,14 +19,15 @@ use crate::keys::{Bundle, Existing, KeyFileError, KeyStore, RealmKey, Secret, fi
 /// --rotate asks for a new one; the old one can then no longer connect, but what it signed
 /// stays valid.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true))]
 #[command(after_help = "Examples:\n  vsync keygen --all\n  vsync keygen uat\n  vsync keygen uat --rotate")]
 pub(super) struct KeygenArgs {
     /// The machine, as in vsync.toml
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(group = "which")]
     name: Option<MachineName>,
 
     /// All machines in vsync.toml
-    #[arg(long)]
+    #[arg(long, group = "which")]
     all: bool,
 
     /// Replace keys that exist

@@ -26,6 +26,9 @@ fn realm() -> tempfile::TempDir {
 #[test]
 fn the_command_line_is_consistent() {
     Args::command().debug_assert();
+    for wrong in [&["vsync", "keygen"][..], &["vsync", "keygen", "a", "--all"], &["vsync", "keygen", "--rotate"]] {
+        assert!(Args::try_parse_from(wrong).is_err(), "{wrong:?}");
+    }
 }
 
 #[test]
