@@ -5,6 +5,7 @@
 pub mod backup;
 pub mod cache;
 pub mod chunk;
+pub mod cli;
 pub mod config;
 pub mod docker;
 pub mod keys;

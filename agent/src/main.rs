@@ -1,3 +1,5 @@
-//! Entry point.
+//! The `vsync` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    vsync::cli::main()
+}

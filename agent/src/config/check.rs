@@ -10,7 +10,6 @@ use jiff::{Span, SpanRelativeTo};
 use toml::Spanned;
 use vsync_protocol::id::{MachineName, RealmName, VolumeName};
 
-use super::find::directory_of;
 use super::raw::{RawClient, RawConfig, RawKeys, RawRetention, RawSchedule, RawServer, RawStore, RawVolume, Text};
 use super::{Config, KeysConfig, Machine, Problem, Quiesce, Retention, Schedule, Server, Volume};
 use crate::keys::Role;
@@ -27,7 +26,7 @@ pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, V
     let clients: Vec<Machine> = clients.into_iter().filter_map(|raw| check.client(raw, &server_names)).collect();
     let volumes = volumes.into_iter().filter_map(|raw| check.volume(raw)).collect();
     let retention = retention.and_then(|raw| check.retention(raw));
-    let keys = check.keys(keys, directory_of(path));
+    let keys = check.keys(keys, path);
     match (realm, keys) {
         (Some(realm), Some(keys)) if check.problems.is_empty() => {
             Ok(Config { path: path.to_owned(), realm, servers, clients, volumes, retention, keys })
@@ -171,7 +170,7 @@ impl Check<'_> {
         Some(retention)
     }
 
-    fn keys(&mut self, raw: RawKeys, beside: &Path) -> Option<KeysConfig> {
+    fn keys(&mut self, raw: RawKeys, config: &Path) -> Option<KeysConfig> {
         let mut foreign = |key: &str, text: &Option<Text>, store: &str| {
             if let Some(text) = text {
                 self.problem(&text.span(), format!("`{key}` has no meaning with store = \"{store}\""));
@@ -181,8 +180,9 @@ impl Check<'_> {
             RawStore::Directory => {
                 foreign("url", &raw.url, "directory");
                 foreign("prefix", &raw.prefix, "directory");
-                let path = raw.path.map_or_else(|| PathBuf::from("keys"), |path| path.into_inner().into());
-                Some(KeysConfig::Directory(beside.join(path)))
+                let path = raw.path.map_or_else(|| "keys".to_owned(), Spanned::into_inner);
+                // Beside the configuration, unless it is absolute.
+                Some(KeysConfig::Directory(config.with_file_name("").join(path)))
             }
             RawStore::Vault => {
                 foreign("path", &raw.path, "vault");

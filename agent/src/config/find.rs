@@ -28,7 +28,7 @@ pub fn config(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
 /// The file that says which machine this is, beside the configuration at `config`.
 #[must_use]
 pub fn identity_path(config: &Path) -> PathBuf {
-    directory_of(config).join(".vsync_identity")
+    config.with_file_name(".vsync_identity")
 }
 
 /// The name of this machine: the one given, else what `vsync configure` wrote.
@@ -45,9 +45,4 @@ pub fn identity(config: &Path, given: Option<&MachineName>) -> Result<MachineNam
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(ConfigError::NoIdentity { path }),
         Err(source) => Err(ConfigError::Read { path, source }),
     }
-}
-
-/// The directory of the file at `path`, never empty.
-pub(super) fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }

@@ -222,16 +222,10 @@ impl Config {
         check::check(path, text, raw).map_err(invalid)
     }
 
-    /// The directory of the file; `vsync.pub` and the identity are beside it.
-    #[must_use]
-    pub fn directory(&self) -> &Path {
-        find::directory_of(&self.path)
-    }
-
     /// Where `vsync.pub` is.
     #[must_use]
     pub fn registry_path(&self) -> PathBuf {
-        self.directory().join("vsync.pub")
+        self.path.with_file_name("vsync.pub")
     }
 
     /// All machines, servers first.

@@ -71,6 +71,10 @@ impl KeyFileError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Missing { path } if path.ends_with("realm.key") => Some(
+                "do this on the administrator's machine; if that is lost, `vsync init --kit FILE` brings it back"
+                    .to_owned(),
+            ),
             Self::Missing { .. } => Some("run `vsync keygen`, or copy the file from the key store here".to_owned()),
             Self::Exposed { path, .. } => Some(format!("chmod 600 {}", path.display())),
             Self::Malformed { .. } => Some("copy it again from the key store".to_owned()),

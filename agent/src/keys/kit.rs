@@ -105,6 +105,13 @@ impl Kit {
         Self { root, realm: Some(name), suite, epoch, servers }
     }
 
+    /// The administrator's key file again, under the name that the configuration has for the realm.
+    #[must_use]
+    pub fn into_realm_key(self, name: RealmName) -> RealmKey {
+        let Self { root, suite, epoch, .. } = self;
+        RealmKey { name, suite, epoch, root }
+    }
+
     /// The secret in Bech32, which detects every slip of up to four characters.
     #[must_use]
     pub fn secret_line(&self) -> Zeroizing<String> {
@@ -136,12 +143,14 @@ impl Kit {
     }
 
     fn commands(&self) -> String {
-        let address = self.servers.first().map_or("HOST:PORT", |server| &server.address);
+        let remote = self.servers.iter().find(|server| !server.address.starts_with('/'));
+        let address = remote.map_or("HOST:PORT", |server| &server.address);
         format!(
             "\nTo restore on a new machine, save this page, or its line `secret`, as kit.txt. Then:\n\n    \
              chmod 600 kit.txt\n    \
              vsync snapshots --kit kit.txt --server-address {address}\n    \
-             vsync restore VOLUME --kit kit.txt --server-address {address} --to-volume NAME\n"
+             vsync restore VOLUME --kit kit.txt --server-address {address} --to-volume NAME\n\n\
+             An address that is a directory belongs to a server embedded in the agent: it holds the backups.\n"
         )
     }
 

@@ -1,0 +1,26 @@
+//! `vsync completions`.
+
+use std::io::Write;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use super::Args;
+use super::report::{Exit, Failure};
+
+/// Print completions for a shell
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  vsync completions bash > /etc/bash_completion.d/vsync")]
+pub(super) struct CompletionsArgs {
+    /// For which shell
+    shell: Shell,
+}
+
+impl CompletionsArgs {
+    pub(super) fn run(&self) -> Result<Exit, Failure> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Args::command(), "vsync", &mut script);
+        std::io::stdout().write_all(&script).map_err(|error| Failure::of(&error, Exit::Failed))?;
+        Ok(Exit::Exact)
+    }
+}

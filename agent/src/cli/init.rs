@@ -1,0 +1,169 @@
+//! `vsync init`.
+
+use std::path::{Path, PathBuf};
+
+use vsync_protocol::blob::Suite;
+use vsync_protocol::id::RealmName;
+use vsync_protocol::registry::Registry;
+
+use super::GlobalArgs;
+use super::context::{ContextError, key_store, load_registry};
+use super::output;
+use super::report::{Exit, Failure};
+use crate::config::{Config, find};
+use crate::keys::{Existing, KeyFileError, Kit, RealmKey, file};
+
+const TEMPLATE: &str = include_str!("init.template.toml");
+
+/// Start a realm: write vsync.toml, and make the realm's secret
+///
+/// A vsync.toml that is there already is used as it is. Nothing is ever overwritten.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  vsync init\n  vsync init --realm montagu --suite aes-256-gcm\n  vsync init --kit kit.txt"
+)]
+pub(super) struct InitArgs {
+    /// Name of the realm [default: the name of the directory]
+    #[arg(long, env = "VSYNC_REALM", value_name = "NAME")]
+    realm: Option<RealmName>,
+
+    /// Cipher of all backups, which cannot be changed later
+    #[arg(long, env = "VSYNC_SUITE", value_enum, default_value = "chacha20-poly1305")]
+    suite: Cipher,
+
+    /// Bring a lost realm back from its recovery kit, instead of making a new one
+    #[arg(long, env = "VSYNC_KIT", value_name = "FILE", conflicts_with = "suite")]
+    kit: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Cipher {
+    /// Fast on every processor
+    #[value(name = "chacha20-poly1305")]
+    ChaCha20Poly1305,
+    /// Faster on processors with AES instructions, slow on others
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+}
+
+impl InitArgs {
+    pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        let path = global.config.clone().unwrap_or_else(|| PathBuf::from(find::FILE_NAME));
+        let kit = self.kit.as_deref().map(read_kit).transpose()?;
+        let config = self.config(&path, kit.as_ref())?;
+        let store = key_store(&config)?;
+        let (realm, registry) = match kit {
+            Some(kit) => recovered(&config, kit)?,
+            None => self.generated(&config)?,
+        };
+        // The secret first: a public file without it would be a realm that nobody can use.
+        store.put_realm(&realm)?;
+        if let Some(registry) = registry {
+            file::write_public(&config.registry_path(), &registry.to_string(), Existing::Refuse)?;
+        }
+        ignore_identity(&config)?;
+        if !global.quiet {
+            output::line(next_steps(&config, &store.realm_path()))?;
+        }
+        Ok(Exit::Exact)
+    }
+
+    /// A new realm, and the `vsync.pub` to write.
+    fn generated(&self, config: &Config) -> Result<(RealmKey, Option<Registry>), Failure> {
+        let registry = config.registry_path();
+        if registry.exists() {
+            let heading = format!("realm {} exists already: {} is there", config.realm, registry.display());
+            return Err(Failure::new(Exit::Failed, heading).hint(
+                "take part in it with `vsync configure NAME`, recover it with --kit FILE, or start another realm in \
+                 another directory"
+                    .to_owned(),
+            ));
+        }
+        let suite = match self.suite {
+            Cipher::ChaCha20Poly1305 => Suite::ChaCha20Poly1305,
+            Cipher::Aes256Gcm => Suite::Aes256Gcm,
+        };
+        let realm =
+            RealmKey::generate(config.realm.clone(), suite).map_err(|error| Failure::of(&error, Exit::Failed))?;
+        let registry = Registry::new(realm.public());
+        Ok((realm, Some(registry)))
+    }
+
+    /// The configuration that is there; else a new one.
+    fn config(&self, path: &Path, kit: Option<&Kit>) -> Result<Config, Failure> {
+        if path.exists() {
+            let config = Config::load(path)?;
+            return match &self.realm {
+                Some(realm) if *realm != config.realm => Err(Failure::new(
+                    Exit::Usage,
+                    format!("{} is of realm {}, not {realm}", path.display(), config.realm),
+                )),
+                _ => Ok(config),
+            };
+        }
+        let realm = self.realm.clone().or_else(|| kit?.realm.clone()).or_else(|| name_of_directory(path));
+        let realm = realm.ok_or_else(|| {
+            Failure::new(Exit::Usage, "the name of this directory cannot name a realm")
+                .hint("give --realm NAME".to_owned())
+        })?;
+        let text = TEMPLATE.replace("REALM", realm.as_str());
+        // Checked before it is written, so that no name can make a file that we would refuse.
+        let config = Config::parse(path, &text)?;
+        file::write_public(path, &text, Existing::Refuse)?;
+        Ok(config)
+    }
+}
+
+fn read_kit(path: &Path) -> Result<Kit, Failure> {
+    Ok(Kit::parse(&file::read(path)?)?)
+}
+
+/// The realm of a recovery kit, and the `vsync.pub` to write if git has none.
+fn recovered(config: &Config, kit: Kit) -> Result<(RealmKey, Option<Registry>), Failure> {
+    let mut realm = kit.into_realm_key(config.realm.clone());
+    match load_registry(config) {
+        Err(ContextError::NoRegistry { .. }) => {
+            let registry = Registry::new(realm.public());
+            Ok((realm, Some(registry)))
+        }
+        Ok(registry) if registry.realm.id != realm.root.realm_id() => {
+            Err(Failure::new(Exit::NotAuthorised, "the recovery kit is of another realm than vsync.pub"))
+        }
+        // It may be newer than the kit, or the kit no more than its secret line.
+        Ok(registry) => {
+            (realm.suite, realm.epoch) = (registry.realm.suite, registry.realm.epoch);
+            Ok((realm, None))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn name_of_directory(config: &Path) -> Option<RealmName> {
+    let absolute = std::path::absolute(config).ok()?;
+    absolute.parent()?.file_name()?.to_str()?.parse().ok()
+}
+
+/// The identity differs on every machine, so git must not carry it from one to the other.
+fn ignore_identity(config: &Config) -> Result<(), KeyFileError> {
+    match file::write_public(&config.path.with_file_name(".gitignore"), ".vsync_identity\n", Existing::Refuse) {
+        Err(KeyFileError::Exists { .. }) => Ok(()),
+        result => result,
+    }
+}
+
+fn next_steps(config: &Config, secret: &Path) -> String {
+    format!(
+        "Realm {} is ready: {}, and its secret in {}.\n\n\
+         Next:\n  \
+         1. vsync key recovery-kit --out kit.txt    print it, lock it away, delete the file\n  \
+         2. edit {}: your servers, clients and volumes\n  \
+         3. vsync config check\n  \
+         4. vsync keygen --all                      then commit vsync.toml and vsync.pub\n  \
+         5. on each machine: copy its key file from the key store, then vsync configure NAME\n\n\
+         Without the recovery kit, losing this machine means losing every backup.",
+        config.realm,
+        config.path.display(),
+        secret.display(),
+        config.path.display(),
+    )
+}

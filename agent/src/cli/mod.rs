@@ -1,0 +1,155 @@
+//! The command line: one file for each command, which holds its options, its help, and `run`.
+//!
+//! Commands parse, call the rooms below, and print. What can go wrong ends in [`report`].
+
+mod check;
+mod completions;
+mod config;
+mod configure;
+pub mod context;
+mod init;
+mod key;
+mod keygen;
+mod man;
+pub mod output;
+pub mod report;
+#[cfg(test)]
+mod tests;
+pub mod time;
+
+use std::path::PathBuf;
+
+use clap::builder::BoolishValueParser;
+use clap::{Parser, Subcommand};
+use vsync_protocol::id::MachineName;
+
+use self::report::{Exit, Failure};
+
+/// Encrypted, deduplicating backup of Docker volumes
+#[derive(Debug, Parser)]
+#[command(name = "vsync", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Args {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  everything exact                 14  the server's history was rolled back
+   1  failed, nothing committed        20  a hook failed
+   2  usage or configuration           21  no space, or quota used up
+   3  done, with listed defects        22  a container could not be restarted
+  10  server unreachable              130  interrupted
+  11  no such volume or snapshot
+  12  not authorised, or wrong key
+  13  damage found";
+
+/// Options that every command has.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Options of all commands")]
+pub struct GlobalArgs {
+    /// The configuration [default: ./vsync.toml, else /etc/vsync/vsync.toml]
+    #[arg(long, global = true, env = "VSYNC_CONFIG", value_name = "PATH")]
+    pub config: Option<PathBuf>,
+
+    /// The machine to act as [default: as `vsync configure` said]
+    #[arg(long = "as", global = true, env = "VSYNC_AS", value_name = "NAME")]
+    pub machine: Option<MachineName>,
+
+    /// Print results as JSON on stdout, and errors as JSON on stderr
+    #[arg(long, global = true, env = "VSYNC_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+
+    /// Say more on stderr; twice for still more
+    #[arg(short, long, global = true, env = "VSYNC_VERBOSE", action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+
+    /// Print nothing but errors
+    #[arg(short, long, global = true, env = "VSYNC_QUIET", value_parser = BoolishValueParser::new())]
+    pub quiet: bool,
+
+    /// Show no progress, even on a terminal
+    #[arg(long, global = true, env = "VSYNC_NO_PROGRESS", value_parser = BoolishValueParser::new())]
+    pub no_progress: bool,
+
+    /// Where caches and journals are [default: /var/lib/vsync, or below ~/.local/state]
+    #[arg(long, global = true, env = "VSYNC_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::InitArgs),
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    Keygen(keygen::KeygenArgs),
+    Configure(configure::ConfigureArgs),
+    Check(check::CheckArgs),
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
+}
+
+/// Runs the command that the process was started with, and reports.
+#[must_use]
+pub fn main() -> std::process::ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error).into(),
+    };
+    let json = args.global.json;
+    log_to_stderr(&args.global);
+    args.run()
+        .unwrap_or_else(|failure| {
+            failure.print(json);
+            failure.code
+        })
+        .into()
+}
+
+impl Args {
+    fn run(self) -> Result<Exit, Failure> {
+        let global = &self.global;
+        match self.command {
+            Command::Init(args) => args.run(global),
+            Command::Config(command) => command.run(global),
+            Command::Keygen(args) => args.run(global),
+            Command::Configure(args) => args.run(global),
+            Command::Check(args) => args.run(global),
+            Command::Key(command) => command.run(global),
+            Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run(),
+        }
+    }
+}
+
+/// Help and version go to stdout and are no failure; clap knows the difference.
+fn usage(error: &clap::Error) -> Exit {
+    let exit = if error.use_stderr() { Exit::Usage } else { Exit::Exact };
+    // Nothing was parsed, so the option has to be looked for.
+    let json = std::env::args_os().any(|arg| arg == "--json") || std::env::var_os("VSYNC_JSON").is_some();
+    if json && exit == Exit::Usage {
+        Failure::new(exit, error.to_string().trim_end().trim_start_matches("error: ")).print(true);
+    } else {
+        // If even that cannot be printed, there is nobody to tell.
+        let _ = error.print();
+    }
+    exit
+}
+
+fn log_to_stderr(args: &GlobalArgs) {
+    let level = match (args.quiet, args.verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "info",
+        (false, _) => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VSYNC_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let ansi = output::Colour::stderr() == output::Colour::On;
+    // A second subscriber in one process, as in tests, is no reason to stop.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).try_init();
+}

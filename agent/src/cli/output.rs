@@ -1,0 +1,204 @@
+//! What commands print: tables, sizes, durations, JSON. Stdout only; see `report` for errors.
+
+use std::fmt::{self, Display};
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::report::{Exit, Failure, io_exit};
+
+/// The forms of a time on the command line, for help and for errors.
+pub const TIME_FORMS: &str =
+    "write a time as 2026-11-20T10:05, 2026-11-20 (the end of that day), 2026-11-20T10:05:00Z or \"2h ago\"";
+
+/// Prints one line. A reader that has gone away (`| head`) is no failure.
+///
+/// # Errors
+/// When stdout cannot be written, for example because the disk is full.
+pub fn line(text: impl Display) -> Result<(), Failure> {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure { causes: vec![error.to_string()], ..Failure::new(io_exit(&error), "cannot write the output") })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints `value` as one line of JSON.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn json(value: &impl Serialize) -> Result<(), Failure> {
+    match serde_json::to_string(value) {
+        Ok(text) => line(text),
+        Err(error) => Err(Failure::of(&error, Exit::Failed)),
+    }
+}
+
+/// Whether a stream gets colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Colour {
+    /// A terminal that shows them, and nobody set `NO_COLOR`.
+    On,
+    /// A file, a pipe, a dumb terminal, or a person who wants none.
+    Off,
+}
+
+impl Colour {
+    /// For stdout.
+    #[must_use]
+    pub fn stdout() -> Self {
+        Self::of(io::stdout().is_terminal())
+    }
+
+    /// For stderr.
+    #[must_use]
+    pub fn stderr() -> Self {
+        Self::of(io::stderr().is_terminal())
+    }
+
+    fn of(terminal: bool) -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        if terminal && !refused && !dumb { Self::On } else { Self::Off }
+    }
+
+    /// `text` in red, for failures.
+    #[must_use]
+    pub fn red(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    /// `text` in green, for what is well.
+    #[must_use]
+    pub fn green(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        match self {
+            Self::On => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
+            Self::Off => text.to_owned(),
+        }
+    }
+}
+
+/// Where the cells of a column stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// Words.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// Rows in aligned columns; `Display` renders them, header first, without a newline at the end.
+#[derive(Clone, Debug)]
+pub struct Table<const N: usize> {
+    columns: [(&'static str, Align); N],
+    rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    /// A table that has no rows yet.
+    #[must_use]
+    pub const fn new(columns: [(&'static str, Align); N]) -> Self {
+        Self { columns, rows: Vec::new() }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: [String; N]) {
+        self.rows.push(cells);
+    }
+}
+
+impl<const N: usize> Display for Table<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let header = self.columns.map(|(name, _)| name.to_owned());
+        let lines = || std::iter::once(&header).chain(&self.rows);
+        let widths: [usize; N] =
+            std::array::from_fn(|at| lines().map(|cells| cells[at].chars().count()).max().unwrap_or(0));
+        for (number, cells) in lines().enumerate() {
+            let padded: Vec<String> = (0..N)
+                .map(|at| match self.columns[at].1 {
+                    Align::Left => format!("{:<1$}", cells[at], widths[at]),
+                    Align::Right => format!("{:>1$}", cells[at], widths[at]),
+                })
+                .collect();
+            let newline = if number == 0 { "" } else { "\n" };
+            write!(f, "{newline}{}", padded.join("  ").trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// `bytes` for people, with three digits: `1.50 GiB`.
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    // 999.5 would be shown as 1000, which has four digits.
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
+/// `duration` for people, with two units: `1 h 05 min`.
+#[must_use]
+pub fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match seconds {
+        0 => format!("{} ms", duration.as_millis()),
+        1..60 => format!("{:.1} s", duration.as_secs_f64()),
+        60..3600 => format!("{minutes} min {:02} s", seconds % 60),
+        3600..86400 => format!("{hours} h {:02} min", minutes % 60),
+        _ => format!("{days} d {:02} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_align() {
+        let mut table = Table::new([("NAME", Align::Left), ("SIZE", Align::Right), ("NOTE", Align::Left)]);
+        table.row(["a".into(), "1.00 KiB".into(), String::new()]);
+        table.row(["größer".into(), "9 B".into(), "x".into()]);
+        assert_eq!(table.to_string(), "NAME        SIZE  NOTE\na       1.00 KiB\ngrößer       9 B  x");
+    }
+
+    #[test]
+    fn sizes_and_durations_are_short() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1536 << 20, "1.50 GiB"),
+            (10 << 10, "10.0 KiB"),
+            (1023 << 10, "1.00 MiB"),
+            (757 << 30, "757 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+        for (ms, text) in [
+            (12, "12 ms"),
+            (1500, "1.5 s"),
+            (65_000, "1 min 05 s"),
+            (3_900_000, "1 h 05 min"),
+            (100_000_000, "1 d 03 h"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(ms)), text);
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What a person, or the script that called, is told of a failure.
+//!
+//! Every error of every room becomes a [`Failure`] here and nowhere else, so that its words
+//! and its exit code cannot disagree.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use vsync_protocol::registry::RegistryError;
+
+use super::context::ContextError;
+use super::keygen::KeygenError;
+use super::output::{self, Colour};
+use super::time::TimeError;
+use crate::config::ConfigError;
+use crate::keys::{KeyFileError, KitError};
+
+/// What the process returns. The numbers are promised to scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything was done, exactly.
+    Exact = 0,
+    /// Nothing was done or committed.
+    Failed = 1,
+    /// The command line or the configuration makes no sense.
+    Usage = 2,
+    /// Done, with defects that were listed.
+    Defects = 3,
+    /// The server cannot be reached.
+    Unreachable = 10,
+    /// There is no such volume or snapshot.
+    NotFound = 11,
+    /// Not authorised, or a wrong or missing key.
+    NotAuthorised = 12,
+    /// Damage was found in stored data.
+    Damage = 13,
+    /// The server's history was rolled back.
+    RolledBack = 14,
+    /// A hook failed.
+    Hook = 20,
+    /// No space is left, or the quota is used up.
+    NoSpace = 21,
+    /// A container could not be restarted.
+    Container = 22,
+    /// Interrupted by a signal.
+    Interrupted = 130,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A failed command, in words.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What failed, on which object.
+    pub heading: String,
+    /// Why, from the nearest cause to the first.
+    pub causes: Vec<String>,
+    /// What to do, if anything is known to help.
+    pub hint: Option<String>,
+    /// What the process returns.
+    pub code: Exit,
+}
+
+impl Failure {
+    /// A failure without an error behind it.
+    #[must_use]
+    pub fn new(code: Exit, heading: impl Into<String>) -> Self {
+        Self { heading: heading.into(), causes: Vec::new(), hint: None, code }
+    }
+
+    /// The failure that `error` and its sources describe.
+    #[must_use]
+    pub fn of(error: &dyn Error, code: Exit) -> Self {
+        let causes =
+            std::iter::successors(error.source(), |cause| (*cause).source()).map(ToString::to_string).collect();
+        Self { heading: error.to_string(), causes, hint: None, code }
+    }
+
+    /// The same, with advice.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<Option<String>>) -> Self {
+        Self { hint: hint.into(), ..self }
+    }
+
+    /// Writes the failure to stderr: as text, or as one line of JSON.
+    pub fn print(&self, json: bool) {
+        if json {
+            let message = std::iter::once(&self.heading).chain(&self.causes).cloned().collect::<Vec<_>>().join(": ");
+            let hint = &self.hint;
+            let code = self.code as u8;
+            eprintln!(
+                "{}",
+                serde_json::json!({"message_type": "exit_error", "code": code, "message": message, "hint": hint})
+            );
+        } else {
+            eprintln!("{}{self}", Colour::stderr().red("error: "));
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.heading)?;
+        self.causes.iter().try_for_each(|cause| write!(f, "\n  because: {cause}"))?;
+        self.hint.iter().try_for_each(|hint| write!(f, "\n  to do: {hint}"))
+    }
+}
+
+/// The code for an input/output error that has no better one.
+#[must_use]
+pub fn io_exit(error: &io::Error) -> Exit {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Exit::NoSpace,
+        _ => Exit::Failed,
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        let code = match &error {
+            ConfigError::Read { source, .. } => io_exit(source),
+            _ => Exit::Usage,
+        };
+        Self::of(&error, code).hint(error.hint())
+    }
+}
+
+impl From<KeyFileError> for Failure {
+    fn from(error: KeyFileError) -> Self {
+        let code = match &error {
+            KeyFileError::Io { source, .. } => io_exit(source),
+            KeyFileError::Exists { .. } => Exit::Failed,
+            _ => Exit::NotAuthorised,
+        };
+        Self::of(&error, code).hint(error.hint())
+    }
+}
+
+impl From<KitError> for Failure {
+    fn from(error: KitError) -> Self {
+        Self::of(&error, Exit::NotAuthorised).hint(error.hint().to_owned())
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        Self::of(&error, Exit::Usage).hint("restore the line from git, or run `vsync keygen`".to_owned())
+    }
+}
+
+impl From<ContextError> for Failure {
+    fn from(error: ContextError) -> Self {
+        let hint = error.hint();
+        match error {
+            ContextError::Config(error) => error.into(),
+            ContextError::Keys(error) => error.into(),
+            ContextError::Registry(error) => error.into(),
+            ContextError::ReadRegistry { ref source, .. } => Self::of(&error, io_exit(source)).hint(hint),
+            ContextError::NoRegistry { .. }
+            | ContextError::OtherName { .. }
+            | ContextError::Vault
+            | ContextError::NoStateDir => Self::of(&error, Exit::Usage).hint(hint),
+            ContextError::OtherRealm { .. } | ContextError::LockedOut { .. } | ContextError::OtherKey { .. } => {
+                Self::of(&error, Exit::NotAuthorised).hint(hint)
+            }
+        }
+    }
+}
+
+impl From<KeygenError> for Failure {
+    fn from(error: KeygenError) -> Self {
+        let hint = error.hint();
+        match error {
+            KeygenError::Keys(error) => error.into(),
+            other => Self::of(&other, Exit::Failed).hint(hint),
+        }
+    }
+}
+
+impl From<TimeError> for Failure {
+    fn from(error: TimeError) -> Self {
+        Self::of(&error, Exit::Usage).hint(output::TIME_FORMS.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_as_documented() {
+        for (exit, code) in [
+            (Exit::Exact, 0),
+            (Exit::Failed, 1),
+            (Exit::Usage, 2),
+            (Exit::Defects, 3),
+            (Exit::Unreachable, 10),
+            (Exit::NotFound, 11),
+            (Exit::NotAuthorised, 12),
+            (Exit::Damage, 13),
+            (Exit::RolledBack, 14),
+            (Exit::Hook, 20),
+            (Exit::NoSpace, 21),
+            (Exit::Container, 22),
+            (Exit::Interrupted, 130),
+        ] {
+            assert_eq!(exit as u8, code, "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn errors_become_words_and_codes() {
+        let path = PathBuf::from("a.key");
+        let io = |kind: io::ErrorKind| KeyFileError::Io { action: "write", path: path.clone(), source: kind.into() };
+        let table: [(Failure, Exit, &str); 8] = [
+            (KeyFileError::Missing { path: path.clone() }.into(), Exit::NotAuthorised, "there is no key file a.key"),
+            (KeyFileError::Exists { path: path.clone() }.into(), Exit::Failed, "a.key exists already"),
+            (io(io::ErrorKind::StorageFull).into(), Exit::NoSpace, "cannot write a.key\n  because: no storage space"),
+            (
+                io(io::ErrorKind::PermissionDenied).into(),
+                Exit::Failed,
+                "cannot write a.key\n  because: permission denied",
+            ),
+            (ConfigError::NoIdentity { path }.into(), Exit::Usage, "this machine has no name yet"),
+            (KitError::NoSecret.into(), Exit::NotAuthorised, "the recovery kit has no line"),
+            (ContextError::Vault.into(), Exit::Usage, "keys in Vault"),
+            (KeygenError::OtherRealm.into(), Exit::Failed, "vsync.pub is of another realm"),
+        ];
+        for (failure, code, words) in table {
+            assert_eq!(failure.code, code, "{failure}");
+            assert!(failure.to_string().starts_with(words), "{failure}");
+        }
+    }
+}
