@@ -11,6 +11,7 @@ pub mod docker;
 pub mod keys;
 pub mod progress;
 pub mod remote;
+pub mod restore;
 pub mod snapshot;
 pub mod suggest;
 pub mod tree;

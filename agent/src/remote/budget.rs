@@ -39,6 +39,18 @@ impl Budget {
         *free -= bytes;
         Permit { shared: self.shared.clone(), bytes }
     }
+
+    /// Takes `bytes` if they are free now.
+    #[must_use]
+    pub fn try_take(&self, bytes: usize) -> Option<Permit> {
+        let bytes = bytes.min(self.shared.limit);
+        let mut free = self.shared.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if *free < bytes {
+            return None;
+        }
+        *free -= bytes;
+        Some(Permit { shared: self.shared.clone(), bytes })
+    }
 }
 
 impl Permit {

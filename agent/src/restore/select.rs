@@ -57,9 +57,7 @@ impl Selection {
             }
             false
         };
-        path.is_within(&self.base)
-            && self.include.as_ref().is_none_or(fits)
-            && !self.exclude.as_ref().is_some_and(fits)
+        path.is_within(&self.base) && self.include.as_ref().is_none_or(fits) && !self.exclude.as_ref().is_some_and(fits)
     }
 
     /// Where in the target `path` goes: below a base directory its content, of a single
@@ -69,11 +67,8 @@ impl Selection {
         if self.base.is_root() {
             return path.clone();
         }
-        let cut = if base_is_directory {
-            self.base.as_bytes().len() + 1
-        } else {
-            path.as_bytes().len() - path.name().len()
-        };
+        let cut =
+            if base_is_directory { self.base.as_bytes().len() + 1 } else { path.as_bytes().len() - path.name().len() };
         EntryPath::new(path.as_bytes().get(cut..).unwrap_or_default()).unwrap_or_default()
     }
 }
@@ -84,7 +79,10 @@ fn patterns(patterns: &[String]) -> Result<Option<GlobSet>, RestoreError> {
     }
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
-        let bad = |error: globset::Error| RestoreError::Pattern { pattern: pattern.clone(), reason: error.kind().to_string() };
+        let bad = |error: globset::Error| RestoreError::Pattern {
+            pattern: pattern.clone(),
+            reason: error.kind().to_string(),
+        };
         // As in .gitignore: a pattern without a slash fits a name anywhere.
         let trimmed = pattern.trim_start_matches('/');
         let anywhere = !pattern.contains('/');
@@ -111,7 +109,8 @@ mod tests {
 
     #[test]
     fn patterns_fit_names_paths_and_what_is_below() {
-        let selection = Selection::new(EntryPath::root(), &strings(&["*.conf", "base/1"]), &strings(&["secret*"])).unwrap();
+        let selection =
+            Selection::new(EntryPath::root(), &strings(&["*.conf", "base/1"]), &strings(&["secret*"])).unwrap();
         for (text, selected) in [
             ("pg.conf", true),
             ("deep/er/pg.conf", true),
@@ -124,7 +123,7 @@ mod tests {
             assert_eq!(selection.contains(&path(text)), selected, "{text}");
         }
         assert!(!selection.is_all());
-        assert!(Selection::new(EntryPath::root(), &strings(&["a[" ]), &[]).is_err());
+        assert!(Selection::new(EntryPath::root(), &strings(&["a["]), &[]).is_err());
     }
 
     #[test]

@@ -1,0 +1,341 @@
+//! Chunks on their way from the server into files.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use vsync_protocol::blob::BlobKind;
+use vsync_protocol::id::Cid;
+use vsync_protocol::tree::{Child, Entry, EntryPath};
+use vsync_protocol::wire::Request;
+
+use super::compare::{self, CompareJob};
+use super::file::{FileTask, Outcome};
+use super::{Options, Report, RestoreError, plan};
+use crate::progress::Progress;
+use crate::remote::{Budget, Fetched, Fetcher, Permit, Remote, RemoteNodes};
+use crate::tree::{Reference, TreeReader};
+use crate::vault::{Opener, Vault};
+use crate::volume::{Target, TargetError};
+
+/// Bytes of plaintext asked for and not yet written.
+const BUDGET: usize = 64 << 20;
+
+/// Blobs asked for at once: by number, and by bytes of plaintext.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 4 << 20;
+
+const WRITERS: usize = 2;
+const COMPARERS: usize = 2;
+
+/// What a restore works with.
+pub(super) struct Restore<'a> {
+    pub(super) remote: &'a Remote,
+    pub(super) vault: &'a Arc<Vault>,
+    pub(super) target: Arc<Target>,
+    pub(super) options: &'a Options,
+    pub(super) progress: &'a Arc<Progress>,
+}
+
+/// What is left to be done when all content is there.
+#[derive(Default)]
+pub(super) struct Transferred {
+    pub(super) report: Report,
+    /// Directories, in path order.
+    pub(super) directories: Vec<Entry>,
+    /// Further names of files, in path order.
+    pub(super) links: Vec<Entry>,
+    /// Entries that the snapshot does not have.
+    pub(super) extraneous: Vec<EntryPath>,
+}
+
+/// State of a transfer that its threads share.
+pub(super) struct Shared<'a> {
+    pub(super) restore: &'a Restore<'a>,
+    budget: Budget,
+    /// Where chunks go that were asked for.
+    wanted: Mutex<HashMap<Cid, Wanted>>,
+    /// To be asked for with the next batch.
+    batch: Mutex<Batch>,
+    fetcher: Fetcher,
+    arrivals: Sender<Fetched>,
+    pub(super) report: Mutex<Report>,
+    /// Files that are being changed where they are.
+    in_place: Mutex<Vec<EntryPath>>,
+    stopped: AtomicBool,
+}
+
+struct Wanted {
+    child: Child,
+    places: Vec<(Arc<FileTask>, u64)>,
+    _permit: Permit,
+}
+
+#[derive(Default)]
+struct Batch {
+    cids: Vec<Cid>,
+    bytes: usize,
+}
+
+impl Restore<'_> {
+    /// Brings all content into place. Directories, links and deletions are left over.
+    pub(super) fn transfer(&self, tree: TreeReader<RemoteNodes>) -> Result<Transferred, RestoreError> {
+        let (arrivals, arrived) = unbounded();
+        let shared = &Shared {
+            restore: self,
+            budget: Budget::new(BUDGET),
+            wanted: Mutex::default(),
+            batch: Mutex::default(),
+            fetcher: self.remote.fetcher(),
+            arrivals,
+            report: Mutex::default(),
+            in_place: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        };
+        let (jobs, queue) = bounded::<CompareJob>(64);
+        let (done, finished) = bounded::<()>(0);
+        thread::scope(|scope| {
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|_| {
+                    let (arrived, finished) = (arrived.clone(), finished.clone());
+                    scope.spawn(move || shared.stopping(shared.write_arrivals(&arrived, &finished)))
+                })
+                .collect();
+            let comparers: Vec<_> = (0..COMPARERS)
+                .map(|_| {
+                    let queue = queue.clone();
+                    scope.spawn(move || shared.stopping(compare::work(shared, &queue)))
+                })
+                .collect();
+            drop(queue);
+            let planned = shared.stopping(plan::run(shared, tree, jobs));
+            let compared: Vec<_> = comparers.into_iter().map(join).collect();
+            let drained = shared.stopping(shared.drain());
+            drop(done);
+            let written: Vec<_> = writers.into_iter().map(join).collect();
+            let outcomes = compared.into_iter().chain([drained]).chain(written);
+            let failure = outcomes.filter_map(Result::err).chain(planned.as_ref().err().map(|_| RestoreError::Stopped));
+            let mut failures: Vec<RestoreError> = failure.collect();
+            let mut transferred = match planned {
+                Ok(transferred) => transferred,
+                Err(error) => {
+                    failures.insert(0, error);
+                    Transferred::default()
+                }
+            };
+            let grave = failures.iter().position(|error| !matches!(error, RestoreError::Stopped)).unwrap_or(0);
+            if grave < failures.len() {
+                return Err(shared.explain(failures.swap_remove(grave)));
+            }
+            let report = std::mem::take(&mut *lock(&shared.report));
+            transferred.report =
+                Report { entries: transferred.report.entries, bytes: transferred.report.bytes, ..report };
+            Ok(transferred)
+        })
+    }
+}
+
+impl Shared<'_> {
+    /// Makes the other threads stop when this one fails.
+    fn stopping<T>(&self, outcome: Result<T, RestoreError>) -> Result<T, RestoreError> {
+        if outcome.is_err() {
+            self.stopped.store(true, Ordering::Relaxed);
+            // Whoever waits for the budget gets it, and sees that the work has stopped.
+            lock(&self.wanted).clear();
+        }
+        outcome
+    }
+
+    pub(super) fn check(&self) -> Result<(), RestoreError> {
+        if self.restore.progress.is_cancelled() {
+            Err(RestoreError::Interrupted)
+        } else if self.stopped.load(Ordering::Relaxed) {
+            Err(RestoreError::Stopped)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn explain(&self, error: RestoreError) -> RestoreError {
+        match error {
+            RestoreError::Target(source @ TargetError::NoSpace { .. }) => {
+                RestoreError::NoSpace { incomplete: std::mem::take(&mut *lock(&self.in_place)), source }
+            }
+            other => other,
+        }
+    }
+
+    /// Remembers that a file is not what it was and not yet what it will be.
+    pub(super) fn changing_in_place(&self, path: &EntryPath) {
+        lock(&self.in_place).push(path.clone());
+    }
+
+    /// Asks for a chunk of `task`; it will be written at `offset`.
+    pub(super) fn want(&self, task: &Arc<FileTask>, reference: &Reference, offset: u64) -> Result<(), RestoreError> {
+        task.expect_chunk();
+        {
+            let mut wanted = lock(&self.wanted);
+            if let Some(known) = wanted.get_mut(&reference.cid) {
+                known.places.push((task.clone(), offset));
+                return Ok(());
+            }
+        }
+        let len = reference.child.raw_len as usize;
+        // The batch at hand may be what others wait for: it must be on its way before
+        // this thread waits for them.
+        let permit = match self.budget.try_take(len) {
+            Some(permit) => permit,
+            None => {
+                self.ask()?;
+                self.budget.take(len)
+            }
+        };
+        self.check()?;
+        lock(&self.report).bytes_fetched += len as u64;
+        let mut wanted = lock(&self.wanted);
+        let place = (task.clone(), offset);
+        match wanted.entry(reference.cid) {
+            std::collections::hash_map::Entry::Occupied(mut known) => {
+                known.get_mut().places.push(place);
+                return Ok(());
+            }
+            std::collections::hash_map::Entry::Vacant(free) => {
+                free.insert(Wanted { child: reference.child, places: vec![place], _permit: permit });
+            }
+        }
+        drop(wanted);
+        let mut batch = lock(&self.batch);
+        batch.cids.push(reference.cid);
+        batch.bytes += len;
+        let full = batch.cids.len() >= BATCH || batch.bytes >= BATCH_BYTES;
+        drop(batch);
+        if full { self.ask() } else { Ok(()) }
+    }
+
+    /// Sends the batch at hand.
+    fn ask(&self) -> Result<(), RestoreError> {
+        self.check()?;
+        let batch = std::mem::take(&mut *lock(&self.batch));
+        if !batch.cids.is_empty() {
+            let arrivals = self.arrivals.clone();
+            // Nobody misses what arrives after the end.
+            self.fetcher.fetch(batch.cids, move |fetched| drop(arrivals.send(fetched)));
+        }
+        Ok(())
+    }
+
+    /// Waits until everything asked for has been written.
+    fn drain(&self) -> Result<(), RestoreError> {
+        self.ask()?;
+        while !lock(&self.wanted).is_empty() {
+            self.check()?;
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn write_arrivals(&self, arrived: &Receiver<Fetched>, finished: &Receiver<()>) -> Result<(), RestoreError> {
+        let mut opener = Opener::new(self.restore.vault.clone()).map_err(RestoreError::Opener)?;
+        loop {
+            crossbeam_channel::select! {
+                recv(arrived) -> fetched => match fetched {
+                    Ok(Fetched::Blob(cid, blob)) => self.arrived(&mut opener, cid, blob)?,
+                    Ok(Fetched::Absent(cid)) => self.lost(cid, "missing from the server, or damaged there")?,
+                    Ok(Fetched::Failed(error)) => return Err(error.into()),
+                    Err(_) => return Ok(()),
+                },
+                // The sender sends nothing; that it is gone is the signal.
+                recv(finished) -> _ => return self.check().or_else(|error| match error {
+                    RestoreError::Stopped => Ok(()),
+                    other => Err(other),
+                }),
+            }
+        }
+    }
+
+    fn arrived(&self, opener: &mut Opener, cid: Cid, blob: Vec<u8>) -> Result<(), RestoreError> {
+        self.check()?;
+        self.restore.progress.received.add(blob.len() as u64);
+        let child = lock(&self.wanted).get(&cid).map(|wanted| wanted.child);
+        let Some(child) = child else { return Ok(()) };
+        let plain = match opener.open(BlobKind::Chunk, cid, &child, blob) {
+            Ok(plain) => plain,
+            Err(error) => {
+                // The server can tell for itself; it then takes the next backup's copy.
+                self.restore.remote.request(&Request::Damaged { cid })?;
+                return self.lost(cid, &format!("damaged: {error}"));
+            }
+        };
+        // Places may be added until the chunk is taken out of the list.
+        let mut written = 0;
+        loop {
+            let places: Vec<(Arc<FileTask>, u64)> = {
+                let mut wanted = lock(&self.wanted);
+                let Some(entry) = wanted.get(&cid) else { return Ok(()) };
+                if entry.places.len() == written {
+                    wanted.remove(&cid);
+                    return Ok(());
+                }
+                entry.places[written..].to_vec()
+            };
+            for (task, offset) in &places {
+                task.write(&self.restore.target, &plain, *offset)?;
+                self.restore.progress.written.add(plain.len() as u64);
+                self.settle(task)?;
+            }
+            written += places.len();
+        }
+    }
+
+    /// A chunk that cannot be had: its files will not be complete.
+    fn lost(&self, cid: Cid, reason: &str) -> Result<(), RestoreError> {
+        let Some(wanted) = lock(&self.wanted).remove(&cid) else { return Ok(()) };
+        for (task, offset) in wanted.places {
+            let place = format!("the chunk {} at byte {offset} is {reason}", &cid.to_string()[..16]);
+            self.damaged(&task, place);
+            self.settle(&task)?;
+        }
+        Ok(())
+    }
+
+    fn damaged(&self, task: &FileTask, reason: String) {
+        task.fail();
+        self.restore.progress.defects.add(1);
+        let mut report = lock(&self.report);
+        if report.damaged.last().is_none_or(|(path, _)| path != task.path()) {
+            report.damaged.push((task.path().clone(), reason));
+        }
+    }
+
+    /// One thing less to be done for a file.
+    pub(super) fn settle(&self, task: &FileTask) -> Result<(), RestoreError> {
+        match task.settle(&self.restore.target)? {
+            None => return Ok(()),
+            Some(Outcome::Failed) => {}
+            Some(Outcome::Restored(unrestored)) => {
+                let mut report = lock(&self.report);
+                report.files_restored += 1;
+                report.unrestored.extend(unrestored);
+            }
+        }
+        if task.is_in_place() {
+            lock(&self.in_place).retain(|path| path != task.path());
+        }
+        self.restore.progress.entries.add(1);
+        self.restore.progress.bytes.add(task.entry.size);
+        Ok(())
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
+    match handle.join() {
+        Ok(outcome) => outcome,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
