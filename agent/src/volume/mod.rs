@@ -17,6 +17,9 @@ mod sys;
 mod target;
 mod walk;
 
+#[cfg(test)]
+mod tests;
+
 pub use attributes::{Attribute, Unrestored};
 pub use file::{Placed, TargetFile};
 pub use source::{DataRanges, SourceFile};

@@ -1,0 +1,193 @@
+//! Another process changes the tree meanwhile, on purpose.
+
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::*;
+
+const DURATION: Duration = Duration::from_secs(3);
+
+/// Runs `work` over and over while two threads keep swapping `a` and `b`.
+fn while_swapping(pairs: [(PathBuf, PathBuf); 2], mut work: impl FnMut()) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for (a, b) in &pairs {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    // Fails while another swap has moved its parent.
+                    let _ = renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE);
+                }
+            });
+        }
+        let end = Instant::now() + DURATION;
+        while Instant::now() < end {
+            work();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+/// A volume in which a directory and a file may turn into links to `outside` at any time.
+fn trap(volume: &Path, outside: &Path) -> [(PathBuf, PathBuf); 2] {
+    write(volume, "dir/sub/file", b"inside");
+    write(volume, "dir/file", b"inside");
+    symlink(outside, volume.join("dir/link-to-dir")).unwrap();
+    symlink(outside, volume.join("link")).unwrap();
+    symlink(outside.join("file"), volume.join("dir/link-to-file")).unwrap();
+    [(volume.join("dir"), volume.join("link")), (volume.join("dir/file"), volume.join("dir/link-to-file"))]
+}
+
+#[test]
+fn a_walk_never_leaves_the_volume() {
+    let (volume, outside) = (scratch(), scratch());
+    for name in ["file", "sub/file", "canary"] {
+        write(outside.path(), name, b"CANARY");
+    }
+    let (mut read, mut defects) = (0, 0);
+    while_swapping(trap(volume.path(), outside.path()), || {
+        for step in Walker::open(volume.path()).unwrap() {
+            let Step::Found(mut found) = step else {
+                defects += 1;
+                continue;
+            };
+            assert_ne!(found.entry.path.name(), b"canary");
+            let _ = found.load_metadata();
+            if let Ok(source) = found.open() {
+                let mut content = [0; 6];
+                source.read_at(&mut content, 0).unwrap();
+                assert_eq!(&content, b"inside");
+                read += 1;
+            }
+        }
+    });
+    assert!(read > 0 && defects > 0, "{read} files read, {defects} defects");
+}
+
+#[test]
+fn a_restore_never_leaves_the_volume() {
+    let (volume, outside) = (scratch(), scratch());
+    for name in ["file", "sub/file"] {
+        write(outside.path(), name, b"CANARY");
+    }
+    let before = restorable(outside.path());
+    let (mut done, mut refused) = (0, 0);
+    while_swapping(trap(volume.path(), outside.path()), || {
+        let target = Target::open(volume.path()).unwrap();
+        for outcome in attack(&target) {
+            match outcome {
+                Ok(()) => done += 1,
+                Err(_) => refused += 1,
+            }
+        }
+    });
+    assert_eq!(restorable(outside.path()), before);
+    assert_eq!(fs::read(outside.path().join("file")).unwrap(), b"CANARY");
+    assert!(done > 0 && refused > 0, "{done} done, {refused} refused");
+}
+
+/// Every way to write, at places that may lead outside.
+fn attack(target: &Target) -> Vec<Result<(), TargetError>> {
+    let replace = |name: &str, staging| {
+        let file = target.create_file(&path(name), staging)?;
+        file.write_at(b"restored", 0)?;
+        file.finish(target, &file_entry(path(name))).map(drop)
+    };
+    let update = |name: &str| match target.update_file(&path(name))? {
+        Some(file) => {
+            file.write_at(b"restored", 0)?;
+            file.finish(target, &file_entry(path(name))).map(drop)
+        }
+        None => Ok(()),
+    };
+    let fifo = Entry { kind: EntryKind::Fifo, ..file_entry(path("dir/sub/fifo")) };
+    let directory = Entry { kind: EntryKind::Directory, mode: 0o700, ..file_entry(path("dir/sub")) };
+    vec![
+        update("dir/file"),
+        update("dir/sub/file"),
+        replace("dir/sub/new", Staging::Unnamed),
+        replace("dir/sub/large", Staging::Resumable),
+        target.create_directory(&path("dir/sub/made")),
+        target.create_node(&fifo).map(drop),
+        target.create_link(&path("dir/sub/linked"), &path("dir/file")),
+        target.apply_metadata(&directory).map(drop),
+        target.apply_metadata(&file_entry(path("dir/file"))).map(drop),
+        target.remove(&path("dir/sub/made")),
+    ]
+}
+
+#[test]
+fn removing_a_tree_never_leaves_the_volume() {
+    let (volume, outside) = (scratch(), scratch());
+    write(outside.path(), "keep/file", b"");
+    let (dir, link) = (volume.path().join("tree/dir"), volume.path().join("link"));
+    fs::create_dir(volume.path().join("tree")).unwrap();
+    symlink(outside.path(), &link).unwrap();
+    let pairs = [(dir.clone(), link.clone()), (dir.clone(), link.clone())];
+    while_swapping(pairs, || {
+        for name in ["tree/dir/x", "tree/dir/keep/file"] {
+            // Through the link this creates what is outside, which is what the test does, not vsync.
+            if dir.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+                let _ = fs::create_dir_all(volume.path().join(name));
+            } else {
+                let _ = fs::remove_file(&dir).and_then(|()| fs::create_dir(&dir));
+            }
+        }
+        let _ = Target::open(volume.path()).unwrap().remove(&path("tree"));
+        let _ = fs::create_dir_all(&dir);
+        if link.symlink_metadata().is_err() {
+            let _ = symlink(outside.path(), &link);
+        }
+    });
+    assert!(outside.path().join("keep/file").exists());
+}
+
+#[test]
+fn trees_that_vanish_are_reported() {
+    let volume = scratch();
+    let done = AtomicBool::new(false);
+    let mut defects = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for name in 0..20 {
+                    write(volume.path(), &format!("d/{name}/e/file"), b"");
+                }
+                fs::remove_dir_all(volume.path().join("d")).unwrap();
+            }
+        });
+        let end = Instant::now() + DURATION;
+        while Instant::now() < end {
+            defects += walk(volume.path()).1.len();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(defects > 0);
+}
+
+#[test]
+fn a_deep_tree_that_is_moved_ends_the_walk_there_and_only_there() {
+    let volume = scratch();
+    let deep: Vec<_> = (0..200).map(|_| "d").collect();
+    write(volume.path(), &format!("{}/file", deep.join("/")), b"");
+    write(volume.path(), "z", b"");
+    let middle = deep[..30].join("/");
+    let mut walker = Walker::open(volume.path()).unwrap();
+    let mut last = None;
+    for step in walker.by_ref() {
+        let Step::Found(found) = step else { panic!("{step:?}") };
+        if found.entry.path.name() == b"file" {
+            last = Some(found.entry.path);
+            break;
+        }
+    }
+    assert_eq!(last.unwrap().components().count(), 201);
+    fs::rename(volume.path().join(&middle), volume.path().join("moved")).unwrap();
+    let rest: Vec<_> = walker.collect();
+    let [Step::Defect(defect), Step::Found(found)] = &rest[..] else { panic!("{rest:?}") };
+    assert_eq!((defect.reason, defect.path.components().count()), (DefectReason::Moved, 29));
+    assert_eq!(found.entry.path, path("z"));
+}

@@ -1,0 +1,91 @@
+//! Reading a file: holes, changes, the page cache.
+
+use std::fs::File;
+use std::io::IoSliceMut;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{Advice, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
+
+use super::*;
+
+fn open(root: &Path) -> SourceFile {
+    let Some(Step::Found(mut found)) = Walker::open(root).unwrap().next() else { panic!("no file") };
+    found.open().unwrap()
+}
+
+fn ranges(root: &Path) -> Vec<Range<u64>> {
+    open(root).data_ranges().collect::<Result<_, _>>().unwrap()
+}
+
+#[test]
+fn data_is_told_from_holes() {
+    let root = scratch();
+    let file = File::create(root.path().join("sparse")).unwrap();
+    assert_eq!(ranges(root.path()), []);
+    file.set_len(1 << 40).unwrap();
+    assert_eq!(ranges(root.path()), []);
+    file.write_at(&[1; 4096], 1 << 30).unwrap();
+    file.write_at(&[1; 4096], (1 << 40) - 4096).unwrap();
+    assert_eq!(ranges(root.path()), [1 << 30..(1 << 30) + 4096, (1 << 40) - 4096..1 << 40]);
+    file.set_len((1 << 40) - 1000).unwrap();
+    assert_eq!(ranges(root.path()).last(), Some(&((1 << 40) - 4096..(1 << 40) - 1000)));
+}
+
+#[test]
+fn ranges_stay_within_the_size_at_opening() {
+    let root = scratch();
+    let file = write(root.path(), "file", &[1; 10_000]);
+    let source = open(root.path());
+    fs::write(&file, [1; 50_000]).unwrap();
+    assert_eq!(source.data_ranges().map(Result::unwrap).collect::<Vec<_>>(), vec![0..10_000]);
+    fs::write(&file, "").unwrap();
+    assert!(source.data_ranges().map(Result::unwrap).all(|range| range.end <= 10_000));
+    assert_eq!(source.read_at(&mut [0; 100], 0).unwrap(), 0);
+    assert!(source.changed());
+}
+
+#[test]
+fn a_change_shows() {
+    let root = scratch();
+    let path = write(root.path(), "file", b"one");
+    let source = open(root.path());
+    assert!(!source.changed());
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    fs::write(&path, "two").unwrap();
+    assert!(source.changed());
+}
+
+fn is_cached(file: &File, offset: u64) -> bool {
+    preadv2(file, &mut [IoSliceMut::new(&mut [0])], offset, ReadWriteFlags::NOWAIT).is_ok()
+}
+
+#[test]
+fn the_page_cache_is_left_as_it_was() {
+    const SIZE: usize = 4 << 20;
+    // On disk: what a tmpfs holds is always cached.
+    let root = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let path = write(root.path(), "file", &vec![7; SIZE]);
+    let file = File::open(&path).unwrap();
+    file.sync_all().unwrap();
+    fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    // So that a look at one page does not fetch others.
+    fadvise(&file, 0, None, Advice::Random).unwrap();
+    if is_cached(&file, 1 << 20) {
+        return; // a file system that keeps it
+    }
+    let read = |source: &mut SourceFile| {
+        source.advise_sequential();
+        let mut buffer = vec![0; SIZE];
+        assert_eq!(source.read_at(&mut buffer, 0).unwrap(), SIZE);
+        assert!(is_cached(&file, 3 << 20));
+        source.forget(0..SIZE as u64);
+    };
+    read(&mut open(root.path()));
+    assert!(!is_cached(&file, 3 << 20), "a cold file is forgotten");
+
+    file.read_at(&mut vec![0; SIZE], 0).unwrap();
+    read(&mut open(root.path()));
+    assert!(is_cached(&file, 3 << 20), "a file in use stays cached");
+}
