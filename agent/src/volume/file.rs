@@ -14,6 +14,7 @@ use rustix::process::geteuid;
 use vsync_protocol::tree::{Entry, EntryKind, EntryPath, Time};
 
 use super::attributes::{self, Unrestored};
+use super::source::DataRanges;
 use super::sys::{Stat, handle_path, pin};
 use super::target::{PRIVATE_FILE, Spot, Staging, Target, TargetError, Trying};
 
@@ -80,6 +81,24 @@ impl Target {
         Ok(TargetFile { file: fd.into(), spot, stage: Stage::Partial { name, resumed } })
     }
 
+    /// Opens the file at `path` to be compared. `None` when there is no regular file that
+    /// can be read.
+    ///
+    /// # Errors
+    /// When its directory cannot be opened.
+    pub fn read_file(&self, path: &EntryPath) -> Result<Option<TargetFile>, TargetError> {
+        let spot = match self.spot(path) {
+            Err(TargetError::Io { source: Errno::NOENT | Errno::NOTDIR, .. }) => return Ok(None),
+            spot => spot?,
+        };
+        match open_existing(&spot, &spot.name, OFlags::RDONLY, |_| true) {
+            Err(Errno::ACCESS | Errno::PERM) => Ok(None),
+            found => {
+                Ok(found.trying("open", path)?.map(|fd| TargetFile { file: fd.into(), spot, stage: Stage::InPlace }))
+            }
+        }
+    }
+
     /// Opens the file at `path` to be changed where it is. `None` when that cannot or must
     /// not be done: it is no regular file, has further names that may be other files in the
     /// snapshot, is being executed, or may not be written to. Then a new one replaces it.
@@ -88,7 +107,7 @@ impl Target {
     /// When its directory cannot be opened.
     pub fn update_file(&self, path: &EntryPath) -> Result<Option<TargetFile>, TargetError> {
         let spot = self.spot(path)?;
-        let found = open_existing(&spot, &spot.name, |stat| stat.links == 1);
+        let found = open_existing(&spot, &spot.name, OFlags::RDWR, |stat| stat.links == 1);
         match found {
             Err(Errno::TXTBSY | Errno::ACCESS | Errno::PERM) => Ok(None),
             found => {
@@ -120,6 +139,15 @@ impl TargetFile {
     /// When the system fails to read.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, TargetError> {
         super::source::read_full(&self.file, buf, offset).map_err(errno).trying("read", &self.spot.path)
+    }
+
+    /// Where the file has data within `range`; the rest of it is holes.
+    ///
+    /// # Errors
+    /// When the system fails to tell.
+    pub fn data_within(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, TargetError> {
+        let ranges: io::Result<Vec<_>> = DataRanges::of(&self.file, range).collect();
+        ranges.map_err(errno).trying("look for holes in", &self.spot.path)
     }
 
     /// Writes all of `buf` at `offset`.
@@ -225,12 +253,19 @@ fn open_unnamed(spot: &Spot) -> SysResult<OwnedFd> {
 /// of that name, but not one that belongs to us, has no second name and is open to no one else.
 fn open_partial(spot: &Spot, name: &CString) -> SysResult<Option<OwnedFd>> {
     let me = geteuid().as_raw();
-    open_existing(spot, name, |stat| stat.links == 1 && stat.uid == me && stat.mode == PRIVATE_FILE.bits())
+    open_existing(spot, name, OFlags::RDWR, |stat| {
+        stat.links == 1 && stat.uid == me && stat.mode == PRIVATE_FILE.bits()
+    })
 }
 
-/// Opens an existing regular file to read and write, if it is `acceptable`. It is looked at
+/// Opens an existing regular file, if it is `acceptable`. It is looked at
 /// through a handle first: merely opening a device or a FIFO may have effects.
-fn open_existing(spot: &Spot, name: &CString, acceptable: impl Fn(&Stat) -> bool) -> SysResult<Option<OwnedFd>> {
+fn open_existing(
+    spot: &Spot,
+    name: &CString,
+    access: OFlags,
+    acceptable: impl Fn(&Stat) -> bool,
+) -> SysResult<Option<OwnedFd>> {
     let handle = match pin(&spot.directory, &**name) {
         Err(Errno::NOENT) => return Ok(None),
         other => other?,
@@ -240,7 +275,7 @@ fn open_existing(spot: &Spot, name: &CString, acceptable: impl Fn(&Stat) -> bool
         return Ok(None);
     }
     // Opens the very inode that the handle holds, whatever has its name by now.
-    openat(CWD, handle_path(&handle), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map(Some)
+    openat(CWD, handle_path(&handle), access | OFlags::CLOEXEC, Mode::empty()).map(Some)
 }
 
 fn errno(error: io::Error) -> Errno {

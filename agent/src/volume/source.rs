@@ -57,7 +57,7 @@ impl SourceFile {
     /// All of it when the file system does not tell.
     #[must_use]
     pub const fn data_ranges(&self) -> DataRanges<'_> {
-        DataRanges { file: self, at: 0 }
+        DataRanges::of(&self.file, 0..self.size())
     }
 
     /// Reads at `offset` until `buf` is full or the file ends; returns how much it read.
@@ -121,21 +121,26 @@ impl SourceFile {
 /// Ranges of a file that hold data, as an iterator. See [`SourceFile::data_ranges`].
 #[derive(Debug)]
 pub struct DataRanges<'a> {
-    file: &'a SourceFile,
+    file: &'a File,
     at: u64,
+    end: u64,
 }
 
-impl DataRanges<'_> {
+impl<'a> DataRanges<'a> {
+    pub(super) const fn of(file: &'a File, range: Range<u64>) -> Self {
+        Self { file, at: range.start, end: range.end }
+    }
+
     fn next_range(&self) -> Result<Option<Range<u64>>, Errno> {
-        let size = self.file.size();
-        let start = match seek(&self.file.file, SeekFrom::Data(self.at)) {
+        let size = self.end;
+        let start = match seek(self.file, SeekFrom::Data(self.at)) {
             Ok(start) if start < size => start,
             Ok(_) | Err(Errno::NXIO) => return Ok(None),
             Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(self.at..size)),
             Err(error) => return Err(error),
         };
         // The file may be changing: whatever is found, each range ends after it begins.
-        let end = seek(&self.file.file, SeekFrom::Hole(start)).ok().filter(|&end| end > start);
+        let end = seek(self.file, SeekFrom::Hole(start)).ok().filter(|&end| end > start);
         Ok(Some(start..end.map_or(size, |end| end.min(size))))
     }
 }
@@ -144,13 +149,13 @@ impl Iterator for DataRanges<'_> {
     type Item = io::Result<Range<u64>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.at >= self.file.size() {
+        if self.at >= self.end {
             return None;
         }
         let found = self.next_range().transpose();
         self.at = match &found {
             Some(Ok(range)) => range.end,
-            _ => self.file.size(),
+            _ => self.end,
         };
         found.map(|range| range.map_err(io::Error::from))
     }

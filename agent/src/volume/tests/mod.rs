@@ -111,7 +111,6 @@ fn file_entry(path: EntryPath) -> Entry {
         target: None,
         device: None,
         xattrs: None,
-        torn: None,
     }
 }
 
