@@ -1,1 +1,3 @@
 //! The server of vsync.
+
+pub mod transport;
