@@ -1,5 +1,6 @@
 //! Making the catalog anew from packs, manifests and log.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -71,14 +72,14 @@ pub fn rebuild(data: &Path, realm: RealmId, trust: Trust) -> Result<RebuildRepor
 /// Hashes every blob of every pack. Where the copy that the catalog names is damaged,
 /// another undamaged one takes its place.
 fn verify(files: &Files, catalog: &Catalog) -> Result<u64, ArchiveError> {
-    let mut damaged: Vec<Cid> = Vec::new();
+    let mut damaged = HashSet::new();
     let packs = files.packs.list()?;
     for &pack in &packs {
         for record in read_table(&files.packs, pack).ok().flatten().unwrap_or_default() {
             if !matches!(read_blob(&files.packs, pack, record.offset, record.len, record.cid), Ok(Some(_))) {
                 tracing::error!("blob {} in pack {pack} is damaged", record.cid);
                 catalog.add_damage(record.cid, pack)?;
-                damaged.push(record.cid);
+                damaged.insert(record.cid);
             }
         }
     }
@@ -97,7 +98,7 @@ fn verify(files: &Files, catalog: &Catalog) -> Result<u64, ArchiveError> {
             catalog.add_pack(pack, len, records)?;
         }
     }
-    let still = catalog.have(&damaged)?.into_iter().filter(|have| !have).count();
+    let still = catalog.have(&damaged.into_iter().collect::<Vec<Cid>>())?.into_iter().filter(|have| !have).count();
     Ok(still as u64)
 }
 
