@@ -1,1 +1,28 @@
-//! The server of vsync.
+//! The server of vsync: the store, and the sessions that fill and read it.
+//!
+//! It cannot decrypt anything: it holds no key of the realm and links no cipher for data.
+//! What it knows of a blob is its name, which is the hash of its bytes, and the references
+//! that stand in clear in front of a tree node.
+//!
+//! The way of a blob: [`transport`] → connection → session (checked against its name,
+//! packed) → [`archive`] → [`store`] (durable) → [`catalog`] (known). Everything from the
+//! archive on blocks and knows nothing of QUIC; everything before it is async and touches
+//! no file.
+
+pub mod archive;
+pub mod catalog;
+pub mod commit;
+mod connection;
+mod fetch;
+mod rebuild;
+mod refusal;
+mod serve;
+mod session;
+pub mod store;
+pub mod transport;
+
+#[cfg(test)]
+mod testing;
+
+pub use rebuild::{RebuildReport, Trust, rebuild};
+pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};

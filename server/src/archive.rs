@@ -1,0 +1,310 @@
+//! An open store as a whole: packs, manifests, log and the catalog over them, brought to
+//! agree when it is opened.
+//!
+//! The order of durable writes: a pack before the catalog that names its blobs; a manifest
+//! before the log entry that makes it a snapshot; the log entry before the catalog that
+//! lists it; all of it before the answer. So a crash leaves files that nothing names yet,
+//! never a name without its file, and opening repeats into the catalog what it missed.
+
+use std::fs;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use thiserror::Error;
+use vsync_protocol::id::{Cid, ManifestHash, PackId, RealmId, SnapshotId};
+use vsync_protocol::limits::MAX_MANIFEST_LEN;
+use vsync_protocol::log::LogEntry;
+use vsync_protocol::manifest::{LogPosition, Manifest, manifest_hash};
+
+use crate::catalog::{Accepted, Catalog, CatalogError, Location, Snapshot};
+use crate::store::disk::{DiskStore, Reserve};
+use crate::store::health::Health;
+use crate::store::home::Home;
+use crate::store::journal::{Journal, Logged};
+use crate::store::pack::{self, PackBuilder, Record};
+use crate::store::room::Room;
+use crate::store::{PackStore, StoreError, read_blob, read_table};
+
+/// Why something could not be done with the store.
+#[derive(Debug, Error)]
+pub enum ArchiveError {
+    /// Its files.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its catalog.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+}
+
+/// An open store.
+pub struct Archive {
+    // Fields are dropped in this order: the lock goes last.
+    catalog: Catalog,
+    files: Files,
+    journal: Mutex<Journal>,
+    _home: Home,
+}
+
+/// A store's files without its catalog.
+pub(crate) struct Files {
+    pub(crate) packs: DiskStore,
+    pub(crate) manifests: Room,
+    pub(crate) health: Health,
+}
+
+impl Files {
+    pub(crate) fn open(home: &Home, reserve: Reserve) -> Result<Self, StoreError> {
+        let health = Health::default();
+        let packs = DiskStore::open(home.path().join("packs"), reserve, health.clone())?;
+        let manifests = Room::open(home.path().join("manifests"), health.clone())?;
+        Ok(Self { packs, manifests, health })
+    }
+
+    pub(crate) fn open_journal(&self, home: &Home, catalog: &Catalog) -> Result<(Journal, Vec<Logged>), ArchiveError> {
+        let (log, quarantine) = (home.path().join("log"), home.path().join("quarantine"));
+        Ok(Journal::open(&log, &quarantine, catalog.mark()?, self.health.clone())?)
+    }
+}
+
+/// Where the catalog of the store at `data` lies.
+pub(crate) fn catalog_path(data: &Path) -> PathBuf {
+    data.join("catalog.sqlite")
+}
+
+impl Archive {
+    /// Opens the store of `realm` at `data`, or makes an empty one, and lets the catalog
+    /// catch up with what an earlier end cut short.
+    ///
+    /// # Errors
+    /// When the store is another's, in use, newer, or damaged.
+    pub fn open(data: &Path, realm: RealmId, reserve: Reserve) -> Result<Self, ArchiveError> {
+        let home = Home::open(data, realm)?;
+        let files = Files::open(&home, reserve)?;
+        let catalog = Catalog::open(&catalog_path(home.path()))?;
+        let (journal, missed) = files.open_journal(&home, &catalog)?;
+        replay(&files.manifests, &catalog, missed)?;
+        adopt(&files.packs, &catalog)?;
+        Ok(Self { catalog, files, journal: Mutex::new(journal), _home: home })
+    }
+
+    /// The index.
+    #[must_use]
+    pub const fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The blobs.
+    #[must_use]
+    pub fn packs(&self) -> &dyn PackStore {
+        &self.files.packs
+    }
+
+    /// Why the store takes no writes, if it does not.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.files.health.failure()
+    }
+
+    /// Refuses when the store takes no data now.
+    ///
+    /// # Errors
+    /// When writing has stopped, or space is short.
+    pub fn check_writable(&self) -> Result<(), StoreError> {
+        self.files.health.check()?;
+        self.files.packs.check_space()
+    }
+
+    /// Free bytes of the file system.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn free(&self) -> Result<u64, StoreError> {
+        self.files.packs.free()
+    }
+
+    /// Makes the blobs of `pack`, already checked against their names, durable and known.
+    /// Those that somebody else brought meanwhile are left out.
+    ///
+    /// # Errors
+    /// When they are not durable and known.
+    pub fn put(&self, pack: PackBuilder) -> Result<(), ArchiveError> {
+        let cids: Vec<Cid> = pack.records().iter().map(|record| record.cid).collect();
+        let mut known = self.catalog.have(&cids)?.into_iter();
+        let pack = pack.retain(|_| !known.next().unwrap_or(false));
+        if pack.is_empty() {
+            return Ok(());
+        }
+        let pack = pack.finish();
+        self.files.packs.put(&pack)?;
+        // Only now: whoever finds a blob in the catalog finds it on disk.
+        self.record(|catalog| catalog.add_pack(pack.id(), pack.len(), pack.records().to_vec()))
+    }
+
+    /// Reads the blob at `location` and checks it against its name; none when it is damaged.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    pub fn read(&self, cid: Cid, location: &Location) -> Result<Option<Bytes>, StoreError> {
+        read_blob(&self.files.packs, location.pack, location.offset, location.len, cid)
+    }
+
+    /// Looks at the copy of `cid` again. Returns whether it is damaged or absent; a damaged
+    /// one counts as absent from then on, so that the next backup brings it again.
+    ///
+    /// # Errors
+    /// When the catalog fails. A copy that the medium cannot read is a damaged one.
+    pub fn recheck(&self, cid: Cid) -> Result<bool, ArchiveError> {
+        let Some(location) = self.catalog.locate(&[cid])?.into_iter().next().flatten() else { return Ok(true) };
+        match self.read(cid, &location) {
+            Ok(Some(_)) => return Ok(false),
+            Ok(None) => tracing::error!("blob {cid} in pack {} is damaged", location.pack),
+            Err(error) => tracing::error!("blob {cid} is unreadable: {}", report(&error)),
+        }
+        self.record(|catalog| catalog.add_damage(cid, location.pack))?;
+        Ok(true)
+    }
+
+    /// Where the log stands.
+    #[must_use]
+    pub fn position(&self) -> LogPosition {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).mark().position
+    }
+
+    /// Makes a checked `manifest` a snapshot, unless it is one already. `check` decides,
+    /// while nobody else can commit, whether it may follow the last of its sequence.
+    ///
+    /// # Errors
+    /// What `check` says, or when the snapshot is not durable.
+    pub(crate) fn commit<E: From<ArchiveError>>(
+        &self,
+        snapshot: Snapshot,
+        at: i64,
+        check: impl FnOnce(Option<(u64, ManifestHash)>) -> Result<(), E>,
+    ) -> Result<Accepted, E> {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(accepted) = self.catalog.accepted(snapshot.hash).map_err(ArchiveError::from)? {
+            return Ok(accepted);
+        }
+        check(self.catalog.last(&snapshot.volume, &snapshot.source).map_err(ArchiveError::from)?)?;
+        // The log entry is the instant of commit: before it the manifest is a file that
+        // nothing names, after it a crash leaves an entry that the next start repeats.
+        let mut write = || -> Result<Accepted, ArchiveError> {
+            let name = manifest_name(snapshot.hash);
+            self.files.manifests.write(&name, &mut [IoSlice::new(&snapshot.manifest)])?;
+            let logged = journal.append(LogEntry::Commit { manifest: snapshot.hash, at })?;
+            let position = logged.mark.position;
+            self.record(|catalog| catalog.append(logged, Some(snapshot)))?;
+            Ok(Accepted { position, at })
+        };
+        write().map_err(E::from)
+    }
+
+    /// Ends all use of the catalog.
+    pub fn close(&self) {
+        self.catalog.close();
+    }
+
+    /// A change of the catalog that fails leaves it behind the files. Files are right, so
+    /// nothing is lost, but writing stops until a start has let the catalog catch up.
+    fn record(&self, change: impl FnOnce(&Catalog) -> Result<(), CatalogError>) -> Result<(), ArchiveError> {
+        change(&self.catalog).map_err(|error| {
+            self.files.health.fail(report(&error));
+            error.into()
+        })
+    }
+}
+
+/// Repeats log entries into the catalog. Returns how many manifests are lost.
+pub(crate) fn replay(manifests: &Room, catalog: &Catalog, entries: Vec<Logged>) -> Result<u64, ArchiveError> {
+    let mut lost = 0;
+    for logged in entries {
+        let snapshot = match logged.entry {
+            LogEntry::Commit { manifest, .. } => {
+                let found = read_manifest(manifests, manifest)?;
+                if found.is_none() {
+                    tracing::error!("the manifest of snapshot {} is lost", SnapshotId::from(manifest));
+                    lost += 1;
+                }
+                found
+            }
+            LogEntry::Forget { .. } => None,
+        };
+        catalog.append(logged, snapshot)?;
+    }
+    Ok(lost)
+}
+
+/// Records packs that the catalog does not know, and drops those that are gone. Returns
+/// how many packs had a damaged table.
+pub(crate) fn adopt(packs: &DiskStore, catalog: &Catalog) -> Result<u64, ArchiveError> {
+    let mut known: std::collections::HashSet<PackId> = catalog.packs()?.into_iter().collect();
+    let mut damaged = 0;
+    for pack in packs.list()? {
+        if known.remove(&pack) {
+            continue;
+        }
+        let Some(len) = packs.len(pack)? else { continue };
+        let records = match read_table(packs, pack) {
+            Ok(table) => table.unwrap_or_default(),
+            Err(StoreError::Pack { source, .. }) => {
+                tracing::error!("pack {pack}: {source}; taking what its records still say");
+                damaged += 1;
+                salvage(packs, pack, len)?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        catalog.add_pack(pack, len, records)?;
+    }
+    for pack in known {
+        tracing::error!("pack {pack} is gone; its blobs count as absent until they come again");
+        catalog.lose_pack(pack)?;
+    }
+    Ok(damaged)
+}
+
+fn salvage(packs: &DiskStore, pack: PackId, len: u64) -> Result<Vec<Record>, StoreError> {
+    let len = usize::try_from(len).unwrap_or(usize::MAX).min(MAX_SALVAGE);
+    Ok(packs.read(pack, 0, len)?.map(|bytes| pack::scan_records(&bytes)).unwrap_or_default())
+}
+
+/// More than any pack that this program writes, less than what would not fit in memory.
+const MAX_SALVAGE: usize = 4 * pack::PACK_SIZE;
+
+fn read_manifest(manifests: &Room, hash: ManifestHash) -> Result<Option<Snapshot>, StoreError> {
+    let path = manifests.path().join(manifest_name(hash));
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.map_err(StoreError::io("read", path))?,
+    };
+    let right = bytes.len() <= MAX_MANIFEST_LEN && manifest_hash(&bytes) == hash;
+    Ok(Some(bytes).filter(|_| right).and_then(|bytes| Snapshot::of(bytes).ok()))
+}
+
+impl Snapshot {
+    /// What the catalog keeps of `manifest`.
+    ///
+    /// # Errors
+    /// When it is no manifest.
+    pub fn of(manifest: Vec<u8>) -> Result<Self, vsync_protocol::manifest::ManifestError> {
+        let body = Manifest::parse(&manifest)?.body;
+        let hash = manifest_hash(&manifest);
+        Ok(Self { hash, volume: body.volume, source: body.source, sequence: body.sequence, manifest })
+    }
+}
+
+fn manifest_name(hash: ManifestHash) -> PathBuf {
+    format!("{}.manifest", SnapshotId::from(hash)).into()
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn report(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}

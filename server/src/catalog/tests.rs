@@ -1,0 +1,147 @@
+//! What a catalog must do, written against its public surface.
+
+use vsync_protocol::id::SnapshotId;
+use vsync_protocol::manifest::manifest_hash;
+
+use super::*;
+use crate::store::health::Health;
+use crate::store::journal::Journal;
+
+fn record(tag: u8) -> Record {
+    Record { cid: Cid::of(&[tag]), offset: 48, len: 100, kind: BlobKind::Chunk }
+}
+
+fn pack(byte: u8) -> PackId {
+    PackId::from_bytes([byte; 32])
+}
+
+fn open() -> (tempfile::TempDir, Catalog) {
+    let dir = tempfile::tempdir().unwrap();
+    let catalog = Catalog::open(&dir.path().join("catalog.sqlite")).unwrap();
+    (dir, catalog)
+}
+
+#[test]
+fn blobs_are_found_after_their_pack_was_added() {
+    let (_dir, catalog) = open();
+    let cids = [Cid::of(&[1]), Cid::of(&[2]), Cid::of(&[3])];
+    assert_eq!(catalog.have(&cids).unwrap(), [false; 3]);
+    catalog.add_pack(pack(1), 500, vec![record(3), record(1)]).unwrap();
+    catalog.add_pack(pack(1), 500, vec![record(3), record(1)]).unwrap();
+    assert_eq!(catalog.have(&cids).unwrap(), [true, false, true]);
+    let location = Location { pack: pack(1), offset: 48, len: 100, kind: BlobKind::Chunk, closed: 0 };
+    assert_eq!(catalog.locate(&cids).unwrap(), [Some(location), None, Some(location)]);
+    assert_eq!(catalog.totals().unwrap(), Totals { blobs: 2, packs: 1, bytes: 500, snapshots: 0 });
+}
+
+#[test]
+fn of_several_copies_the_lowest_pack_counts_whatever_the_order() {
+    for order in [[1, 2, 3], [3, 2, 1], [2, 1, 3]] {
+        let (_dir, catalog) = open();
+        order.into_iter().for_each(|byte| catalog.add_pack(pack(byte), 1, vec![record(0)]).unwrap());
+        assert_eq!(catalog.locate(&[record(0).cid]).unwrap()[0].unwrap().pack, pack(1));
+        assert_eq!(catalog.totals().unwrap().blobs, 1);
+    }
+}
+
+#[test]
+fn a_damaged_blob_is_absent_until_it_comes_again() {
+    let (_dir, catalog) = open();
+    let cid = record(0).cid;
+    catalog.add_pack(pack(1), 1, vec![record(0)]).unwrap();
+    let before = catalog.generation().unwrap();
+    catalog.add_closed(vec![cid], before).unwrap();
+    catalog.add_damage(cid, pack(2)).unwrap();
+    assert_eq!(catalog.have(&[cid]).unwrap(), [true], "another copy was meant");
+    catalog.add_damage(cid, pack(1)).unwrap();
+    assert_eq!(catalog.have(&[cid]).unwrap(), [false]);
+    assert!(catalog.generation().unwrap() > before);
+    catalog.add_pack(pack(9), 1, vec![record(0)]).unwrap();
+    let location = catalog.locate(&[cid]).unwrap()[0].unwrap();
+    assert_eq!((location.pack, location.closed), (pack(9), before));
+    catalog.lose_pack(pack(9)).unwrap();
+    assert_eq!(catalog.have(&[cid]).unwrap(), [false]);
+}
+
+/// A catalog with `count` snapshots of two volumes from two machines.
+fn history(count: u64) -> (tempfile::TempDir, Catalog, Vec<Snapshot>) {
+    let (dir, catalog) = open();
+    let (mut journal, _) = Journal::open(dir.path(), dir.path(), Mark::START, Health::default()).unwrap();
+    let mut snapshots = Vec::new();
+    for index in 0..count {
+        let manifest = index.to_le_bytes().to_vec();
+        let snapshot = Snapshot {
+            hash: manifest_hash(&manifest),
+            volume: ["a", "b"][(index % 2) as usize].parse().unwrap(),
+            source: ["one", "two"][(index / 2 % 2) as usize].parse().unwrap(),
+            sequence: index / 4 + 1,
+            manifest,
+        };
+        let entry = LogEntry::Commit { manifest: snapshot.hash, at: index as i64 };
+        catalog.append(journal.append(entry).unwrap(), Some(snapshot.clone())).unwrap();
+        snapshots.push(snapshot);
+    }
+    let forget = LogEntry::Forget { manifest: snapshots[0].hash, at: 0, reason: "test".to_owned() };
+    catalog.append(journal.append(forget).unwrap(), None).unwrap();
+    assert_eq!(catalog.mark().unwrap(), journal.mark());
+    (dir, catalog, snapshots)
+}
+
+fn indexes(catalog: &Catalog, listing: &Listing) -> Vec<u64> {
+    catalog.snapshots(listing, usize::MAX).unwrap().iter().map(|record| record.index).collect()
+}
+
+#[test]
+fn snapshots_are_listed_newest_first_by_any_filter() {
+    let (_dir, catalog, snapshots) = history(12);
+    let all = Listing { limit: 100, ..Listing::default() };
+    assert_eq!(indexes(&catalog, &all), (2..=12).rev().collect::<Vec<_>>(), "the forgotten one is left out");
+    let of_a = Listing { volume: Some("a".parse().unwrap()), ..all.clone() };
+    assert_eq!(indexes(&catalog, &of_a), [11, 9, 7, 5, 3]);
+    let of_two = Listing { source: Some("two".parse().unwrap()), ..of_a.clone() };
+    assert_eq!(indexes(&catalog, &of_two), [11, 7, 3]);
+    assert_eq!(indexes(&catalog, &Listing { before: Some(11), limit: 1, ..of_two }), [7]);
+    let id = SnapshotId::from(snapshots[4].hash).to_string();
+    for len in [5, 8, 31, 32] {
+        let listing = Listing { prefix: Some(id[..len].to_owned()), ..all.clone() };
+        assert_eq!(indexes(&catalog, &listing), [5], "{len} digits");
+    }
+    for prefix in ["xyz", &"0".repeat(33)] {
+        assert!(indexes(&catalog, &Listing { prefix: Some(prefix.to_owned()), ..all.clone() }).is_empty());
+    }
+    assert_eq!(catalog.snapshots(&all, 1).unwrap().len(), 1, "a page has at least one");
+    assert_eq!(catalog.totals().unwrap().snapshots, 11);
+}
+
+#[test]
+fn a_sequence_goes_on_after_its_last_was_forgotten() {
+    let (_dir, catalog, snapshots) = history(1);
+    let found = catalog.last(&snapshots[0].volume, &snapshots[0].source).unwrap();
+    assert_eq!(found, Some((1, snapshots[0].hash)));
+    assert!(catalog.accepted(snapshots[0].hash).unwrap().is_some());
+    assert_eq!(catalog.log(0, 10).unwrap().len(), 2);
+    assert_eq!(catalog.log(1, 10).unwrap().len(), 1);
+    assert!(catalog.log(2, 10).unwrap().is_empty());
+}
+
+#[test]
+fn a_damaged_or_newer_file_is_refused() {
+    let (dir, catalog) = open();
+    catalog.add_pack(pack(1), 1, (0..200).map(record).collect()).unwrap();
+    drop(catalog);
+    let path = dir.path().join("catalog.sqlite");
+    drop(Catalog::open(&path).unwrap());
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 2).unwrap();
+    drop(connection);
+    assert!(matches!(Catalog::open(&path), Err(CatalogError::Format { found: 2, .. })));
+    std::fs::write(&path, vec![7; 8192]).unwrap();
+    assert!(matches!(Catalog::open(&path), Err(CatalogError::Damaged(_))));
+}
+
+#[test]
+fn after_close_calls_fail() {
+    let (_dir, catalog) = open();
+    catalog.close();
+    assert!(matches!(catalog.add_pack(pack(1), 1, vec![]), Err(CatalogError::Closed)));
+}

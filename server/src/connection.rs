@@ -1,0 +1,301 @@
+//! One agent's connection: its requests, its upload streams, its session.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{RecvStream, SendStream, VarInt};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use vsync_protocol::id::{Cid, MachineKey, VolumeName};
+use vsync_protocol::wire::{
+    MESSAGE_HEAD_LEN, Refusal, RefusalCode, Reply, Request, UPLOAD_HEAD_LEN, UploadHead, VERSION, encode_message,
+    message_len,
+};
+
+use crate::commit::now;
+use crate::fetch::{self, Plan};
+use crate::refusal::refusal;
+use crate::serve::{Member, Shared};
+use crate::session::Session;
+
+/// A request must have arrived whole, and a short reply have been taken, in this time.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Members are asked about this often even when nothing is requested.
+const MEMBER_CHECK: Duration = Duration::from_secs(5);
+
+/// Bytes read for one connection's fetches but not yet taken by QUIC.
+const FETCH_ROOM: usize = 16 << 20;
+
+/// One agent's connection.
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    quic: quinn::Connection,
+    key: MachineKey,
+    greeted: AtomicBool,
+    session: Mutex<Sessions>,
+    fetch_room: Semaphore,
+}
+
+#[derive(Default)]
+struct Sessions {
+    opened: u32,
+    current: Option<Arc<Session>>,
+    ingest: Vec<JoinHandle<()>>,
+}
+
+impl Connection {
+    pub(crate) fn new(shared: Arc<Shared>, quic: quinn::Connection, key: MachineKey) -> Arc<Self> {
+        let fetch_room = Semaphore::new(FETCH_ROOM);
+        Arc::new(Self { shared, quic, key, greeted: AtomicBool::new(false), session: Mutex::default(), fetch_room })
+    }
+
+    /// Serves the connection until it is closed, and until what it brought is durable.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut streams = JoinSet::new();
+        let mut member_check = tokio::time::interval(MEMBER_CHECK);
+        loop {
+            tokio::select! {
+                opened = self.quic.accept_bi() => match opened {
+                    Ok((send, recv)) => drop(streams.spawn(Arc::clone(&self).request(send, recv))),
+                    Err(_) => break,
+                },
+                opened = self.quic.accept_uni() => match opened {
+                    Ok(recv) => drop(streams.spawn(Arc::clone(&self).upload(recv))),
+                    Err(_) => break,
+                },
+                Some(ended) = streams.join_next() => self.note_panic(ended),
+                _ = member_check.tick() => if self.member().is_err() {
+                    self.close(RefusalCode::NotAuthorised, "the machine's key was removed");
+                },
+            }
+        }
+        // Requests fail by themselves now that the connection is gone, except those that
+        // are changing the store: they are let finish.
+        while let Some(ended) = streams.join_next().await {
+            self.note_panic(ended);
+        }
+        for ingest in self.close_sessions() {
+            self.note_panic(ingest.await);
+        }
+    }
+
+    /// A panic ends the stream it happened in, and the connection with it, but no other.
+    fn note_panic(&self, ended: Result<(), tokio::task::JoinError>) {
+        if ended.is_err_and(|error| error.is_panic()) {
+            tracing::error!("a task of the connection from {} panicked", self.quic.remote_address());
+            self.close(RefusalCode::Store, "internal error");
+        }
+    }
+
+    fn close(&self, code: RefusalCode, reason: &str) {
+        self.quic.close(VarInt::from_u32(code as u32), reason.as_bytes());
+    }
+
+    /// The machine behind the connection; asked anew each time, so that a removed one is
+    /// out at once.
+    fn member(&self) -> Result<Member, Refusal> {
+        let member = (self.shared.members)(self.key);
+        member.ok_or_else(|| refusal(RefusalCode::NotAuthorised, format!("no machine has the key {}", self.key)))
+    }
+
+    async fn request(self: Arc<Self>, mut send: SendStream, mut recv: RecvStream) {
+        // Held while the request runs, so that a server that shuts down can wait for it.
+        let Ok(_running) = self.shared.running.acquire().await else { return };
+        let answered = match timeout(MESSAGE_TIMEOUT, read_request(&mut recv)).await {
+            Ok(Ok(Request::Fetch { cids })) => self.fetch(&mut send, cids.into_vec()).await,
+            Ok(Ok(request)) => self.answer(request).await,
+            Ok(Err(refused)) => Err(refused),
+            Err(_) => Err(refusal(RefusalCode::Malformed, "the request did not arrive in time")),
+        };
+        let reply = match answered {
+            // A fetch has sent its reply itself.
+            Ok(None) => return,
+            Ok(Some(reply)) => reply,
+            Err(refused) => Reply::Refused(refused),
+        };
+        // An agent that went away needs no reply.
+        let _ = timeout(MESSAGE_TIMEOUT, send_reply(&mut send, &reply)).await;
+        let _ = send.finish();
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request) -> Result<Option<Reply>, Refusal> {
+        let member = self.admit(&request)?;
+        let reply = match request {
+            Request::Hello { version, realm } => self.hello(version, realm)?,
+            Request::Open { volume } => self.open(&member, volume).await?,
+            Request::Have { session, cids } => {
+                self.session(session)?;
+                let answers = self.blocking(move |shared| Ok(shared.archive.catalog().have(cids.as_slice())?)).await?;
+                Reply::Have(answers.into_iter().collect())
+            }
+            Request::Flush { session, frames } => {
+                self.session(session)?.flush(&frames).await?;
+                Reply::Flushed
+            }
+            Request::Commit { session, manifest } => self.commit(&member, session, manifest).await?,
+            Request::Snapshots(listing) => self.blocking(move |shared| shared.snapshots(&member, listing)).await?,
+            Request::Log { from } => self.blocking(move |shared| shared.log(from)).await?,
+            Request::Status => self.blocking(|shared| shared.status()).await?,
+            Request::Damaged { cid } => {
+                let damaged = self.blocking(move |shared| Ok(shared.archive.recheck(cid)?)).await?;
+                Reply::Checked { damaged }
+            }
+            // Answered by `fetch`, which needs the stream.
+            Request::Fetch { .. } => return Ok(None),
+        };
+        Ok(Some(reply))
+    }
+
+    /// Whether the request may be looked at now at all.
+    fn admit(&self, request: &Request) -> Result<Member, Refusal> {
+        let member = self.member()?;
+        if self.shared.draining.load(Ordering::Relaxed) {
+            return Err(refusal(RefusalCode::Draining, "the server is shutting down"));
+        }
+        let greeted = self.greeted.load(Ordering::Relaxed) || matches!(request, Request::Hello { .. });
+        if greeted { Ok(member) } else { Err(refusal(RefusalCode::Malformed, "a connection begins with Hello")) }
+    }
+
+    fn hello(&self, version: u32, realm: vsync_protocol::id::RealmId) -> Result<Reply, Refusal> {
+        if version == 0 {
+            return Err(refusal(RefusalCode::Version, format!("this server speaks versions 1 to {VERSION}")));
+        }
+        if realm != self.shared.realm {
+            let message = format!("this server keeps realm {}, not {realm}", self.shared.realm);
+            return Err(refusal(RefusalCode::WrongRealm, message));
+        }
+        self.greeted.store(true, Ordering::Relaxed);
+        Ok(Reply::Hello { version: version.min(VERSION), now: now(), log: self.shared.archive.position() })
+    }
+
+    async fn open(&self, member: &Member, volume: VolumeName) -> Result<Reply, Refusal> {
+        let (source, asked) = (member.name.clone(), volume.clone());
+        let last = self
+            .blocking(move |shared| {
+                shared.archive.check_writable()?;
+                Ok(shared.archive.catalog().last(&asked, &source)?)
+            })
+            .await?;
+        // What an unfinished session brought is to be found by the new one's questions.
+        for ingest in self.close_sessions() {
+            self.note_panic(ingest.await);
+        }
+        let mut sessions = self.sessions();
+        sessions.opened += 1;
+        let (session, ingest) = Session::begin(sessions.opened, volume, Arc::clone(&self.shared.archive));
+        sessions.ingest.push(ingest);
+        if let Some(other) = sessions.current.replace(session) {
+            other.close();
+        }
+        Ok(Reply::Opened { session: sessions.opened, last })
+    }
+
+    async fn commit(&self, member: &Member, session: u32, manifest: Vec<u8>) -> Result<Reply, Refusal> {
+        let session = self.session(session)?;
+        // So that what has arrived counts, flushed or not.
+        session.flush(&[]).await?;
+        let (key, name) = (self.key, member.name.clone());
+        self.blocking(move |shared| shared.commit(key, &name, &session.volume, manifest)).await
+    }
+
+    async fn fetch(&self, send: &mut SendStream, cids: Vec<Cid>) -> Result<Option<Reply>, Refusal> {
+        let member = self.admit(&Request::Status)?;
+        if !member.may_read {
+            let message = format!("{} may write backups but not read them", member.name);
+            return Err(refusal(RefusalCode::NotAuthorised, message));
+        }
+        let plan = self.blocking(move |shared| Ok(Plan::new(&shared.archive, &cids)?)).await?;
+        if self.send_blobs(send, plan).await.is_ok() {
+            let _ = send.finish();
+        }
+        Ok(None)
+    }
+
+    /// Errors mean that the agent no longer listens.
+    async fn send_blobs(&self, send: &mut SendStream, plan: Plan) -> Result<(), quinn::WriteError> {
+        send_reply(send, &Reply::Fetching).await?;
+        let mut absent: Vec<Bytes> = plan.absent.into_iter().map(fetch::absent).collect();
+        send.write_all_chunks(&mut absent).await?;
+        for run in plan.runs {
+            // Given back when QUIC has taken the bytes, which its send window bounds.
+            let room = run.len().min(FETCH_ROOM) as u32;
+            let Ok(_room) = self.fetch_room.acquire_many(room).await else { break };
+            let read = self.blocking(move |shared| Ok(run.read(&shared.archive))).await;
+            let Ok(mut frames) = read else {
+                // Without its frames the reply is cut short, which the agent notices.
+                let _ = send.reset(VarInt::from_u32(RefusalCode::Store as u32));
+                return Err(quinn::WriteError::ClosedStream);
+            };
+            send.write_all_chunks(&mut frames).await?;
+        }
+        Ok(())
+    }
+
+    async fn upload(self: Arc<Self>, mut recv: RecvStream) {
+        let mut head = [0; UPLOAD_HEAD_LEN];
+        let received = match timeout(MESSAGE_TIMEOUT, recv.read_exact(&mut head)).await {
+            Ok(Ok(())) => self.receive(head, &mut recv).await,
+            _ => Err(refusal(RefusalCode::Malformed, "an upload stream without a head")),
+        };
+        if let Err(refused) = received {
+            // The words reach the agent with its next request; a lost stream is gone anyway.
+            let _ = recv.stop(VarInt::from_u32(refused.code as u32));
+        }
+    }
+
+    async fn receive(&self, head: [u8; UPLOAD_HEAD_LEN], recv: &mut RecvStream) -> Result<(), Refusal> {
+        let malformed = || refusal(RefusalCode::Malformed, "more upload streams than there may be");
+        let head = UploadHead::decode(head).ok_or_else(malformed)?;
+        self.member()?;
+        self.session(head.session)?.receive(head.stream, recv).await
+    }
+
+    fn session(&self, id: u32) -> Result<Arc<Session>, Refusal> {
+        let current = self.sessions().current.clone().filter(|session| session.id == id);
+        let session = current.ok_or_else(|| refusal(RefusalCode::NoSession, format!("no session {id} is open")))?;
+        session.check()?;
+        Ok(session)
+    }
+
+    fn close_sessions(&self) -> Vec<JoinHandle<()>> {
+        let mut sessions = self.sessions();
+        if let Some(session) = sessions.current.take() {
+            session.close();
+        }
+        std::mem::take(&mut sessions.ingest)
+    }
+
+    fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs what blocks on a thread that may, few at a time.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let failed = || refusal(RefusalCode::Store, "internal error");
+        let _turn = self.shared.turns.acquire().await.map_err(|_| failed())?;
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_| failed())?
+    }
+}
+
+async fn read_request(recv: &mut RecvStream) -> Result<Request, Refusal> {
+    let malformed = |what: String| refusal(RefusalCode::Malformed, what);
+    let cut = |_| malformed("the request is cut short".to_owned());
+    let mut head = [0; MESSAGE_HEAD_LEN];
+    recv.read_exact(&mut head).await.map_err(cut)?;
+    let len = message_len(head).ok_or_else(|| malformed("the request is too long".to_owned()))?;
+    let mut bytes = vec![0; len];
+    recv.read_exact(&mut bytes).await.map_err(cut)?;
+    minicbor::decode(&bytes).map_err(|error| malformed(format!("unreadable request: {error}")))
+}
+
+async fn send_reply(send: &mut SendStream, reply: &Reply) -> Result<(), quinn::WriteError> {
+    send.write_chunk(encode_message(reply).into()).await
+}

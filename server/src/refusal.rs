@@ -1,0 +1,56 @@
+//! What an agent is told when the server says no. The server's own errors go to its log in
+//! full; an agent hears only what it can act on.
+
+use vsync_protocol::wire::{Refusal, RefusalCode};
+
+use crate::archive::{ArchiveError, report};
+use crate::catalog::CatalogError;
+use crate::commit::CommitError;
+use crate::store::StoreError;
+
+/// A refusal in words.
+pub(crate) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal {
+    Refusal { code, message: message.into() }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NoSpace { .. } => refusal(RefusalCode::NoSpace, error.to_string()),
+            StoreError::ReadOnly(_) => refusal(RefusalCode::ReadOnly, error.to_string()),
+            error => internal(&error),
+        }
+    }
+}
+
+impl From<CatalogError> for Refusal {
+    fn from(error: CatalogError) -> Self {
+        internal(&error)
+    }
+}
+
+impl From<ArchiveError> for Refusal {
+    fn from(error: ArchiveError) -> Self {
+        match error {
+            ArchiveError::Store(error) => error.into(),
+            ArchiveError::Catalog(error) => error.into(),
+        }
+    }
+}
+
+impl From<CommitError> for Refusal {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Archive(error) => error.into(),
+            CommitError::Sequence { .. } => refusal(RefusalCode::OutOfSequence, error.to_string()),
+            CommitError::Realm(_) => refusal(RefusalCode::WrongRealm, error.to_string()),
+            error => refusal(RefusalCode::BadManifest, error.to_string()),
+        }
+    }
+}
+
+/// An error that only the server's operator can do something about.
+fn internal(error: &dyn std::error::Error) -> Refusal {
+    tracing::error!("{}", report(error));
+    refusal(RefusalCode::Store, "the store failed; the server's log says more")
+}

@@ -1,0 +1,346 @@
+//! The running server: accepts connections, and ends without cutting anything off.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+use quinn::{Endpoint, Incoming, TokioRuntime, VarInt};
+use thiserror::Error;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
+use vsync_protocol::limits::MAX_MESSAGE_LEN;
+use vsync_protocol::wire::{Cids, Listing, Refusal, RefusalCode, Reply, ServerStatus};
+
+use crate::archive::{Archive, ArchiveError};
+use crate::commit::{Author, Outcome, commit, now};
+use crate::connection::Connection;
+use crate::store::disk::Reserve;
+use crate::transport::{self, Congestion, TransportError};
+
+/// Connections altogether, and of one machine.
+const MAX_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS_EACH: usize = 8;
+
+/// Work that blocks on disk or catalog, at a time.
+const TURNS: usize = 8;
+
+/// Running requests that draining can wait for; more than all connections may have.
+const MAX_RUNNING: u32 = 1 << 20;
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long running requests may still take when the server ends.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long what was received may take to become durable when the server ends.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Log entries in one reply; an entry is below 200 bytes unless it gives a long reason.
+const LOG_PAGE: u32 = 2048;
+
+/// A machine that may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub name: MachineName,
+    /// Whether it may fetch blobs and list other machines' snapshots; false for a machine
+    /// that only writes.
+    pub may_read: bool,
+}
+
+/// Who may connect now. Asked at the handshake and again on every request, so that a
+/// removed key loses access at once.
+pub type Members = Arc<dyn Fn(MachineKey) -> Option<Member> + Send + Sync>;
+
+/// What a server needs to know.
+pub struct ServerConfig {
+    /// The store's directory.
+    pub data: PathBuf,
+    /// The realm it keeps.
+    pub realm: RealmId,
+    /// The server's own key: clients pin it, and it signs receipts.
+    pub identity: SigningKey,
+    /// UDP address; port 0 takes any, `[::]` both address families.
+    pub listen: SocketAddr,
+    /// Who may connect.
+    pub members: Members,
+    /// Space that stays free.
+    pub reserve: Reserve,
+    /// How fast to send.
+    pub congestion: Congestion,
+}
+
+/// Why a server does not start.
+#[derive(Debug, Error)]
+pub enum ServerError {
+    /// The store.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// TLS or the address.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The network thread.
+    #[error("cannot start the network thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Starts servers.
+pub struct Server;
+
+impl Server {
+    /// Opens the store and listens. Returns when agents can connect.
+    ///
+    /// # Errors
+    /// When the store cannot be opened or the address is not to be had.
+    pub fn start(config: ServerConfig) -> Result<Running, ServerError> {
+        let archive = Arc::new(Archive::open(&config.data, config.realm, config.reserve)?);
+        let members = Arc::clone(&config.members);
+        let admit = move |key| members(key).is_some();
+        let quic = transport::server_config(&config.identity, admit, config.congestion)?;
+        let socket = transport::bind(config.listen)?;
+        let address = socket.local_addr().map_err(ServerError::Thread)?;
+        let shared = Arc::new(Shared::new(config, archive));
+        let (stop, stopped) = oneshot::channel();
+        let (listening, ready) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("vsync-quic".to_owned()).spawn(move || {
+            // One thread: quinn runs faster on a runtime of its own that never migrates.
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(listening.send(Err(error))),
+            };
+            runtime.block_on(async {
+                let config = transport::endpoint_config();
+                match Endpoint::new(config, Some(quic), socket, Arc::new(TokioRuntime)) {
+                    Ok(endpoint) => {
+                        let _ = listening.send(Ok(()));
+                        shared.serve(endpoint, stopped).await;
+                    }
+                    Err(error) => drop(listening.send(Err(error))),
+                }
+            });
+            runtime.shutdown_timeout(FINISH_TIMEOUT);
+            shared.archive.close();
+        });
+        let thread = thread.map_err(ServerError::Thread)?;
+        let died = || std::io::Error::other("it ended at once");
+        ready.recv().map_err(|_| ServerError::Thread(died()))?.map_err(ServerError::Thread)?;
+        Ok(Running { address, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+/// How a server is asked to end.
+enum Stop {
+    /// Let running requests finish.
+    Drain,
+    /// Close connections at once.
+    Now,
+}
+
+/// A server that listens. Dropping it closes all connections at once; what was received
+/// still becomes durable.
+#[must_use = "dropping this ends the server"]
+pub struct Running {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<Stop>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Refuses new requests, lets running ones finish up to a deadline, closes connections
+    /// and store.
+    pub fn stop(mut self) {
+        self.end(Stop::Drain);
+    }
+
+    fn end(&mut self, how: Stop) {
+        if let Some(stop) = self.stop.take() {
+            // It may have ended by itself.
+            let _ = stop.send(how);
+        }
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the network thread panicked");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end(Stop::Now);
+    }
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    pub(crate) archive: Arc<Archive>,
+    pub(crate) realm: RealmId,
+    pub(crate) members: Members,
+    pub(crate) draining: AtomicBool,
+    /// A permit is held by each running request.
+    pub(crate) running: Semaphore,
+    /// A permit is held by each piece of work that blocks.
+    pub(crate) turns: Semaphore,
+    identity: SigningKey,
+    connections: Mutex<HashMap<MachineKey, usize>>,
+}
+
+impl Shared {
+    fn new(config: ServerConfig, archive: Arc<Archive>) -> Self {
+        Self {
+            archive,
+            realm: config.realm,
+            members: config.members,
+            draining: AtomicBool::new(false),
+            running: Semaphore::new(MAX_RUNNING as usize),
+            turns: Semaphore::new(TURNS),
+            identity: config.identity,
+            connections: Mutex::default(),
+        }
+    }
+
+    async fn serve(self: &Arc<Self>, endpoint: Endpoint, mut stopped: oneshot::Receiver<Stop>) {
+        let mut connections = JoinSet::new();
+        let how = loop {
+            tokio::select! {
+                how = &mut stopped => break how.unwrap_or(Stop::Now),
+                Some(incoming) = endpoint.accept() => self.accept(&endpoint, incoming, &mut connections),
+                Some(ended) = connections.join_next() => note_panic(ended),
+            }
+        };
+        self.draining.store(true, Ordering::Relaxed);
+        if matches!(how, Stop::Drain) {
+            // Held by no request: then none is running. Whoever asks now is told why not.
+            let _ = timeout(DRAIN_TIMEOUT, self.running.acquire_many(MAX_RUNNING)).await;
+        }
+        endpoint.close(VarInt::from_u32(RefusalCode::Draining as u32), b"the server is shutting down");
+        let finish = async {
+            while let Some(ended) = connections.join_next().await {
+                note_panic(ended);
+            }
+            // Without this the agents would learn of the end only by their timeout.
+            endpoint.wait_idle().await;
+        };
+        if timeout(FINISH_TIMEOUT, finish).await.is_err() {
+            tracing::warn!("connections did not end in time");
+        }
+    }
+
+    fn accept(self: &Arc<Self>, endpoint: &Endpoint, incoming: Incoming, connections: &mut JoinSet<()>) {
+        if endpoint.open_connections() >= MAX_CONNECTIONS {
+            incoming.refuse();
+        } else if !incoming.remote_address_validated() {
+            // Whoever cannot show that the address is its own costs one packet.
+            let _ = incoming.retry();
+        } else {
+            connections.spawn(Arc::clone(self).connect(incoming));
+        }
+    }
+
+    async fn connect(self: Arc<Self>, incoming: Incoming) {
+        let from = incoming.remote_address();
+        let Ok(connecting) = incoming.accept() else { return };
+        let quic = match timeout(HANDSHAKE_TIMEOUT, connecting).await {
+            Ok(Ok(quic)) => quic,
+            Ok(Err(error)) => return tracing::info!("no connection from {from}: {error}"),
+            Err(_) => return tracing::info!("no connection from {from}: the handshake took too long"),
+        };
+        let Some(key) = transport::peer_key(&quic) else { return };
+        let Some(_place) = Place::take(&self, key) else {
+            let code = VarInt::from_u32(RefusalCode::NotAuthorised as u32);
+            return quic.close(code, b"this machine has too many connections");
+        };
+        Connection::new(Arc::clone(&self), quic, key).run().await;
+    }
+
+    pub(crate) fn commit(
+        &self,
+        key: MachineKey,
+        name: &MachineName,
+        volume: &VolumeName,
+        manifest: Vec<u8>,
+    ) -> Result<Reply, Refusal> {
+        let author = Author { key, name, volume };
+        Ok(match commit(&self.archive, self.realm, &self.identity, &author, manifest)? {
+            Outcome::Committed(receipt) => Reply::Committed(receipt),
+            Outcome::Missing(cids) => Reply::Missing(Cids::new(cids)),
+        })
+    }
+
+    pub(crate) fn snapshots(&self, member: &Member, mut listing: Listing) -> Result<Reply, Refusal> {
+        if !member.may_read {
+            if listing.source.is_some_and(|source| source != member.name) {
+                return Ok(Reply::Snapshots(Vec::new()));
+            }
+            listing.source = Some(member.name.clone());
+        }
+        // Room is left for what stands around the manifests.
+        let budget = MAX_MESSAGE_LEN - (64 << 10);
+        Ok(Reply::Snapshots(self.archive.catalog().snapshots(&listing, budget)?))
+    }
+
+    pub(crate) fn log(&self, from: u64) -> Result<Reply, Refusal> {
+        Ok(Reply::Log(self.archive.catalog().log(from, LOG_PAGE)?))
+    }
+
+    pub(crate) fn status(&self) -> Result<Reply, Refusal> {
+        let totals = self.archive.catalog().totals()?;
+        Ok(Reply::Status(Box::new(ServerStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            now: now(),
+            snapshots: totals.snapshots,
+            blobs: totals.blobs,
+            packs: totals.packs,
+            bytes: totals.bytes,
+            free: self.archive.free()?,
+            read_only: self.archive.failure().map(str::to_owned),
+        })))
+    }
+}
+
+fn note_panic(ended: Result<(), tokio::task::JoinError>) {
+    if ended.is_err_and(|error| error.is_panic()) {
+        tracing::error!("the task of a connection panicked");
+    }
+}
+
+/// One of the connections that a machine may have.
+struct Place<'a> {
+    shared: &'a Shared,
+    key: MachineKey,
+}
+
+impl<'a> Place<'a> {
+    fn take(shared: &'a Shared, key: MachineKey) -> Option<Self> {
+        let mut connections = shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = connections.entry(key).or_default();
+        if *taken >= MAX_CONNECTIONS_EACH {
+            return None;
+        }
+        *taken += 1;
+        Some(Self { shared, key })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut connections = self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = connections.get_mut(&self.key) {
+            *taken -= 1;
+            if *taken == 0 {
+                connections.remove(&self.key);
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! One backup in progress: upload streams bring blobs, one thread checks them against
+//! their names and packs them.
+//!
+//! Blobs wait for that thread in a queue bounded by bytes. The permits for a blob are taken
+//! before its bytes are read from the stream, so a slow disk stops the reading, and QUIC's
+//! flow control stops the sender.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use vsync_protocol::blob::Header;
+use vsync_protocol::id::{Cid, VolumeName};
+use vsync_protocol::limits::{MAX_BLOB_LEN, MAX_UPLOAD_STREAMS};
+use vsync_protocol::wire::{FRAME_HEAD_LEN, FrameHead, Refusal, RefusalCode};
+
+use crate::archive::Archive;
+use crate::refusal::refusal;
+use crate::store::pack::PackBuilder;
+
+/// Bytes of blobs that wait to be checked.
+const QUEUE: usize = 16 << 20;
+const _: () = assert!(MAX_BLOB_LEN <= QUEUE, "the largest blob must fit the queue");
+
+/// What a blob costs at least, so that tiny ones cannot fill memory with bookkeeping.
+const LEAST_COST: usize = 512;
+
+/// A flush gives up when none of the frames it waits for arrives for this long.
+const STALL: Duration = Duration::from_secs(60);
+
+const STREAMS: usize = MAX_UPLOAD_STREAMS as usize;
+
+/// How far a session has come, for those who wait for it.
+#[derive(Clone, Default)]
+struct Progress {
+    /// Frames that have joined the queue, by stream.
+    frames: [u64; STREAMS],
+    /// Why the session takes no more, if it does not.
+    failure: Option<Refusal>,
+}
+
+enum Item {
+    Blob { cid: Cid, blob: Bytes, _cost: OwnedSemaphorePermit },
+    Flush(oneshot::Sender<Result<(), Refusal>>),
+    Close,
+}
+
+/// A backup in progress.
+pub(crate) struct Session {
+    /// Names it on its connection.
+    pub(crate) id: u32,
+    /// What is backed up.
+    pub(crate) volume: VolumeName,
+    queue: Sender<Item>,
+    room: Arc<Semaphore>,
+    progress: watch::Sender<Progress>,
+}
+
+impl Session {
+    /// Begins a session. The returned task ends once the session was closed and everything
+    /// that it received is durable.
+    pub(crate) fn begin(id: u32, volume: VolumeName, archive: Arc<Archive>) -> (Arc<Self>, JoinHandle<()>) {
+        // Bounded by the permits that items carry.
+        let (queue, items) = crossbeam_channel::unbounded();
+        let progress = watch::Sender::new(Progress::default());
+        let ingest = Ingest { archive, progress: progress.clone(), pack: PackBuilder::default(), failure: None };
+        let task = tokio::task::spawn_blocking(move || ingest.run(&items));
+        (Arc::new(Self { id, volume, queue, room: Arc::new(Semaphore::new(QUEUE)), progress }), task)
+    }
+
+    /// Why the session takes no more, if it does not.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        self.progress.borrow().failure.clone().map_or(Ok(()), Err)
+    }
+
+    /// Reads frames from upload stream `stream` until it ends or the session fails.
+    pub(crate) async fn receive(&self, stream: u32, from: &mut quinn::RecvStream) -> Result<(), Refusal> {
+        let stream = stream as usize;
+        loop {
+            self.check()?;
+            let mut head = [0; FRAME_HEAD_LEN];
+            match from.read_exact(&mut head).await {
+                Ok(()) => {}
+                Err(quinn::ReadExactError::FinishedEarly(0)) => return Ok(()),
+                Err(_) => return Err(cut_off()),
+            }
+            let head = FrameHead::decode(&head).ok_or_else(|| refusal(RefusalCode::Malformed, "frame too long"))?;
+            let cost = head.len.max(LEAST_COST) as u32;
+            let cost = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| closed())?;
+            let mut blob = vec![0; head.len];
+            from.read_exact(&mut blob).await.map_err(|_| cut_off())?;
+            let item = Item::Blob { cid: head.cid, blob: blob.into(), _cost: cost };
+            self.queue.send(item).map_err(|_| closed())?;
+            // After joining the queue: a flush that counts this frame queues behind it.
+            self.progress.send_modify(|progress| progress.frames[stream] += 1);
+        }
+    }
+
+    /// Waits until each stream has brought as many frames as `frames` says, and all of them
+    /// are durable.
+    pub(crate) async fn flush(&self, frames: &[u64]) -> Result<(), Refusal> {
+        if frames.len() > STREAMS {
+            return Err(refusal(RefusalCode::Malformed, "more streams than there may be"));
+        }
+        let mut progress = self.progress.subscribe();
+        loop {
+            {
+                let now = progress.borrow_and_update();
+                now.failure.clone().map_or(Ok(()), Err)?;
+                if frames.iter().zip(&now.frames).all(|(wanted, arrived)| arrived >= wanted) {
+                    break;
+                }
+            }
+            match timeout(STALL, progress.changed()).await {
+                Ok(changed) => changed.map_err(|_| closed())?,
+                Err(_) => return Err(refusal(RefusalCode::Malformed, "the frames to flush do not arrive")),
+            }
+        }
+        let (done, answer) = oneshot::channel();
+        self.queue.send(Item::Flush(done)).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Takes no more; what was received is still made durable.
+    pub(crate) fn close(&self) {
+        self.progress.send_modify(|progress| {
+            progress.failure.get_or_insert_with(closed);
+        });
+        // When the thread is gone there is nothing left to close.
+        let _ = self.queue.send(Item::Close);
+    }
+}
+
+fn closed() -> Refusal {
+    refusal(RefusalCode::NoSession, "the session is closed; open one again")
+}
+
+fn cut_off() -> Refusal {
+    refusal(RefusalCode::Malformed, "an upload stream ends inside a frame")
+}
+
+/// The thread that checks and packs what a session receives.
+struct Ingest {
+    archive: Arc<Archive>,
+    progress: watch::Sender<Progress>,
+    pack: PackBuilder,
+    failure: Option<Refusal>,
+}
+
+impl Ingest {
+    fn run(mut self, items: &Receiver<Item>) {
+        for item in items {
+            match item {
+                // After a failure the queue is still emptied, so that nobody waits for room.
+                Item::Blob { .. } if self.failure.is_some() => {}
+                Item::Blob { cid, blob, .. } => {
+                    let added = self.add(cid, blob);
+                    self.note(added);
+                }
+                Item::Flush(done) => {
+                    let stored = self.store();
+                    self.note(stored);
+                    // Who asked may have gone.
+                    let _ = done.send(self.failure.clone().map_or(Ok(()), Err));
+                }
+                Item::Close => break,
+            }
+        }
+        // The connection may be lost, but what arrived over it is kept for the next one.
+        let stored = self.store();
+        self.note(stored);
+    }
+
+    fn add(&mut self, cid: Cid, blob: Bytes) -> Result<(), Refusal> {
+        if Cid::of(&blob) != cid {
+            return Err(refusal(RefusalCode::WrongName, format!("the bytes sent as {cid} are another blob's")));
+        }
+        let kind =
+            Header::parse(&blob).map_err(|error| refusal(RefusalCode::Malformed, format!("blob {cid}: {error}")))?.kind;
+        self.pack.push(cid, kind, blob);
+        if self.pack.is_full() { self.store() } else { Ok(()) }
+    }
+
+    /// Makes the open pack durable.
+    fn store(&mut self) -> Result<(), Refusal> {
+        let pack = std::mem::take(&mut self.pack);
+        if pack.is_empty() { Ok(()) } else { Ok(self.archive.put(pack)?) }
+    }
+
+    /// The first failure ends the session for all who use it.
+    fn note(&mut self, result: Result<(), Refusal>) {
+        if let Err(failure) = result {
+            tracing::warn!("a session fails: {}", failure.message);
+            self.progress.send_modify(|progress| {
+                progress.failure.get_or_insert_with(|| failure.clone());
+            });
+            self.failure.get_or_insert(failure);
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The log on disk: what became and ceased to be a snapshot, in order, each entry chained
+//! to all before it. It is the authority; the catalog only repeats it.
+//!
+//! ```text
+//! chain.log = "VSLOG001" ‖ entries
+//! entry     = len u32 ‖ LogEntry in CBOR ‖ head after it 32
+//! ```
+//!
+//! An entry is acknowledged only after it was synced, so whatever stands torn at the very
+//! end was never acknowledged, and is cut off at the next start.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use vsync_protocol::id::LogHead;
+use vsync_protocol::log::{GENESIS, LogEntry, chain};
+use vsync_protocol::manifest::LogPosition;
+
+use super::StoreError;
+use super::health::Health;
+use super::room::sync_directory;
+
+/// Starts the log.
+pub const MAGIC: [u8; 8] = *b"VSLOG001";
+
+/// Longest entry; a reason for forgetting is the only text in one.
+const MAX_ENTRY_LEN: usize = 64 << 10;
+
+/// Where the log stands after an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Number of entries and the chain's head.
+    pub position: LogPosition,
+    /// Bytes of the log file.
+    pub end: u64,
+}
+
+impl Mark {
+    /// Before the first entry.
+    pub const START: Self = Self { position: LogPosition { index: 0, head: GENESIS }, end: MAGIC.len() as u64 };
+}
+
+/// One entry as it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logged {
+    /// What happened.
+    pub entry: LogEntry,
+    /// Its bytes, as chained.
+    pub bytes: Vec<u8>,
+    /// Where the log stands after it.
+    pub mark: Mark,
+}
+
+/// The log, open for appending.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    path: PathBuf,
+    mark: Mark,
+    health: Health,
+}
+
+impl Journal {
+    /// Opens the log in directory `log` and returns the entries after `known`, which is
+    /// where the catalog stands. A torn last entry is moved to `quarantine`.
+    ///
+    /// # Errors
+    /// When the log does not contain what the catalog knows, or is damaged before its end.
+    pub fn open(log: &Path, quarantine: &Path, known: Mark, health: Health) -> Result<(Self, Vec<Logged>), StoreError> {
+        let path = log.join("chain.log");
+        let mut file = open_or_create(log, &path)?;
+        check_known(&mut file, &path, known)?;
+        let (entries, torn) = read_entries(&mut file, &path, known)?;
+        let mark = entries.last().map_or(known, |last| last.mark);
+        if !torn.is_empty() {
+            tracing::warn!("cutting a torn entry of {} bytes off {}", torn.len(), path.display());
+            let kept = quarantine.join(format!("chain.log.{}", mark.end));
+            fs::write(&kept, &torn).map_err(StoreError::io("write", kept))?;
+            file.set_len(mark.end).map_err(StoreError::io("truncate", &path))?;
+            file.sync_all().map_err(StoreError::io("sync", &path))?;
+        }
+        file.seek(SeekFrom::Start(mark.end)).map_err(StoreError::io("seek in", &path))?;
+        Ok((Self { file, path, mark, health }, entries))
+    }
+
+    /// Where the log stands.
+    #[must_use]
+    pub const fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Appends `entry`; when this returns it is durable.
+    ///
+    /// # Errors
+    /// When it is not; then the store takes no more writes, and the next start decides by
+    /// what is on disk whether the entry exists.
+    pub fn append(&mut self, entry: LogEntry) -> Result<Logged, StoreError> {
+        self.health.check()?;
+        let mut bytes = Vec::new();
+        // Writing into a vector cannot fail.
+        let encoded = minicbor::encode(&entry, &mut bytes);
+        debug_assert!(encoded.is_ok() && bytes.len() <= MAX_ENTRY_LEN);
+        let logged = logged(self.mark, entry, bytes);
+        let record = record(&logged);
+        self.health.watch("append to", &self.path, self.file.write_all(&record))?;
+        self.health.watch("sync", &self.path, self.file.sync_data())?;
+        self.mark = logged.mark;
+        Ok(logged)
+    }
+}
+
+fn logged(before: Mark, entry: LogEntry, bytes: Vec<u8>) -> Logged {
+    let head = chain(before.position.head, &bytes);
+    let end = before.end + (4 + bytes.len() + LogHead::LEN) as u64;
+    let mark = Mark { position: LogPosition { index: before.position.index + 1, head }, end };
+    Logged { entry, bytes, mark }
+}
+
+fn record(logged: &Logged) -> Vec<u8> {
+    let len = (logged.bytes.len() as u32).to_le_bytes();
+    [&len, logged.bytes.as_slice(), logged.mark.position.head.as_bytes()].concat()
+}
+
+fn open_or_create(log: &Path, path: &Path) -> Result<File, StoreError> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(StoreError::io("open", path))?;
+    let len = file.metadata().map_err(StoreError::io("look at", path))?.len();
+    // Shorter than its magic: made by a start that was interrupted, and never appended to.
+    if len < MAGIC.len() as u64 {
+        let begin = |file: &mut File| {
+            file.set_len(0)?;
+            file.write_all(&MAGIC)?;
+            file.sync_all()?;
+            sync_directory(log)
+        };
+        begin(&mut file).map_err(StoreError::io("create", path))?;
+    }
+    Ok(file)
+}
+
+/// Makes sure that the log contains the catalog's last entry.
+fn check_known(file: &mut File, path: &Path, known: Mark) -> Result<(), StoreError> {
+    let damaged = |offset, what| StoreError::Log { path: path.to_owned(), offset, what };
+    let read = |file: &mut File, at, bytes: &mut [u8]| {
+        file.seek(SeekFrom::Start(at))?;
+        match file.read_exact(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            result => result.map(|()| true),
+        }
+    };
+    let mut magic = [0; MAGIC.len()];
+    if !read(file, 0, &mut magic).map_err(StoreError::io("read", path))? || magic != MAGIC {
+        return Err(damaged(0, "not a log of format 1"));
+    }
+    if known == Mark::START {
+        return Ok(());
+    }
+    let at = known.end.saturating_sub(LogHead::LEN as u64);
+    let mut head = [0; LogHead::LEN];
+    if !read(file, at, &mut head).map_err(StoreError::io("read", path))? || head != *known.position.head.as_bytes() {
+        return Err(damaged(at, "it does not contain the last entry that the catalog knows"));
+    }
+    Ok(())
+}
+
+/// Entries after `from`, and the bytes of a torn one at the end.
+fn read_entries(file: &mut File, path: &Path, from: Mark) -> Result<(Vec<Logged>, Vec<u8>), StoreError> {
+    file.seek(SeekFrom::Start(from.end)).map_err(StoreError::io("seek in", path))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(StoreError::io("read", path))?;
+    let (mut entries, mut rest, mut mark) = (Vec::new(), bytes.as_slice(), from);
+    while !rest.is_empty() {
+        match read_entry(rest, mark) {
+            Some((entry, after)) => {
+                mark = entry.mark;
+                rest = after;
+                entries.push(entry);
+            }
+            // Only the last entry can be torn, since each was synced before the next.
+            None if rest.len() <= 4 + MAX_ENTRY_LEN + LogHead::LEN && !is_followed(rest, mark) => break,
+            None => return Err(StoreError::Log { path: path.to_owned(), offset: mark.end, what: "unreadable entry" }),
+        }
+    }
+    Ok((entries, rest.to_vec()))
+}
+
+fn read_entry(bytes: &[u8], before: Mark) -> Option<(Logged, &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<4>()?;
+    let len = u32::from_le_bytes(*len) as usize;
+    if len > MAX_ENTRY_LEN {
+        return None;
+    }
+    let (entry, rest) = rest.split_at_checked(len)?;
+    let (head, rest) = rest.split_first_chunk::<{ LogHead::LEN }>()?;
+    let logged = logged(before, minicbor::decode(entry).ok()?, entry.to_vec());
+    (logged.mark.position.head.as_bytes() == head).then_some((logged, rest))
+}
+
+/// Whether a readable entry stands anywhere behind an unreadable one: then that was not
+/// torn by a crash but damaged later, and cutting it off would lose what was acknowledged.
+fn is_followed(bytes: &[u8], before: Mark) -> bool {
+    (LogHead::LEN..bytes.len()).any(|at| {
+        // An entry is chained to the head that stands in front of it.
+        let head = LogHead::from_slice(&bytes[at - LogHead::LEN..at]).unwrap_or(GENESIS);
+        let mark = Mark { position: LogPosition { head, ..before.position }, ..before };
+        read_entry(&bytes[at..], mark).is_some()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vsync_protocol::id::ManifestHash;
+
+    fn entry(byte: u8) -> LogEntry {
+        LogEntry::Commit { manifest: ManifestHash::from_bytes([byte; 32]), at: i64::from(byte) }
+    }
+
+    fn open(dir: &Path, known: Mark) -> Result<(Journal, Vec<Logged>), StoreError> {
+        Journal::open(dir, dir, known, Health::default())
+    }
+
+    #[test]
+    fn entries_come_back_from_any_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, none) = open(dir.path(), Mark::START).unwrap();
+        assert!(none.is_empty());
+        let written: Vec<_> = (1..=3).map(|byte| journal.append(entry(byte)).unwrap()).collect();
+        let marks = [Mark::START, written[0].mark, written[1].mark, written[2].mark];
+        for (known, mark) in marks.into_iter().enumerate() {
+            let (journal, entries) = open(dir.path(), mark).unwrap();
+            assert_eq!(entries, written[known..]);
+            assert_eq!(journal.mark(), written[2].mark);
+        }
+    }
+
+    #[test]
+    fn a_log_cut_anywhere_keeps_its_whole_entries() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(dir.path(), Mark::START).unwrap();
+        let written: Vec<_> = (1..=3).map(|byte| journal.append(entry(byte)).unwrap()).collect();
+        let path = dir.path().join("chain.log");
+        let whole = fs::read(&path).unwrap();
+        for len in 0..=whole.len() {
+            fs::write(&path, &whole[..len]).unwrap();
+            let kept = written.iter().filter(|entry| entry.mark.end <= len as u64).count();
+            let (mut journal, entries) = open(dir.path(), Mark::START).unwrap();
+            assert_eq!(entries, written[..kept], "cut to {len}");
+            journal.append(entry(9)).unwrap();
+            assert_eq!(open(dir.path(), Mark::START).unwrap().1.len(), kept + 1);
+        }
+    }
+
+    #[test]
+    fn damage_before_the_end_is_not_taken_for_a_torn_entry() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(dir.path(), Mark::START).unwrap();
+        let written: Vec<_> = (1..=3).map(|byte| journal.append(entry(byte)).unwrap()).collect();
+        let path = dir.path().join("chain.log");
+        let mut bytes = fs::read(&path).unwrap();
+        for at in MAGIC.len()..written[1].mark.end as usize - 32 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x41;
+            fs::write(&path, &damaged).unwrap();
+            assert!(matches!(open(dir.path(), Mark::START), Err(StoreError::Log { .. })), "byte {at}");
+        }
+        bytes.truncate(written[1].mark.end as usize);
+        fs::write(&path, &bytes).unwrap();
+        assert!(open(dir.path(), written[2].mark).is_err(), "behind the catalog");
+    }
+}

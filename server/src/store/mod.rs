@@ -1,0 +1,180 @@
+//! The files of a store: where they lie, how they become durable, and who may write.
+//!
+//! ```text
+//! VERSION                  format of the store, and its realm
+//! lock                     held by the one process that has the store open
+//! packs/xx/<id>.pack       blobs
+//! manifests/<id>.manifest  the manifest of each snapshot
+//! log/chain.log            what became and ceased to be a snapshot, in order
+//! quarantine/              torn or damaged pieces, kept for a person to look at
+//! catalog.sqlite           an index of all that; can be made anew from it
+//! ```
+//!
+//! Nothing here knows what a session or a request is.
+
+pub mod disk;
+pub mod health;
+pub mod home;
+pub mod journal;
+pub mod memory;
+pub mod pack;
+pub mod room;
+
+#[cfg(test)]
+mod conformance;
+
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use thiserror::Error;
+use vsync_protocol::id::{Cid, PackId, RealmId};
+
+use pack::{FOOTER_LEN, Pack, PackError, RECORD_HEAD_LEN, Record};
+
+/// Why the store could not do something.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("cannot {operation} {path}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A pack's table cannot be read.
+    #[error("pack {pack} is damaged")]
+    Pack {
+        /// The pack.
+        pack: PackId,
+        /// What is wrong with it.
+        source: PackError,
+    },
+    /// What was just written does not read back.
+    #[error("pack {0} was written but does not read back; the disk or the file system is at fault")]
+    NotWritten(PackId),
+    /// The log does not hold together.
+    #[error("log {path} is damaged at byte {offset}: {what}")]
+    Log {
+        /// The log file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What is wrong there.
+        what: &'static str,
+    },
+    /// Too little space is left.
+    #[error("no space: {free} bytes are free at {path}, {reserve} are kept in reserve")]
+    NoSpace {
+        /// The store.
+        path: PathBuf,
+        /// Bytes free now.
+        free: u64,
+        /// Bytes that must stay free.
+        reserve: u64,
+    },
+    /// An earlier error stopped all writing.
+    #[error("the store takes no writes since: {0}")]
+    ReadOnly(String),
+    /// Another process has the store open.
+    #[error("store {0} is in use by another process; one server at a time may open it")]
+    Locked(PathBuf),
+    /// The store was written by a newer program.
+    #[error("store {path} has format {found}, this program knows {known}; use a newer vsync")]
+    Newer {
+        /// The store.
+        path: PathBuf,
+        /// The format it has.
+        found: u32,
+        /// The highest format known here.
+        known: u32,
+    },
+    /// The store keeps another realm.
+    #[error("store {path} belongs to realm {found}, not {wanted}")]
+    OtherRealm {
+        /// The store.
+        path: PathBuf,
+        /// Its realm.
+        found: RealmId,
+        /// The realm asked for.
+        wanted: RealmId,
+    },
+    /// There are files, but not those of a store.
+    #[error("{0} is neither empty nor a vsync store")]
+    NotAStore(PathBuf),
+}
+
+impl StoreError {
+    /// Wraps an I/O error with what was tried on which file.
+    pub fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, path: path.into(), source }
+    }
+}
+
+/// Where packs lie: a local disk now, object storage later.
+///
+/// A pack is written whole and never changed. `put` returns once the pack is durable and
+/// reads back; before that nobody sees any of it. Putting a pack that is already there
+/// replaces it by the same bytes, which heals a damaged one. What is not there is a value,
+/// never an error. All methods may be called from many threads at once, and block.
+pub trait PackStore: Send + Sync {
+    /// Makes `pack` durable.
+    ///
+    /// # Errors
+    /// When it is not durable; then nothing of it is visible.
+    fn put(&self, pack: &Pack) -> Result<(), StoreError>;
+
+    /// Length of a pack in bytes.
+    ///
+    /// # Errors
+    /// When the store cannot tell.
+    fn len(&self, pack: PackId) -> Result<Option<u64>, StoreError>;
+
+    /// Reads `len` bytes at `offset`; none when the pack is absent or ends before.
+    ///
+    /// # Errors
+    /// When the medium fails.
+    fn read(&self, pack: PackId, offset: u64, len: usize) -> Result<Option<Bytes>, StoreError>;
+
+    /// The names of all packs, in any order.
+    ///
+    /// # Errors
+    /// When the store cannot be listed.
+    fn list(&self) -> Result<Vec<PackId>, StoreError>;
+}
+
+/// What a pack holds, read and checked from its table. `None` when there is no such pack.
+///
+/// # Errors
+/// When the table is damaged or the medium fails.
+pub fn read_table(store: &dyn PackStore, pack: PackId) -> Result<Option<Vec<Record>>, StoreError> {
+    let damaged = |source| StoreError::Pack { pack, source };
+    let Some(len) = store.len(pack)? else { return Ok(None) };
+    let Some(start) = len.checked_sub(FOOTER_LEN as u64) else { return Err(damaged(PackError::Magic)) };
+    let Some(footer) = store.read(pack, start, FOOTER_LEN)? else { return Ok(None) };
+    let footer = footer.first_chunk().ok_or_else(|| damaged(PackError::Magic))?;
+    let trailer_len = pack::table_len(footer, len).map_err(damaged)? + FOOTER_LEN;
+    let Some(trailer) = store.read(pack, len - trailer_len as u64, trailer_len)? else { return Ok(None) };
+    pack::read_table(pack, &trailer, len).map(Some).map_err(damaged)
+}
+
+/// Reads one blob and checks it against its name; none when it is absent or damaged.
+///
+/// # Errors
+/// When the medium fails.
+pub fn read_blob(
+    store: &dyn PackStore,
+    pack: PackId,
+    offset: u64,
+    len: u32,
+    cid: Cid,
+) -> Result<Option<Bytes>, StoreError> {
+    let Some(start) = offset.checked_sub(RECORD_HEAD_LEN as u64) else { return Ok(None) };
+    let record = store.read(pack, start, RECORD_HEAD_LEN + len as usize)?;
+    let blob = record.filter(|record| pack::is_head_of(&record[..RECORD_HEAD_LEN], cid, len));
+    let blob = blob.map(|record| record.slice(RECORD_HEAD_LEN..));
+    Ok(blob.filter(|blob| Cid::of(blob) == cid))
+}

@@ -1,0 +1,101 @@
+//! Writing whole files so that they are either there in full and durable, or not at all.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::StoreError;
+use super::health::Health;
+
+/// A directory of immutable files, with a `tmp` directory of its own for unfinished ones.
+#[derive(Debug)]
+pub struct Room {
+    path: PathBuf,
+    health: Health,
+    unfinished: AtomicU64,
+}
+
+impl Room {
+    /// Opens the directory, making it if need be, and removes what was left unfinished.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or cleaned.
+    pub fn open(path: PathBuf, health: Health) -> Result<Self, StoreError> {
+        let tmp = path.join("tmp");
+        match fs::remove_dir_all(&tmp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("clean", tmp)(error));
+            }
+            _ => fs::create_dir_all(&tmp).map_err(StoreError::io("create", &tmp))?,
+        }
+        sync_directory(&path).map_err(StoreError::io("sync", &path))?;
+        Ok(Self { path, health, unfinished: AtomicU64::new(0) })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the file `name`, a path below this room whose directory exists, durable.
+    ///
+    /// # Errors
+    /// When it is not durable. Any error but a full disk stops all writing to the store.
+    pub fn write(&self, name: &Path, parts: &mut [IoSlice<'_>]) -> Result<(), StoreError> {
+        self.health.check()?;
+        let number = self.unfinished.fetch_add(1, Ordering::Relaxed);
+        let tmp = self.path.join("tmp").join(number.to_string());
+        let path = self.path.join(name);
+        let written = self.write_tmp(&tmp, parts).and_then(|()| self.publish(&tmp, &path));
+        if written.is_err() {
+            // Only tidiness: the next start removes it too.
+            let _ = fs::remove_file(&tmp);
+        }
+        written
+    }
+
+    fn write_tmp(&self, tmp: &Path, parts: &mut [IoSlice<'_>]) -> Result<(), StoreError> {
+        let open = || OpenOptions::new().write(true).create_new(true).open(tmp);
+        let file = open().map_err(StoreError::io("create", tmp))?;
+        match write_all(&file, parts) {
+            // A full disk is no damage: nothing has become visible.
+            Err(error) if is_full(&error) => return Err(StoreError::io("write", tmp)(error)),
+            result => self.health.watch("write", tmp, result)?,
+        }
+        self.health.watch("sync", tmp, file.sync_data())
+    }
+
+    /// Gives a durable temporary file its name, and makes the name durable.
+    fn publish(&self, tmp: &Path, path: &Path) -> Result<(), StoreError> {
+        let parent = path.parent().unwrap_or(&self.path);
+        // Opened before the rename: afterwards, failing to open it would leave a name that
+        // may or may not survive a power cut.
+        let directory = File::open(parent).map_err(StoreError::io("open", parent))?;
+        fs::rename(tmp, path).map_err(StoreError::io("rename into", path))?;
+        self.health.watch("sync", parent, directory.sync_all())
+    }
+}
+
+/// Whether the disk, or a quota on it, is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn write_all(mut file: &File, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+    while !parts.is_empty() {
+        match file.write_vectored(parts) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut parts, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
