@@ -136,7 +136,11 @@ pub(super) fn belongs(bundle: &Bundle, registry: &Registry) -> Result<(), Contex
 /// # Errors
 /// When there is none, or it is wrong.
 pub fn load_config(args: &GlobalArgs) -> Result<Config, ConfigError> {
-    Config::load(&find::config(args.config.as_deref())?)
+    let mut config = Config::load(&find::config(args.config.as_deref())?)?;
+    if let Some(directory) = &args.keys {
+        config.keys = KeysConfig::Directory(directory.clone());
+    }
+    Ok(config)
 }
 
 /// `vsync.pub` beside `config`.

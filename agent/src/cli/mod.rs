@@ -2,20 +2,30 @@
 //!
 //! Commands parse, call the rooms below, and print. What can go wrong ends in [`report`].
 
+mod backup;
 mod check;
 mod completions;
 mod config;
 mod configure;
 pub mod context;
+mod helper;
 mod init;
 mod key;
 mod keygen;
 mod man;
 pub mod output;
+mod progress;
 pub mod report;
+mod restore;
+mod server;
+mod session;
+mod signal;
+mod snapshots;
+mod spec;
 #[cfg(test)]
 mod tests;
 pub mod time;
+mod volumes;
 
 use std::path::PathBuf;
 
@@ -62,6 +72,10 @@ pub struct GlobalArgs {
     #[arg(long, global = true, env = "VSYNC_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,
 
+    /// The directory with the private keys [default: as vsync.toml says]
+    #[arg(long, global = true, env = "VSYNC_KEYS", value_name = "DIR")]
+    pub keys: Option<PathBuf>,
+
     /// Say more on stderr; twice for still more
     #[arg(short, long, global = true, env = "VSYNC_VERBOSE", action = clap::ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
@@ -89,6 +103,11 @@ enum Command {
     Check(check::CheckArgs),
     #[command(subcommand)]
     Key(key::KeyCommand),
+    Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
+    Snapshots(snapshots::SnapshotsArgs),
+    #[command(subcommand)]
+    Server(server::ServerCommand),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
 }
@@ -120,6 +139,10 @@ impl Args {
             Command::Configure(args) => args.run(global),
             Command::Check(args) => args.run(global),
             Command::Key(command) => command.run(global),
+            Command::Backup(args) => args.run(global),
+            Command::Restore(args) => args.run(global),
+            Command::Snapshots(args) => args.run(global),
+            Command::Server(command) => command.run(global),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),
         }

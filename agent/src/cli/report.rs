@@ -7,14 +7,24 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use vsync_protocol::manifest::ManifestError;
 use vsync_protocol::registry::RegistryError;
+use vsync_protocol::wire::RefusalCode;
 
 use super::context::ContextError;
 use super::keygen::KeygenError;
 use super::output::{self, Colour};
+use super::spec::SpecError;
 use super::time::TimeError;
+use crate::backup::BackupError;
+use crate::cache::CacheError;
 use crate::config::ConfigError;
+use crate::docker::DockerError;
 use crate::keys::{KeyFileError, KitError};
+use crate::remote::{NodeError, RemoteError};
+use crate::restore::RestoreError;
+use crate::snapshot::SnapshotError;
+use crate::tree::TreeError;
 
 /// What the process returns. The numbers are promised to scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +56,29 @@ pub enum Exit {
     Container = 22,
     /// Interrupted by a signal.
     Interrupted = 130,
+}
+
+impl Exit {
+    /// The meaning of `code`, if vsync ever returns it.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        const ALL: [Exit; 13] = [
+            Exit::Exact,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::Defects,
+            Exit::Unreachable,
+            Exit::NotFound,
+            Exit::NotAuthorised,
+            Exit::Damage,
+            Exit::RolledBack,
+            Exit::Hook,
+            Exit::NoSpace,
+            Exit::Container,
+            Exit::Interrupted,
+        ];
+        ALL.into_iter().find(|exit| *exit as u8 == code)
+    }
 }
 
 impl From<Exit> for std::process::ExitCode {
@@ -186,6 +219,134 @@ impl From<KeygenError> for Failure {
 impl From<TimeError> for Failure {
     fn from(error: TimeError) -> Self {
         Self::of(&error, Exit::Usage).hint(output::TIME_FORMS.to_owned())
+    }
+}
+
+impl From<SpecError> for Failure {
+    fn from(error: SpecError) -> Self {
+        Self::of(&error, Exit::Usage)
+            .hint("write VOLUME, VOLUME@latest~2, VOLUME@ID, VOLUME@TIME, each with :PATH if wanted".to_owned())
+    }
+}
+
+impl From<RemoteError> for Failure {
+    fn from(error: RemoteError) -> Self {
+        let (code, hint) = match &error {
+            RemoteError::Resolve { .. } => (Exit::Unreachable, "check `address` in vsync.toml and this machine's DNS"),
+            RemoteError::Unreachable { .. } => (
+                Exit::Unreachable,
+                "is `vsync server run` running there, and is its UDP port open in every firewall on the way? \
+                 (`vsync check --connection` tests this)",
+            ),
+            RemoteError::Lost { .. } => (Exit::Unreachable, "run the same command again: it goes on from where it was"),
+            RemoteError::Identity { .. } => {
+                (Exit::NotAuthorised, "both machines need the same, current vsync.pub; `vsync check` compares keys")
+            }
+            RemoteError::Refused { refusal, .. } => return Self::refused(&error, refusal.code),
+            RemoteError::History { .. } => (
+                Exit::RolledBack,
+                "the store may have been restored from an old copy, or tampered with: find out before backing up to it",
+            ),
+            RemoteError::HeadFile { .. } | RemoteError::Runtime(_) | RemoteError::Transport(_) => {
+                return Self::of(&error, Exit::Failed);
+            }
+            RemoteError::Protocol(_) => (Exit::Failed, "use the same version of vsync on both machines"),
+        };
+        Self::of(&error, code).hint(hint.to_owned())
+    }
+}
+
+impl Failure {
+    fn refused(error: &RemoteError, code: RefusalCode) -> Self {
+        let (exit, hint) = match code {
+            RefusalCode::NotAuthorised | RefusalCode::WrongRealm => {
+                (Exit::NotAuthorised, "compare vsync.toml and vsync.pub on both machines")
+            }
+            RefusalCode::NoSpace => (Exit::NoSpace, "free space on the server, or move its `data` directory"),
+            RefusalCode::ReadOnly | RefusalCode::Store => (Exit::Failed, "look at the server's log"),
+            RefusalCode::Draining => (Exit::Unreachable, "the server is stopping; try again when it is back"),
+            RefusalCode::OutOfSequence => {
+                (Exit::Failed, "another backup of this volume was made meanwhile; run it again")
+            }
+            RefusalCode::Version => (Exit::Failed, "use the same version of vsync on both machines"),
+            RefusalCode::NoSession | RefusalCode::Malformed | RefusalCode::WrongName | RefusalCode::BadManifest => {
+                return Self::of(error, Exit::Failed);
+            }
+        };
+        Self::of(error, exit).hint(hint.to_owned())
+    }
+}
+
+impl From<CacheError> for Failure {
+    fn from(error: CacheError) -> Self {
+        Self::of(&error, Exit::Failed).hint("give another --state-dir, or make room there".to_owned())
+    }
+}
+
+impl From<SnapshotError> for Failure {
+    fn from(error: SnapshotError) -> Self {
+        let (code, hint) = match &error {
+            SnapshotError::Manifest(ManifestError::Signature { .. }) => (
+                Exit::NotAuthorised,
+                Some("if that machine was removed on purpose, keep its key as a `retired` line in vsync.pub"),
+            ),
+            SnapshotError::Manifest(_) | SnapshotError::Sealed { .. } => (Exit::Damage, None),
+            SnapshotError::Realm(_) | SnapshotError::NotReader { .. } => (Exit::NotAuthorised, None),
+            SnapshotError::Seal(_) => (Exit::Failed, None),
+        };
+        Self::of(&error, code).hint(hint.map(str::to_owned))
+    }
+}
+
+impl From<BackupError> for Failure {
+    fn from(error: BackupError) -> Self {
+        match error {
+            BackupError::Remote(error) => error.into(),
+            BackupError::Cache(error) => error.into(),
+            BackupError::Snapshot(error) => error.into(),
+            BackupError::Interrupted => Self::of(&error, Exit::Interrupted),
+            BackupError::Missing { .. } => {
+                Self::of(&error, Exit::Damage).hint("run `vsync verify`, and look at the server's disk".to_owned())
+            }
+            BackupError::Stream(ref source) if source.kind() == io::ErrorKind::Other => Self::of(&error, Exit::Hook),
+            other => Self::of(&other, Exit::Failed),
+        }
+    }
+}
+
+impl From<RestoreError> for Failure {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::Remote(error) => error.into(),
+            RestoreError::Snapshot(error) => error.into(),
+            RestoreError::Tree(TreeError::Node { source: NodeError::Remote(error), .. }) => error.into(),
+            RestoreError::Tree(_) | RestoreError::Blob { .. } => Self::of(&error, Exit::Damage).hint(
+                "try an older snapshot; the next backup of the volume repairs what the source still has".to_owned(),
+            ),
+            RestoreError::NoSpace { .. } => Self::of(&error, Exit::NoSpace).hint(
+                "make room and run the same command again: what is there already is not fetched twice".to_owned(),
+            ),
+            RestoreError::NothingSelected { .. } => {
+                Self::of(&error, Exit::NotFound).hint("`vsync ls` shows what there is".to_owned())
+            }
+            RestoreError::Pattern { .. } => Self::of(&error, Exit::Usage),
+            RestoreError::Interrupted => Self::of(&error, Exit::Interrupted),
+            RestoreError::Target(_)
+            | RestoreError::Walk(_)
+            | RestoreError::Opener(_)
+            | RestoreError::Output(_)
+            | RestoreError::Stopped => Self::of(&error, Exit::Failed),
+        }
+    }
+}
+
+impl From<DockerError> for Failure {
+    fn from(error: DockerError) -> Self {
+        let code = match &error {
+            DockerError::NoSuchVolume { .. } => Exit::NotFound,
+            _ => Exit::Failed,
+        };
+        Self::of(&error, code)
     }
 }
 

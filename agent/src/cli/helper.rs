@@ -1,0 +1,115 @@
+//! Volumes that only a container can reach: the same command runs in a helper container.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use zeroize::Zeroizing;
+
+use super::GlobalArgs;
+use super::context::key_store;
+use super::report::{Exit, Failure};
+use super::session::Session;
+use super::volumes;
+use crate::docker::{
+    CONFIG_INSIDE, DEFAULT_IMAGE, Engine, HelperFile, HelperJob, HelperOutput, STATE_INSIDE, VOLUMES_INSIDE,
+    VolumeDescription, VolumeUse,
+};
+
+/// Backs a volume up from inside a container.
+pub(super) fn backup(
+    global: &GlobalArgs,
+    session: &Session,
+    volume: &VolumeDescription,
+    tags: &[String],
+) -> Result<Exit, Failure> {
+    let mut arguments = vec!["backup".to_owned(), volume.name.to_string()];
+    tags.iter().for_each(|tag| arguments.extend(["--tag".to_owned(), tag.clone()]));
+    volumes::block_on(run(global, session, volume, VolumeUse::Read, arguments))?
+}
+
+/// Restores into a volume from inside a container.
+pub(super) async fn restore(
+    global: &GlobalArgs,
+    session: &Session,
+    volume: &VolumeDescription,
+    what: &[String],
+) -> Result<Exit, Failure> {
+    let mut arguments = vec!["restore".to_owned()];
+    arguments.extend(what.iter().cloned());
+    arguments.extend(["--to-path".to_owned(), format!("{VOLUMES_INSIDE}/{}", volume.name)]);
+    run(global, session, volume, VolumeUse::Write, arguments).await
+}
+
+async fn run(
+    global: &GlobalArgs,
+    session: &Session,
+    volume: &VolumeDescription,
+    volume_use: VolumeUse,
+    mut arguments: Vec<String>,
+) -> Result<Exit, Failure> {
+    let server = session.context.config.server(Some(session.remote.server()))?;
+    if server.address.is_none() {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("volume {} can only be reached by a container, which cannot use the embedded server", volume.name),
+        )
+        .hint("use a server with an address, or a volume of the local driver without options".to_owned()));
+    }
+    arguments.extend(["--server".to_owned(), session.remote.server().to_string()]);
+    if global.json {
+        arguments.push("--json".to_owned());
+    }
+    if global.quiet {
+        arguments.push("--quiet".to_owned());
+    }
+    let image = std::env::var("VSYNC_IMAGE").unwrap_or_else(|_| DEFAULT_IMAGE.to_owned());
+    let job = HelperJob {
+        image,
+        volume: volume.name.clone(),
+        volume_use,
+        arguments,
+        environment: environment(session),
+        files: files(session)?,
+    };
+    let engine = Engine::connect().await?;
+    let code = engine.run_helper(&job, &mut pass_on).await?;
+    Exit::from_code(code).ok_or_else(|| {
+        Failure::new(Exit::Failed, format!("the helper container for {} ended with code {code}", volume.name))
+    })
+}
+
+fn environment(session: &Session) -> BTreeMap<String, String> {
+    let variables = [
+        ("VSYNC_CONFIG", format!("{CONFIG_INSIDE}/vsync.toml")),
+        ("VSYNC_KEYS", format!("{CONFIG_INSIDE}/keys")),
+        ("VSYNC_AS", session.context.bundle.machine.to_string()),
+        ("VSYNC_STATE_DIR", STATE_INSIDE.to_owned()),
+    ];
+    variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Configuration and this machine's keys, and no others.
+fn files(session: &Session) -> Result<Vec<HelperFile>, Failure> {
+    let context = &session.context;
+    let machine = &context.bundle.machine;
+    let read = |path: &std::path::Path| {
+        std::fs::read(path).map(Zeroizing::new).map_err(|error| Failure::of(&error, Exit::Failed))
+    };
+    Ok(vec![
+        HelperFile { path: "vsync.toml".into(), contents: read(&context.config.path)? },
+        HelperFile { path: "vsync.pub".into(), contents: read(&context.config.registry_path())? },
+        HelperFile {
+            path: format!("keys/machines/{machine}.key"),
+            contents: read(&key_store(&context.config)?.machine_path(machine))?,
+        },
+    ])
+}
+
+/// What the helper prints is what this command prints.
+fn pass_on(output: HelperOutput<'_>) {
+    // If it cannot be printed, the exit code still tells.
+    let _ = match output {
+        HelperOutput::Out(bytes) => std::io::stdout().write_all(bytes),
+        HelperOutput::Err(bytes) => std::io::stderr().write_all(bytes),
+    };
+}

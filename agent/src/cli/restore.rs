@@ -1,0 +1,366 @@
+//! `vsync restore`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Zoned;
+use serde_json::json;
+use vsync_protocol::id::{MachineName, VolumeName};
+use vsync_protocol::tree::EntryPath;
+
+use super::GlobalArgs;
+use super::helper;
+use super::output;
+use super::progress::Display;
+use super::report::{Exit, Failure};
+use super::session::{Session, short, timestamp};
+use super::signal::Stop;
+use super::spec::{At, Bare, Spec};
+use super::time;
+use super::volumes;
+use crate::docker::{Access, Engine, StoppedContainers, VolumeDescription};
+use crate::progress::Progress;
+use crate::restore::{self, Options, Report, Selection};
+use crate::snapshot::Snapshot;
+
+/// How many defects are printed.
+const SHOWN: usize = 20;
+
+/// Restore a snapshot into a volume or a directory
+///
+/// A new volume gets the driver, options and labels that the snapshot's volume had. In one that
+/// exists, files are compared with the snapshot: only chunks that differ are fetched, and what
+/// the snapshot does not have is deleted. An interrupted restore goes on when it is run again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vsync restore barman_recover --server annex2 --to-volume montagu_db_volume
+  vsync restore barman_recover@latest~1 --to-volume montagu_db_volume --dry-run
+  vsync restore barman_recover --at 2026-11-19 --to-path /tmp/db
+  vsync restore montagu_orderly_volume:archive/2026 --to-path /tmp/archive
+  vsync restore montagu_orderly_volume --include '*.rds' --to-path /tmp/rds")]
+pub(super) struct RestoreArgs {
+    /// What to restore: VOLUME[@SNAPSHOT][:PATH]; a snapshot is an id, `latest`, `latest~2` or a time
+    #[arg(value_name = "VOLUME[@SNAPSHOT][:PATH]")]
+    what: String,
+
+    /// The server to restore from [default: the only one]
+    #[arg(long, env = "VSYNC_SERVER", value_name = "NAME")]
+    server: Option<MachineName>,
+
+    /// The machine whose backup it is [default: the only one that has it]
+    #[arg(long, env = "VSYNC_SOURCE", value_name = "NAME")]
+    source: Option<MachineName>,
+
+    /// Restore into this Docker volume [default: the volume's own name]
+    #[arg(long, value_name = "NAME", conflicts_with = "to_path")]
+    to_volume: Option<VolumeName>,
+
+    /// Restore into this directory
+    #[arg(long, value_name = "DIR")]
+    to_path: Option<PathBuf>,
+
+    /// The last snapshot not after this time
+    #[arg(long, value_name = "TIME")]
+    at: Option<String>,
+
+    /// Only entries that fit; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+
+    /// No entries that fit; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+
+    /// Label for a new volume, instead of the one it had; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(String, String)>,
+
+    /// Stop containers that use the volume, and start them again afterwards
+    #[arg(long)]
+    stop_containers: bool,
+
+    /// Print what would be done, and how much of it; change nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+
+    /// Read everything again afterwards and compare it with the snapshot
+    #[arg(long)]
+    verify: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl RestoreArgs {
+    pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        let now = Zoned::now();
+        let spec = self.spec(&now)?;
+        let session = Session::open(global, self.server.as_ref())?;
+        let snapshot = session.find(&spec, self.source.as_ref())?;
+        let selection = Selection::new(spec.path, &self.include, &self.exclude)?;
+        let options = Options { selection, dry_run: self.dry_run };
+        let work = Work { args: self, global, session: &session, snapshot: &snapshot, options };
+        match &self.to_path {
+            Some(path) => work.into_directory(path),
+            None => {
+                let volume = self.to_volume.clone().unwrap_or_else(|| snapshot.body.volume.clone());
+                volumes::block_on(work.into_volume(&volume))?
+            }
+        }
+    }
+
+    fn spec(&self, now: &Zoned) -> Result<Spec, Failure> {
+        let spec = Spec::parse(&self.what, Bare::Volume, now)?;
+        match &self.at {
+            None => Ok(spec),
+            Some(_) if spec.at != At::Latest(0) => {
+                Err(Failure::new(Exit::Usage, "--at and a snapshot after @ are two answers to one question"))
+            }
+            Some(at) => Ok(Spec { at: At::Time(time::parse(at, now)?), ..spec }),
+        }
+    }
+}
+
+struct Work<'a> {
+    args: &'a RestoreArgs,
+    global: &'a GlobalArgs,
+    session: &'a Session,
+    snapshot: &'a Snapshot,
+    options: Options,
+}
+
+impl Work<'_> {
+    fn into_directory(&self, path: &Path) -> Result<Exit, Failure> {
+        if !self.args.dry_run {
+            std::fs::create_dir_all(path).map_err(|error| {
+                Failure::of(&error, Exit::Failed)
+                    .hint(format!("choose a directory that can be made, not {}", path.display()))
+            })?;
+        }
+        if !path.exists() {
+            let empty = tempdir()?;
+            let exit = self.restore(&empty, &path.display().to_string());
+            // It is empty: a dry run writes nothing.
+            let _ = std::fs::remove_dir(&empty);
+            return exit;
+        }
+        self.restore(path, &path.display().to_string())
+    }
+
+    async fn into_volume(&self, name: &VolumeName) -> Result<Exit, Failure> {
+        let engine = Engine::connect().await?;
+        let (volume, created) = match engine.inspect_volume(name).await? {
+            Some(volume) => (volume, false),
+            None if self.args.dry_run => {
+                self.note(&format!("volume {name} would be created"));
+                let empty = tempdir()?;
+                let exit = self.restore(&empty, &format!("volume {name}"));
+                // It is empty: a dry run writes nothing.
+                let _ = std::fs::remove_dir(&empty);
+                return exit;
+            }
+            None => (self.create(&engine, name).await?, true),
+        };
+        let stopped = self.clear_the_way(&engine, &volume).await?;
+        let exit = match engine.access_to(&volume).await? {
+            Access::Direct(path) | Access::Inside(path) => self.restore(&path, &format!("volume {name}")),
+            Access::Helper => helper::restore(self.global, self.session, &volume, &self.helper_arguments()).await,
+            Access::Refused { reason } => {
+                Err(Failure::new(Exit::Failed, format!("volume {name} cannot be written: {reason}")))
+            }
+        };
+        let not_restarted = match stopped {
+            Some(stopped) => stopped.restart().await,
+            None => Vec::new(),
+        };
+        if created && exit.is_err() && !self.args.dry_run {
+            self.note(&format!("volume {name} is new and incomplete; run the same command again to go on"));
+        }
+        for failure in &not_restarted {
+            eprintln!("container {} could not be started again: {}", failure.container, failure.error);
+        }
+        if not_restarted.is_empty() { exit } else { exit.and(Ok(Exit::Container)) }
+    }
+
+    /// A volume as the snapshot describes its own.
+    async fn create(&self, engine: &Engine, name: &VolumeName) -> Result<VolumeDescription, Failure> {
+        let vault = self.session.vault(self.snapshot)?;
+        let (root, _) = restore::open_tree(&self.session.remote, &vault, self.snapshot, &EntryPath::root())?;
+        let options: BTreeMap<String, String> = root.volume.options.into_iter().collect();
+        let mut labels: BTreeMap<String, String> = root.volume.labels.into_iter().collect();
+        labels.extend(self.args.label.iter().cloned());
+        let driver = root.volume.driver.unwrap_or_else(|| "local".to_owned());
+        self.note(&format!("creating volume {name}"));
+        Ok(engine.create_volume(name, &driver, &options, &labels).await?)
+    }
+
+    /// No container may have the volume open while it is written.
+    async fn clear_the_way(
+        &self,
+        engine: &Engine,
+        volume: &VolumeDescription,
+    ) -> Result<Option<StoppedContainers>, Failure> {
+        let users: Vec<_> = engine.users_of(volume).await?.into_iter().filter(|user| user.is_in_the_way()).collect();
+        if users.is_empty() || self.args.dry_run {
+            return Ok(None);
+        }
+        let names: Vec<&str> = users.iter().map(|user| user.name.as_str()).collect();
+        if !self.args.stop_containers {
+            let heading = format!("volume {} is in use by running containers: {}", volume.name, names.join(", "));
+            return Err(Failure::new(Exit::Failed, heading).hint(format!(
+                "stop them (`docker stop {}`), or let this command do it: --stop-containers",
+                names.join(" ")
+            )));
+        }
+        self.note(&format!("stopping {}", names.join(", ")));
+        Ok(Some(engine.stop_containers(&users).await?))
+    }
+
+    fn note(&self, text: &str) {
+        if !self.global.quiet && !self.global.json {
+            eprintln!("{text}");
+        }
+    }
+
+    fn helper_arguments(&self) -> Vec<String> {
+        let args = self.args;
+        let volume = &self.snapshot.body.volume;
+        let place = if self.options.selection.start().is_root() {
+            String::new()
+        } else {
+            format!(":{}", String::from_utf8_lossy(self.options.selection.start().as_bytes()))
+        };
+        let mut arguments = vec![format!("{volume}@{}{place}", self.snapshot.id)];
+        for (flag, values) in [("--include", &args.include), ("--exclude", &args.exclude)] {
+            values.iter().for_each(|value| arguments.extend([flag.to_owned(), value.clone()]));
+        }
+        if args.dry_run {
+            arguments.push("--dry-run".to_owned());
+        }
+        if args.verify {
+            arguments.push("--verify".to_owned());
+        }
+        arguments
+    }
+
+    fn restore(&self, directory: &Path, target: &str) -> Result<Exit, Failure> {
+        let vault = self.session.vault(self.snapshot)?;
+        let progress = Arc::new(Progress::default());
+        Stop::install()?.cancels(progress.clone());
+        let verb = if self.args.dry_run { "comparing" } else { "restoring" };
+        let run = |options: &Options| {
+            let display = Display::start(self.global, verb, &progress);
+            let report = restore::run(&self.session.remote, &vault, self.snapshot, directory, options, &progress);
+            drop(display);
+            report
+        };
+        let report = run(&self.options)?;
+        self.show(&report, target)?;
+        if self.args.verify && !self.args.dry_run {
+            return self.verify(directory, target, &report);
+        }
+        Ok(exit_of(&report))
+    }
+
+    /// Compares once more, from the disk: nothing may be left to do.
+    fn verify(&self, directory: &Path, target: &str, restored: &Report) -> Result<Exit, Failure> {
+        let vault = self.session.vault(self.snapshot)?;
+        let progress = Arc::new(Progress::default());
+        let selection = Selection::new(self.options.selection.start(), &self.args.include, &self.args.exclude)?;
+        let options = Options { selection, dry_run: true };
+        let display = Display::start(self.global, "verifying", &progress);
+        let report = restore::run(&self.session.remote, &vault, self.snapshot, directory, &options, &progress);
+        drop(display);
+        let report = report?;
+        let differing = report.files_restored;
+        if differing > 0 && restored.damaged.is_empty() {
+            return Err(Failure::new(
+                Exit::Damage,
+                format!("{target}: {differing} files differ from the snapshot after the restore"),
+            )
+            .hint("somebody may be writing to it; run the same command again".to_owned()));
+        }
+        self.note(&format!("verified: {} files read back and equal", report.files_unchanged));
+        Ok(exit_of(restored))
+    }
+
+    fn show(&self, report: &Report, target: &str) -> Result<(), Failure> {
+        if self.global.json {
+            return output::json(&self.summary(report, target));
+        }
+        for (path, reason) in report.damaged.iter().take(SHOWN) {
+            eprintln!("damaged: {path}: {reason}");
+        }
+        for unrestored in report.unrestored.iter().take(SHOWN) {
+            eprintln!("not restored: {unrestored}");
+        }
+        let more = (report.damaged.len() + report.unrestored.len()).saturating_sub(2 * SHOWN);
+        if more > 0 {
+            eprintln!("and {more} more");
+        }
+        if !report.defects.is_empty() {
+            eprintln!("note: the snapshot itself is not exact in {} entries", self.snapshot.sealed.defects);
+        }
+        if self.global.quiet {
+            return Ok(());
+        }
+        let body = &self.snapshot.body;
+        output::line(format_args!(
+            "{} {} of {} from {} ({}) {} {target}: {} in {} entries, {} files {}, {} unchanged, {} deleted, {} {} in {}",
+            if self.args.dry_run { "would restore" } else { "restored" },
+            short(self.snapshot.id),
+            body.volume,
+            body.source,
+            time::format(timestamp(body.started), &Zoned::now()),
+            "into",
+            output::size(report.bytes),
+            report.entries,
+            report.files_restored,
+            if self.args.dry_run { "to write" } else { "written" },
+            report.files_unchanged,
+            report.deleted,
+            output::size(report.bytes_fetched),
+            if self.args.dry_run { "to fetch" } else { "fetched" },
+            output::duration(report.duration),
+        ))
+    }
+
+    fn summary(&self, report: &Report, target: &str) -> serde_json::Value {
+        json!({
+            "message_type": "summary",
+            "snapshot_id": self.snapshot.id.to_string(),
+            "target": target,
+            "dry_run": self.args.dry_run,
+            "total_files": report.entries,
+            "files_restored": report.files_restored,
+            "files_skipped": report.files_unchanged,
+            "files_deleted": report.deleted,
+            "total_bytes": report.bytes,
+            "bytes_restored": report.bytes_fetched,
+            "bytes_skipped": report.bytes.saturating_sub(report.bytes_fetched),
+            "damaged": report.damaged.iter().map(|(path, reason)| json!({"path": path.to_string(), "reason": reason})).collect::<Vec<_>>(),
+            "unrestored": report.unrestored.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "total_duration": report.duration.as_secs_f64(),
+        })
+    }
+}
+
+fn exit_of(report: &Report) -> Exit {
+    if !report.damaged.is_empty() {
+        Exit::Damage
+    } else if report.is_exact() {
+        Exit::Exact
+    } else {
+        Exit::Defects
+    }
+}
+
+/// An empty directory to compare with, for a dry run into a place that does not exist.
+fn tempdir() -> Result<PathBuf, Failure> {
+    let path = std::env::temp_dir().join(format!("vsync-dry-run-{}", std::process::id()));
+    std::fs::create_dir_all(&path).map_err(|error| Failure::of(&error, Exit::Failed))?;
+    Ok(path)
+}

@@ -1,0 +1,249 @@
+//! `vsync server`: running the server, and rebuilding its catalog. The only place that
+//! names the server's crate.
+
+use std::fs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use clap::Subcommand;
+use vsync_protocol::id::{MachineKey, MachineName};
+use vsync_protocol::registry::Registry;
+use vsync_server::{Member, Members, Running, Server, ServerConfig, ServerError};
+
+use super::GlobalArgs;
+use super::context::{Context, key_store, load_registry};
+use super::output;
+use super::report::{Exit, Failure};
+use super::signal;
+use crate::config::{self, Config};
+use crate::keys::Role;
+
+/// Run a backup server, or look after its store
+#[derive(Debug, Subcommand)]
+pub(super) enum ServerCommand {
+    Run(RunArgs),
+    Rebuild(RebuildArgs),
+}
+
+/// Run the server in the foreground, until SIGTERM
+///
+/// It serves the realm from its `data` directory on the UDP port of its `address`. It holds no
+/// key that could open a backup.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  vsync server run\n  vsync server run --as annex2 --listen 0.0.0.0:10022")]
+pub(super) struct RunArgs {
+    /// UDP address to listen on [default: the port of `address`, on all interfaces]
+    #[arg(long, env = "VSYNC_LISTEN", value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+/// Recreate the catalog from packs, manifests and log
+///
+/// The server must not be running. The old catalog is replaced when the new one is complete.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  vsync server rebuild\n  vsync server rebuild --rehash")]
+pub(super) struct RebuildArgs {
+    /// Hash every blob again instead of trusting the packs' tables
+    #[arg(long)]
+    rehash: bool,
+}
+
+impl ServerCommand {
+    pub(super) fn run(self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        match self {
+            Self::Run(args) => args.run(global),
+            Self::Rebuild(args) => args.run(global),
+        }
+    }
+}
+
+impl RunArgs {
+    fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        let context = Context::load(global)?;
+        let server = own_entry(&context)?;
+        let listen = match (self.listen, &server.address) {
+            (Some(listen), _) => listen,
+            (None, Some(address)) => (Ipv6Addr::UNSPECIFIED, address.port).into(),
+            (None, None) => {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!(
+                        "server {} has no address: agents run it by themselves when they need it",
+                        server.machine.name
+                    ),
+                )
+                .hint("give it an `address = \"host:port\"` in vsync.toml, or --listen IP:PORT".to_owned()));
+            }
+        };
+        let stop = signal::Stop::install()?;
+        let running = start(&context.config, server, context.bundle.identity(), listen)?;
+        if !global.quiet {
+            eprintln!(
+                "{} listening on {} (UDP), data in {}",
+                server.machine.name,
+                running.address(),
+                server.data.display()
+            );
+        }
+        stop.wait();
+        if !global.quiet {
+            eprintln!("{} stopping: running requests may finish", server.machine.name);
+        }
+        running.stop();
+        Ok(Exit::Exact)
+    }
+}
+
+impl RebuildArgs {
+    fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        let context = Context::load(global)?;
+        let server = own_entry(&context)?;
+        let trust = if self.rehash { vsync_server::Trust::Nothing } else { vsync_server::Trust::Tables };
+        let report = vsync_server::rebuild(&server.data, context.bundle.realm_id, trust)
+            .map_err(|error| Failure::of(&error, Exit::Failed))?;
+        if global.json {
+            output::json(&serde_json::json!({
+                "packs": report.totals.packs, "blobs": report.totals.blobs, "snapshots": report.totals.snapshots,
+                "damaged_packs": report.damaged_packs, "damaged_blobs": report.damaged_blobs,
+                "lost_manifests": report.lost_manifests,
+            }))?;
+        } else {
+            let totals = report.totals;
+            output::line(format_args!(
+                "catalog rebuilt: {} snapshots, {} blobs in {} packs",
+                totals.snapshots, totals.blobs, totals.packs
+            ))?;
+        }
+        if report.damaged_packs + report.damaged_blobs + report.lost_manifests == 0 {
+            return Ok(Exit::Exact);
+        }
+        Err(Failure::new(
+            Exit::Damage,
+            format!(
+                "damage found: {} packs, {} blobs, {} lost manifests",
+                report.damaged_packs, report.damaged_blobs, report.lost_manifests
+            ),
+        )
+        .hint("back the volumes up again: what they still hold is sent anew".to_owned()))
+    }
+}
+
+/// The entry of the machine that this is, which must be a server.
+fn own_entry(context: &Context) -> Result<&config::Server, Failure> {
+    let name = &context.bundle.machine;
+    context.config.servers.iter().find(|server| server.machine.name == *name).ok_or_else(|| {
+        Failure::new(Exit::Usage, format!("{name} is a client, not a server, in {}", context.config.path.display()))
+            .hint("name the server to run with --as NAME".to_owned())
+    })
+}
+
+/// A server that runs in this process for as long as a command lasts.
+pub(crate) struct Hosted(Option<Running>);
+
+impl Hosted {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.as_ref().map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Running::address)
+    }
+}
+
+impl Drop for Hosted {
+    fn drop(&mut self) {
+        if let Some(running) = self.0.take() {
+            running.stop();
+        }
+    }
+}
+
+/// Starts a server that has no address, on loopback.
+pub(crate) fn embedded(config: &Config, server: &config::Server) -> Result<Hosted, Failure> {
+    let identity = key_store(config)?.machine(&server.machine.name)?.identity();
+    fs::create_dir_all(&server.data).map_err(|error| {
+        Failure::of(&error, Exit::Failed).hint(format!("make the data directory {} writable", server.data.display()))
+    })?;
+    Ok(Hosted(Some(start(config, server, identity, (Ipv4Addr::LOCALHOST, 0).into())?)))
+}
+
+fn start(
+    config: &Config,
+    server: &config::Server,
+    identity: ed25519_dalek::SigningKey,
+    listen: SocketAddr,
+) -> Result<Running, Failure> {
+    let registry = load_registry(config)?;
+    let realm = registry.realm.id;
+    let config = ServerConfig {
+        data: server.data.clone(),
+        realm,
+        identity,
+        listen,
+        members: members(config, registry),
+        reserve: vsync_server::store::disk::Reserve::default(),
+        congestion: vsync_server::transport::Congestion::default(),
+    };
+    Ok(Server::start(config)?)
+}
+
+/// Who may connect, by `vsync.pub` and `vsync.toml` as they are at the moment of asking.
+fn members(config: &Config, registry: Registry) -> Members {
+    let watched = Watched { path: config.path.clone(), registry_path: config.registry_path(), known: Mutex::new(None) };
+    watched.remember(Access { config: config.clone(), registry });
+    Arc::new(move |key| watched.member(key))
+}
+
+struct Access {
+    config: Config,
+    registry: Registry,
+}
+
+type Stamp = (Option<SystemTime>, Option<SystemTime>);
+
+/// Files that are read again when they have changed.
+struct Watched {
+    path: PathBuf,
+    registry_path: PathBuf,
+    known: Mutex<Option<(Stamp, Option<Access>)>>,
+}
+
+impl Watched {
+    fn stamp(&self) -> Stamp {
+        let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        (modified(&self.path), modified(&self.registry_path))
+    }
+
+    fn remember(&self, access: Access) {
+        let stamp = self.stamp();
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, Some(access)));
+    }
+
+    fn member(&self, key: MachineKey) -> Option<Member> {
+        let stamp = self.stamp();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_none_or(|(seen, _)| *seen != stamp) {
+            // Files that cannot be understood let nobody in: safer than the last good ones.
+            let access = Config::load(&self.path).map_err(|error| error.to_string()).and_then(|config| {
+                let registry = load_registry(&config).map_err(|error| error.to_string())?;
+                Ok(Access { config, registry })
+            });
+            let access = access.map_err(|error| tracing::error!("nobody can connect: {error}")).ok();
+            *known = Some((stamp, access));
+        }
+        let (_, access) = known.as_ref()?;
+        access.as_ref()?.member(key)
+    }
+}
+
+impl Access {
+    fn member(&self, key: MachineKey) -> Option<Member> {
+        let name: MachineName = self.registry.machine_of(&key)?.clone();
+        let machine = self.config.machines().find(|machine| machine.name == name)?;
+        Some(Member { may_read: machine.role == Role::Full, name })
+    }
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        Self::of(&error, Exit::Failed)
+    }
+}

@@ -1,0 +1,282 @@
+//! A connection to a server of the realm, and finding snapshots there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::{Timestamp, Zoned};
+use vsync_protocol::id::{MachineName, SnapshotId, VolumeName};
+use vsync_protocol::manifest::{Body, Manifest};
+use vsync_protocol::wire::{Listing, SnapshotRecord};
+
+use super::GlobalArgs;
+use super::context::Context;
+use super::report::{Exit, Failure};
+use super::server::{self, Hosted};
+use super::spec::{At, Spec};
+use crate::backup::Writer;
+use crate::remote::{HeadStore, Identity, Remote, ServerAddress};
+use crate::snapshot::{self, Snapshot};
+use crate::suggest;
+use crate::vault::Vault;
+
+/// How many sources are looked for before none is named.
+const SOURCES_PAGE: u32 = 100;
+
+/// A machine that is connected to a server.
+pub(crate) struct Session {
+    pub(crate) context: Context,
+    pub(crate) remote: Remote,
+    /// The server, when it runs in this process; it ends after the connection.
+    _hosted: Option<Hosted>,
+}
+
+/// A snapshot in the server's list, its clear part decoded.
+pub(crate) struct Listed {
+    pub(crate) record: SnapshotRecord,
+    pub(crate) body: Body,
+}
+
+impl Session {
+    /// Connects to `server`, or to the only one.
+    pub(crate) fn open(global: &GlobalArgs, server: Option<&MachineName>) -> Result<Self, Failure> {
+        Self::with(Context::load(global)?, server)
+    }
+
+    pub(crate) fn with(context: Context, server: Option<&MachineName>) -> Result<Self, Failure> {
+        let configured = context.config.server(server)?;
+        let name = configured.machine.name.clone();
+        let key = context.registry.key_of(&name).ok_or_else(|| {
+            Failure::new(Exit::NotAuthorised, format!("server {name} has no key in vsync.pub"))
+                .hint(format!("run `vsync keygen {name}` and commit vsync.pub"))
+        })?;
+        let (address, hosted) = match &configured.address {
+            Some(address) => (address.to_string(), None),
+            None => {
+                let hosted = server::embedded(&context.config, configured)?;
+                (hosted.address().to_string(), Some(hosted))
+            }
+        };
+        let identity = Identity { key: context.bundle.identity(), realm: context.bundle.realm_id };
+        let remote = Remote::connect(ServerAddress { name, address, key }, identity)?;
+        Ok(Self { context, remote, _hosted: hosted })
+    }
+
+    fn realm_dir(&self) -> PathBuf {
+        self.context.state_dir.join(self.context.bundle.realm_id.to_string())
+    }
+
+    /// Where this machine keeps what it has seen of the server's history.
+    pub(crate) fn heads(&self) -> HeadStore {
+        let (machine, server) = (&self.context.bundle.machine, self.remote.server());
+        HeadStore::new(self.realm_dir().join("heads").join(format!("{machine}@{server}")))
+    }
+
+    /// Where this machine keeps the tree of a volume's last snapshot.
+    pub(crate) fn cache_path(&self, volume: &VolumeName) -> PathBuf {
+        let (machine, server) = (&self.context.bundle.machine, self.remote.server());
+        self.realm_dir().join("cache").join(format!("{machine}@{server}")).join(format!("{volume}.sqlite"))
+    }
+
+    /// What this machine writes with.
+    pub(crate) fn writer(&self) -> Result<Writer, Failure> {
+        let bundle = &self.context.bundle;
+        let missing = || {
+            Failure::new(Exit::NotAuthorised, format!("{} holds no keys to back up with", bundle.machine)).hint(
+                format!(
+                    "list its volumes under `backup` in vsync.toml, then `vsync keygen {} --rotate`",
+                    bundle.machine
+                ),
+            )
+        };
+        let keys = bundle.writer(bundle.epoch).ok_or_else(missing)?;
+        Ok(Writer {
+            realm: bundle.realm_id,
+            machine: bundle.machine.clone(),
+            key: bundle.identity(),
+            vault: snapshot::vault(bundle.realm_id, bundle.suite, bundle.epoch, &keys),
+            reader: bundle.recipient(bundle.epoch).ok_or_else(missing)?,
+            keys,
+        })
+    }
+
+    /// The vault in which a snapshot was sealed.
+    pub(crate) fn vault(&self, snapshot: &Snapshot) -> Result<Arc<Vault>, Failure> {
+        let (bundle, epoch) = (&self.context.bundle, snapshot.body.epoch);
+        let keys = bundle.writer(epoch).ok_or_else(|| {
+            Failure::new(Exit::NotAuthorised, format!("{} holds no keys of epoch {epoch}", bundle.machine))
+        })?;
+        Ok(snapshot::vault(bundle.realm_id, bundle.suite, epoch, &keys))
+    }
+
+    /// Whether this machine may read at all.
+    pub(crate) fn require_reader(&self) -> Result<(), Failure> {
+        let bundle = &self.context.bundle;
+        if bundle.reader(bundle.epoch).is_some() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Exit::NotAuthorised,
+            format!("{} is a {} machine: it can back up, but read no backup", bundle.machine, bundle.role),
+        )
+        .hint("restore on a machine whose role is \"full\", or with the recovery kit (`--kit`)".to_owned()))
+    }
+
+    /// Opens what a reader may know of a listed snapshot.
+    pub(crate) fn open_snapshot(&self, listed: &Listed) -> Result<Snapshot, Failure> {
+        let bundle = &self.context.bundle;
+        let signers = self.context.registry.keys_of(&listed.body.source);
+        let reader = bundle.reader(listed.body.epoch);
+        Ok(Snapshot::open(&listed.record.manifest, bundle.realm_id, signers, reader.as_ref())?)
+    }
+
+    /// Snapshots, newest first; stops once `enough` says so.
+    pub(crate) fn list(
+        &self,
+        listing: &Listing,
+        mut enough: impl FnMut(&Listed) -> bool,
+    ) -> Result<Vec<Listed>, Failure> {
+        let mut listed = Vec::new();
+        let mut unreadable = None;
+        self.remote.snapshots(listing, |record| match Manifest::parse(&record.manifest) {
+            Ok(manifest) => {
+                let next = Listed { record: record.clone(), body: manifest.body };
+                let stop = enough(&next);
+                listed.push(next);
+                stop
+            }
+            Err(error) => {
+                unreadable = Some((record.id, error));
+                true
+            }
+        })?;
+        match unreadable {
+            None => Ok(listed),
+            Some((id, error)) => Err(Failure::of(&error, Exit::Damage)
+                .hint(format!("the server's manifest of snapshot {} is damaged", id.short()))),
+        }
+    }
+
+    /// The snapshot that `spec` means, from `source` if several machines have the volume.
+    pub(crate) fn find(&self, spec: &Spec, source: Option<&MachineName>) -> Result<Snapshot, Failure> {
+        self.require_reader()?;
+        let listed = self.find_listed(spec, source)?;
+        self.open_snapshot(&listed)
+    }
+
+    fn find_listed(&self, spec: &Spec, source: Option<&MachineName>) -> Result<Listed, Failure> {
+        let mut listing = Listing { volume: spec.volume.clone(), source: source.cloned(), ..Listing::default() };
+        match &spec.at {
+            At::Id(prefix) => {
+                listing.prefix = Some(prefix.clone());
+                listing.limit = 3;
+                let mut seen = 0;
+                let found = self.list(&listing, |_| {
+                    seen += 1;
+                    seen == 2
+                })?;
+                self.only_one(prefix, found, spec)
+            }
+            At::Latest(back) => {
+                listing.source = self.source_of(spec, source)?;
+                listing.limit = u32::try_from(back + 1).unwrap_or(u32::MAX).min(SOURCES_PAGE);
+                let mut seen = 0;
+                let mut found = self.list(&listing, |_| {
+                    seen += 1;
+                    seen > *back
+                })?;
+                let count = found.len();
+                if count > *back { Ok(found.swap_remove(*back)) } else { Err(self.not_found(spec, count)) }
+            }
+            At::Time(time) => {
+                listing.source = self.source_of(spec, source)?;
+                // By the server's clock: a client's may have been wrong.
+                let mut found = self.list(&listing, |listed| listed.record.received <= time.as_millisecond())?;
+                match found.pop() {
+                    Some(listed) if listed.record.received <= time.as_millisecond() => Ok(listed),
+                    _ => Err(self.not_found(spec, 0)),
+                }
+            }
+        }
+    }
+
+    fn only_one(&self, prefix: &str, mut found: Vec<Listed>, spec: &Spec) -> Result<Listed, Failure> {
+        match (found.pop(), found.pop()) {
+            (Some(one), None) => Ok(one),
+            (None, _) => Err(self.not_found(spec, 0)),
+            (Some(_), Some(_)) => {
+                Err(Failure::new(Exit::Usage, format!("more than one snapshot's id begins with {prefix}"))
+                    .hint("give more digits".to_owned()))
+            }
+        }
+    }
+
+    /// The source to take a volume from: the one named, the one configured, the only one there is.
+    fn source_of(&self, spec: &Spec, source: Option<&MachineName>) -> Result<Option<MachineName>, Failure> {
+        let Some(volume) = &spec.volume else { return Ok(source.cloned()) };
+        if let Some(source) = source {
+            return Ok(Some(source.clone()));
+        }
+        let configured: Vec<MachineName> = self
+            .context
+            .config
+            .machines()
+            .filter(|machine| machine.backup.contains(volume))
+            .map(|machine| machine.name.clone())
+            .collect();
+        if let [only] = configured.as_slice() {
+            return Ok(Some(only.clone()));
+        }
+        let listing = Listing { volume: Some(volume.clone()), limit: SOURCES_PAGE, ..Listing::default() };
+        let mut seen = 0;
+        let page = self.list(&listing, |_| {
+            seen += 1;
+            seen == SOURCES_PAGE
+        })?;
+        let sources: std::collections::BTreeSet<MachineName> =
+            page.into_iter().map(|listed| listed.body.source).collect();
+        if sources.len() < 2 {
+            return Ok(None);
+        }
+        let names: Vec<String> = sources.iter().map(ToString::to_string).collect();
+        Err(Failure::new(Exit::Usage, format!("{volume} has snapshots from {}", names.join(" and ")))
+            .hint("say which with --source NAME".to_owned()))
+    }
+
+    /// Says what is missing, and what there is instead.
+    fn not_found(&self, spec: &Spec, count: usize) -> Failure {
+        let server = self.remote.server();
+        let known: Vec<&str> = self.context.config.backed_up().into_iter().map(VolumeName::as_str).collect();
+        let (heading, hint) = match (&spec.volume, &spec.at) {
+            (Some(volume), At::Latest(back)) if count == 0 => (
+                format!("{server} has no snapshot of {volume}{}", if *back > 0 { " at all" } else { "" }),
+                suggest::nearest(volume.as_str(), known.iter().copied())
+                    .filter(|near| *near != volume.as_str())
+                    .map(|near| format!("did you mean {near}? `vsync snapshots` lists what there is")),
+            ),
+            (Some(volume), At::Latest(back)) => {
+                (format!("{server} has only {count} snapshots of {volume}, not {}", back + 1), None)
+            }
+            (Some(volume), At::Time(time)) => (
+                format!(
+                    "{server} has no snapshot of {volume} from {} or before",
+                    super::time::format(*time, &Zoned::now())
+                ),
+                None,
+            ),
+            (_, At::Id(prefix)) => (format!("{server} has no snapshot {prefix}"), None),
+            (None, _) => (format!("{server} has no snapshot"), None),
+        };
+        let hint = hint.unwrap_or_else(|| "`vsync snapshots` lists what there is".to_owned());
+        Failure::new(Exit::NotFound, heading).hint(hint)
+    }
+}
+
+/// A moment of the server's or another machine's clock, in milliseconds since 1970.
+pub(crate) fn timestamp(millis: i64) -> Timestamp {
+    Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+/// How a snapshot is shown.
+pub(crate) fn short(id: SnapshotId) -> String {
+    id.short()
+}

@@ -1,0 +1,70 @@
+//! SIGINT and SIGTERM: asked once, work ends at the next good moment; asked twice, at once.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::report::{Exit, Failure};
+use crate::progress::Progress;
+
+/// Tells when the process is asked to stop.
+pub(crate) struct Stop(Receiver<()>);
+
+impl Stop {
+    /// Begins to listen.
+    pub(crate) fn install() -> Result<Self, Failure> {
+        let (asked, receiver) = channel();
+        let (ready, listening) = channel();
+        let failed = |error: &std::io::Error| Failure::of(error, Exit::Failed);
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let result = runtime.and_then(|runtime| {
+                    runtime.block_on(async {
+                        let mut interrupt = signal(SignalKind::interrupt())?;
+                        let mut terminate = signal(SignalKind::terminate())?;
+                        drop(ready.send(Ok(())));
+                        let mut times = 0;
+                        loop {
+                            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+                            times += 1;
+                            if times > 1 {
+                                std::process::exit(i32::from(Exit::Interrupted as u8));
+                            }
+                            drop(asked.send(()));
+                        }
+                    })
+                });
+                let result: Result<(), std::io::Error> = result;
+                drop(ready.send(result));
+            })
+            .map_err(|error| failed(&error))?;
+        match listening.recv() {
+            Ok(Ok(())) => Ok(Self(receiver)),
+            Ok(Err(error)) => Err(failed(&error)),
+            Err(_) => Err(Failure::new(Exit::Failed, "cannot listen for signals")),
+        }
+    }
+
+    /// Waits until somebody asks.
+    pub(crate) fn wait(self) {
+        // The sender lives as long as the process.
+        let _ = self.0.recv();
+    }
+
+    /// Cancels `progress` when somebody asks.
+    pub(crate) fn cancels(self, progress: Arc<Progress>) {
+        let waiter = thread::Builder::new().name("cancel".into()).spawn(move || {
+            if self.0.recv().is_ok() {
+                eprintln!("stopping; once more to stop at once");
+                progress.cancel();
+            }
+        });
+        if let Err(error) = waiter {
+            tracing::warn!("interruptions will end the process at once: {error}");
+        }
+    }
+}
