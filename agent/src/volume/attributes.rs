@@ -15,6 +15,10 @@ use super::sys::{Stat, handle_path};
 
 const SET_ID: u32 = 0o6000;
 
+/// Most bytes of extended attributes that one file may have: they must fit into a record.
+/// Some file systems allow hundreds of megabytes.
+const MAX_XATTRS_LEN: usize = 1 << 20;
+
 /// Something that an entry lacks after a restore.
 #[derive(Debug)]
 pub struct Unrestored {
@@ -71,13 +75,19 @@ pub(super) fn read(fd: impl AsFd) -> Result<Option<Vec<Xattr>>> {
         Err(Errno::OPNOTSUPP) => return Ok(None),
         other => other?,
     };
-    let mut xattrs = Vec::new();
+    let (mut xattrs, mut len) = (Vec::new(), list.len());
     for name in list.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
         match value(&path, name) {
-            Ok(value) => xattrs.push(Xattr { name: name.to_vec(), value }),
+            Ok(value) => {
+                len += value.len();
+                xattrs.push(Xattr { name: name.to_vec(), value });
+            }
             // Removed since the listing, or listed by a file system that has no value for it.
             Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error),
+        }
+        if len > MAX_XATTRS_LEN {
+            return Err(Errno::TOOBIG);
         }
     }
     xattrs.sort_unstable_by(|a, b| a.name.cmp(&b.name));

@@ -84,7 +84,8 @@ impl<T> Trying<T> for SysResult<T> {
 /// How a new file comes about before it has its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Staging {
-    /// Without a name where the file system can do that: a crash leaves nothing.
+    /// Without a name where the file system can do that: a crash leaves nothing. Elsewhere
+    /// it starts anew under the name that [`Resumable`](Self::Resumable) ones have.
     Unnamed,
     /// Under a name of its own, where an interrupted restore finds it again: for files that
     /// take long.

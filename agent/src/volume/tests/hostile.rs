@@ -4,41 +4,61 @@ use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fd::OwnedFd;
+use rustix::fs::{RenameFlags, renameat_with};
 
 use super::*;
 
 const DURATION: Duration = Duration::from_secs(3);
 
-/// Runs `work` over and over while two threads keep swapping `a` and `b`.
-fn while_swapping(pairs: [(PathBuf, PathBuf); 2], mut work: impl FnMut()) {
+/// Two names in one directory, to be swapped. The directory is held, so that the swapping
+/// itself is not led astray.
+struct Swap(OwnedFd, &'static str, &'static str);
+
+impl Swap {
+    fn new(directory: &Path, a: &'static str, b: &'static str) -> Self {
+        Self(fs::File::open(directory).unwrap().into(), a, b)
+    }
+}
+
+/// Runs `work` over and over while threads keep swapping.
+fn while_swapping(swaps: &[Swap], mut work: impl FnMut()) {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        for (a, b) in &pairs {
+        for Swap(directory, a, b) in swaps {
             let done = &done;
             scope.spawn(move || {
                 while !done.load(Ordering::Relaxed) {
-                    // Fails while another swap has moved its parent.
-                    let _ = renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE);
+                    // Fails while one of them does not exist.
+                    let _ = renameat_with(directory, *a, directory, *b, RenameFlags::EXCHANGE);
                 }
             });
         }
+        let _stop = Stop(&done);
         let end = Instant::now() + DURATION;
         while Instant::now() < end {
             work();
         }
-        done.store(true, Ordering::Relaxed);
     });
 }
 
+/// Ends the other threads, also when a test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A volume in which a directory and a file may turn into links to `outside` at any time.
-fn trap(volume: &Path, outside: &Path) -> [(PathBuf, PathBuf); 2] {
+fn trap(volume: &Path, outside: &Path) -> [Swap; 2] {
     write(volume, "dir/sub/file", b"inside");
     write(volume, "dir/file", b"inside");
     symlink(outside, volume.join("dir/link-to-dir")).unwrap();
     symlink(outside, volume.join("link")).unwrap();
     symlink(outside.join("file"), volume.join("dir/link-to-file")).unwrap();
-    [(volume.join("dir"), volume.join("link")), (volume.join("dir/file"), volume.join("dir/link-to-file"))]
+    [Swap::new(volume, "dir", "link"), Swap::new(&volume.join("dir"), "file", "link-to-file")]
 }
 
 #[test]
@@ -48,7 +68,7 @@ fn a_walk_never_leaves_the_volume() {
         write(outside.path(), name, b"CANARY");
     }
     let (mut read, mut defects) = (0, 0);
-    while_swapping(trap(volume.path(), outside.path()), || {
+    while_swapping(&trap(volume.path(), outside.path()), || {
         for step in Walker::open(volume.path()).unwrap() {
             let Step::Found(mut found) = step else {
                 defects += 1;
@@ -75,7 +95,7 @@ fn a_restore_never_leaves_the_volume() {
     }
     let before = restorable(outside.path());
     let (mut done, mut refused) = (0, 0);
-    while_swapping(trap(volume.path(), outside.path()), || {
+    while_swapping(&trap(volume.path(), outside.path()), || {
         let target = Target::open(volume.path()).unwrap();
         for outcome in attack(&target) {
             match outcome {
@@ -123,26 +143,23 @@ fn attack(target: &Target) -> Vec<Result<(), TargetError>> {
 fn removing_a_tree_never_leaves_the_volume() {
     let (volume, outside) = (scratch(), scratch());
     write(outside.path(), "keep/file", b"");
-    let (dir, link) = (volume.path().join("tree/dir"), volume.path().join("link"));
-    fs::create_dir(volume.path().join("tree")).unwrap();
-    symlink(outside.path(), &link).unwrap();
-    let pairs = [(dir.clone(), link.clone()), (dir.clone(), link.clone())];
-    while_swapping(pairs, || {
-        for name in ["tree/dir/x", "tree/dir/keep/file"] {
-            // Through the link this creates what is outside, which is what the test does, not vsync.
-            if dir.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
-                let _ = fs::create_dir_all(volume.path().join(name));
-            } else {
-                let _ = fs::remove_file(&dir).and_then(|()| fs::create_dir(&dir));
-            }
+    symlink(outside.path(), volume.path().join("link")).unwrap();
+    let swaps = [Swap::new(volume.path(), "tree", "link")];
+    let (mut removed, mut refused) = (0, 0);
+    while_swapping(&swaps, || {
+        // Built elsewhere: while it is swapped, its names may lead the test itself outside.
+        let new = volume.path().join("new");
+        write(&new, "keep/file", b"");
+        let _ = fs::rename(&new, volume.path().join("tree"));
+        match Target::open(volume.path()).unwrap().remove(&path("tree")) {
+            Ok(()) => removed += 1,
+            Err(_) => refused += 1,
         }
-        let _ = Target::open(volume.path()).unwrap().remove(&path("tree"));
-        let _ = fs::create_dir_all(&dir);
-        if link.symlink_metadata().is_err() {
-            let _ = symlink(outside.path(), &link);
-        }
+        let _ = fs::remove_dir_all(&new);
+        let _ = symlink(outside.path(), volume.path().join("link"));
     });
     assert!(outside.path().join("keep/file").exists());
+    assert!(removed > 0, "{removed} removed, {refused} refused");
 }
 
 #[test]
@@ -159,11 +176,11 @@ fn trees_that_vanish_are_reported() {
                 fs::remove_dir_all(volume.path().join("d")).unwrap();
             }
         });
+        let _stop = Stop(&done);
         let end = Instant::now() + DURATION;
         while Instant::now() < end {
             defects += walk(volume.path()).1.len();
         }
-        done.store(true, Ordering::Relaxed);
     });
     assert!(defects > 0);
 }

@@ -214,7 +214,7 @@ fn as_nobody() {
 
     // A directory that we may not read is a defect, with its entry and its siblings there.
     fs::create_dir(root.path().join("closed")).unwrap();
-    fs::set_permissions(root.path().join("closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(root.path().join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
     let (entries, defects) = walk(root.path());
     assert_eq!((entries.len(), defects.len()), (2, 1));
     assert!(matches!(defects[0].reason, DefectReason::Io { .. }));

@@ -1,6 +1,7 @@
 //! Writing: nothing half done is visible, and whatever is in the way gives way.
 
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::sync::atomic::Ordering;
 
 use super::*;
 
@@ -68,6 +69,17 @@ fn whatever_is_in_the_way_gives_way() {
         assert_eq!(count(root.path()), names.len() + 1);
     }
     assert_eq!(fs::read(elsewhere.path().join("canary")).unwrap(), b"alive");
+}
+
+#[test]
+fn file_systems_without_unnamed_files_do_as_well() {
+    let root = scratch();
+    let target = Target::open(root.path()).unwrap();
+    target.named_only.store(true, Ordering::Relaxed);
+    target.create_file(&path("file"), Staging::Unnamed).unwrap().write_at(b"left behind", 0).unwrap();
+    restore(&target, "file", Staging::Unnamed, b"content");
+    assert_eq!(fs::read(root.path().join("file")).unwrap(), b"content");
+    assert_eq!(count(root.path()), 1);
 }
 
 #[test]
