@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use vsync_tests::docker::{self, docker};
 use vsync_tests::tree::Kind;
 use vsync_tests::{
-    Container, Damage, DockerVolume, Network, Place, Postgres, Rng, Server, Tree, Volume, Vsync, assert_same, shell,
+    Container, Damage, DockerVolume, Network, Place, Postgres, Realm, Rng, Server, Tree, Volume, Vsync, assert_same,
+    shell,
 };
 
 /// A change to a volume that holds [`Volume::zoo`], and the words that must tell of it.
@@ -150,6 +151,26 @@ fn a_command_that_hangs_is_killed() {
     let sleep = sleep.limit(Duration::from_millis(300));
     std::panic::catch_unwind(|| sleep.run([""; 0]).status()).expect_err("a panic about the time");
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn the_configuration_of_a_realm_is_one() {
+    let toml = Realm::new()
+        .server("annex2")
+        .local(&["barman"])
+        .embedded("disk")
+        .client("production2", &["data", "pg"])
+        .client_with("uat", &[], "role = \"writer\"")
+        .directory_with("data", Path::new("/srv/data"), "quiesce = \"pause\"")
+        .extra("[retention]\nkeep-daily = 3")
+        .toml(Path::new("/root"));
+    let config = vsync::config::Config::parse(Path::new("/root/admin/vsync.toml"), &toml).unwrap();
+    assert_eq!(
+        config.machines().map(|it| it.name.as_str()).collect::<Vec<_>>(),
+        ["annex2", "disk", "production2", "uat"]
+    );
+    assert_eq!(config.servers[0].address.as_ref().unwrap().host.split('.').next(), Some("127"));
+    assert!(config.servers[1].address.is_none());
 }
 
 #[test]

@@ -131,7 +131,7 @@ fn a_helper_sees_the_volume_and_its_files_and_its_exit_code_and_output_come_back
         let private = volume.mountpoint.join("a");
         fs::write(&private, "1").unwrap();
         chown(&private, Some(999), Some(999)).unwrap();
-        fs::set_permissions(&private, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&private, Permissions::from_mode(0o0)).unwrap();
 
         let (code, out, err) = bed.report(&volume.name, VolumeUse::Read, 42).await.unwrap();
         assert_eq!(code, 42);
