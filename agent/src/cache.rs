@@ -166,16 +166,14 @@ impl Cache {
         Ok(row.and_then(|(cid, ck)| Some((Cid::from_slice(&cid)?, ck.try_into().ok()?))))
     }
 
-    /// The sealed bytes of the node whose plaintext has this id.
+    /// A second view of the cache as it was before this run, for another thread.
     ///
     /// # Errors
     /// When SQLite fails.
-    pub fn blob(&self, pid: Pid) -> Result<Option<Vec<u8>>, CacheError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT blob FROM node WHERE pid = ?1")
-            .map_err(|source| self.error(source))?;
-        statement.query_row(params![pid.as_bytes()], |row| row.get(0)).optional().map_err(|source| self.error(source))
+    pub fn reader(&self) -> Result<CacheReader, CacheError> {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags).map_err(|source| self.error(source))?;
+        Ok(CacheReader(Self { connection, path: self.path.clone() }))
     }
 
     /// Keeps a new node.
@@ -245,6 +243,24 @@ impl Cache {
     /// When SQLite fails.
     pub fn clear(&mut self) -> Result<(), CacheError> {
         self.connection.execute_batch("DELETE FROM parent; DELETE FROM node;").map_err(|source| self.error(source))
+    }
+}
+
+/// Reads nodes while a run writes others.
+pub struct CacheReader(Cache);
+
+impl CacheReader {
+    /// The sealed bytes of the node whose plaintext has this id.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn blob(&self, pid: Pid) -> Result<Option<Vec<u8>>, CacheError> {
+        let mut statement = self
+            .0
+            .connection
+            .prepare_cached("SELECT blob FROM node WHERE pid = ?1")
+            .map_err(|source| self.0.error(source))?;
+        statement.query_row(params![pid.as_bytes()], |row| row.get(0)).optional().map_err(|source| self.0.error(source))
     }
 }
 

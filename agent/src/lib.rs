@@ -2,12 +2,15 @@
 //!
 //! The only crate that holds realm keys or sees plaintext.
 
+pub mod backup;
 pub mod cache;
 pub mod chunk;
 pub mod config;
 pub mod docker;
 pub mod keys;
+pub mod progress;
 pub mod remote;
+pub mod snapshot;
 pub mod suggest;
 pub mod tree;
 pub mod vault;

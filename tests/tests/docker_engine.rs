@@ -27,6 +27,8 @@ use vsync::docker::{
 };
 use vsync_protocol::id::VolumeName;
 
+/// Made anew by each run, of the same source.
+const IMAGE: &str = "vsync/test:docker-engine";
 const TMPFS: &[(&str, &str)] = &[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=1m")];
 
 #[test]
@@ -131,7 +133,7 @@ fn a_helper_sees_the_volume_and_its_files_and_its_exit_code_and_output_come_back
         let private = volume.mountpoint.join("a");
         fs::write(&private, "1").unwrap();
         chown(&private, Some(999), Some(999)).unwrap();
-        fs::set_permissions(&private, Permissions::from_mode(0o0)).unwrap();
+        fs::set_permissions(&private, Permissions::from_mode(0o000)).unwrap();
 
         let (code, out, err) = bed.report(&volume.name, VolumeUse::Read, 42).await.unwrap();
         assert_eq!(code, 42);
@@ -310,12 +312,12 @@ impl Bed {
             Ok(engine) => engine,
             Err(error) => panic!("These tests need a Docker engine, and are never skipped. {error}"),
         };
-        static IMAGE: OnceCell<()> = OnceCell::const_new();
+        static IMPORTED: OnceCell<()> = OnceCell::const_new();
         let import = async || {
             let scratch = tempfile::tempdir().unwrap();
-            engine.import_helper_image(&image(), &container_program(scratch.path())).await.unwrap();
+            engine.import_helper_image(IMAGE, &container_program(scratch.path())).await.unwrap();
         };
-        IMAGE.get_or_init(import).await;
+        IMPORTED.get_or_init(import).await;
         let docker = Docker::connect_with_host(engine.host()).unwrap();
         let prefix = format!("vsync-test-{}-{test}-", std::process::id());
         Self { engine, docker, prefix, scratch: tempfile::tempdir().unwrap() }
@@ -351,7 +353,7 @@ impl Bed {
     async fn create(&self, short: &str, bind: &str, arguments: &[&str]) -> String {
         let name = self.name(short);
         let body = ContainerCreateBody {
-            image: Some(image()),
+            image: Some(IMAGE.to_owned()),
             cmd: Some(arguments.iter().map(|&argument| argument.to_owned()).collect()),
             stop_timeout: Some(0),
             host_config: Some(HostConfig {
@@ -383,7 +385,7 @@ impl Bed {
             contents: contents.as_bytes().to_vec().into(),
         };
         HelperJob {
-            image: image(),
+            image: IMAGE.to_owned(),
             volume: volume.clone(),
             volume_use,
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
@@ -427,11 +429,6 @@ impl Bed {
             sleep(Duration::from_millis(50)).await;
         }
     }
-}
-
-/// The image of these tests; named after this process, so that two runs do not meet.
-fn image() -> String {
-    format!("vsync/test:{}", std::process::id())
 }
 
 /// Compiles the program that the containers run.

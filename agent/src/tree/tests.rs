@@ -61,7 +61,6 @@ fn entry(path: &str, kind: EntryKind) -> Entry {
         target: None,
         device: None,
         xattrs: None,
-        torn: None,
     }
 }
 

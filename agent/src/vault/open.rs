@@ -9,6 +9,8 @@ use vsync_protocol::id::Cid;
 use vsync_protocol::limits::MAX_WINDOW_LOG;
 use vsync_protocol::tree::Child;
 
+use crate::tree::{Node, Reference};
+
 use super::{Vault, associated_data, cipher, zero_nonce};
 
 /// Why a blob could not be opened: it is damaged, or not the one that its parent means.
@@ -59,6 +61,15 @@ impl Opener {
             .set_parameter(zstd::zstd_safe::DParameter::WindowLogMax(MAX_WINDOW_LOG))
             .map_err(OpenError::Decompressor)?;
         Ok(Self { vault, decompressor })
+    }
+
+    /// Opens a tree node.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_node(&mut self, kind: BlobKind, node: &Reference, blob: Vec<u8>) -> Result<Node, OpenError> {
+        let refs = Header::parse(&blob)?.refs().collect();
+        Ok(Node { refs, payload: self.open(kind, node.cid, &node.child, blob)? })
     }
 
     /// Opens `blob`, which must be the one named `cid` and described by `child`.

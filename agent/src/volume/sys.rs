@@ -107,7 +107,6 @@ impl Stat {
             target: None,
             device: self.device_number(),
             xattrs: None,
-            torn: None,
         }
     }
 }

@@ -89,7 +89,8 @@ pub struct Entry {
     /// Inode number on the source; tells an unchanged file.
     #[n(7)]
     pub inode: u64,
-    /// Bytes of a regular file: the sum of its extents.
+    /// Bytes of a regular file: the sum of its extents. 0 for a stream, whose length is
+    /// known only at its end.
     #[n(8)]
     pub size: u64,
     /// Target of a symbolic link, or path of the file that a hard link names.
@@ -102,9 +103,6 @@ pub struct Entry {
     /// Extended attributes, sorted by name.
     #[n(11)]
     pub xattrs: Option<Vec<Xattr>>,
-    /// The content may mix two versions: the file changed while it was read.
-    #[n(12)]
-    pub torn: Option<bool>,
 }
 
 /// A run of a file's bytes.
@@ -194,7 +192,6 @@ mod tests {
             target: None,
             device: None,
             xattrs: Some(vec![Xattr { name: b"user.a".to_vec(), value: b"\0\xff".to_vec() }]),
-            torn: None,
         }
     }
 

@@ -1,0 +1,330 @@
+//! Recognising what the parent snapshot already has, at the price of one hash.
+//!
+//! A cut depends only on the bytes since the cut before. Where the parent's next chunk is
+//! found unchanged, the full scan would cut at its end too, so the gear hash can be skipped.
+
+use std::collections::HashMap;
+
+use vsync_protocol::id::Pid;
+
+use crate::chunk::{Cutter, Profile, is_zero};
+use crate::tree::{Piece, Reference};
+use crate::vault::Vault;
+
+/// After so many wrong predictions in a row, scan only: each costs a hash for nothing.
+const MISSES: u32 = 8;
+
+/// Chunks scanned before another prediction is tried.
+const RETRY_AFTER: u32 = 32;
+
+/// One chunk or hole of a file, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// The parent has it.
+    Known(Reference),
+    /// Zeros.
+    Hole(u64),
+    /// To be sealed: its length, and its id if it was needed.
+    New(usize, Option<Pid>),
+}
+
+impl Cut {
+    pub(super) const fn len(&self) -> usize {
+        match self {
+            Self::Known(reference) => reference.child.raw_len as usize,
+            Self::Hole(len) => *len as usize,
+            Self::New(len, _) => *len,
+        }
+    }
+}
+
+/// The parent's pieces of one file, and where among them the new version seems to be.
+pub(super) struct Predictor {
+    pieces: Vec<Piece>,
+    /// Piece expected next.
+    next: usize,
+    /// Its offset in the parent.
+    offset: u64,
+    /// Offset in the new version less offset in the parent.
+    shift: i64,
+    misses: u32,
+    scanned: u32,
+    by_pid: Option<HashMap<Pid, usize>>,
+}
+
+impl Predictor {
+    pub(super) const fn new(pieces: Vec<Piece>) -> Self {
+        Self { pieces, next: 0, offset: 0, shift: 0, misses: 0, scanned: 0, by_pid: None }
+    }
+
+    /// Cuts the chunk at the start of `data`, which lies at `offset` of the new version.
+    /// `data` must be as long as [`Cutter::cut`] wants it; `last` says that it ends where
+    /// the run of data ends.
+    pub(super) fn cut(
+        &mut self,
+        vault: &Vault,
+        cutter: &Cutter,
+        profile: Profile,
+        data: &[u8],
+        offset: u64,
+        last: bool,
+    ) -> Cut {
+        if self.pieces.is_empty() {
+            let len = cutter.cut(profile, data);
+            return if is_zero(&data[..len]) { Cut::Hole(len as u64) } else { Cut::New(len, None) };
+        }
+        self.follow(offset);
+        let mut tried = None;
+        if let Some((reference, ends_run)) = self.expected(offset) {
+            let len = reference.child.raw_len as usize;
+            // A chunk that ended with its data is the same cut only if it does so again.
+            if len <= data.len() && (!ends_run || (last && len == data.len())) {
+                let pid = vault.pid(&data[..len]);
+                if pid == reference.child.pid {
+                    self.hit();
+                    return Cut::Known(reference);
+                }
+                self.misses += 1;
+                tried = Some((len, pid));
+            }
+        }
+        self.scan(vault, cutter, profile, data, offset, tried)
+    }
+
+    /// Cuts by content, and looks the chunk up among all of the parent's.
+    fn scan(
+        &mut self,
+        vault: &Vault,
+        cutter: &Cutter,
+        profile: Profile,
+        data: &[u8],
+        offset: u64,
+        tried: Option<(usize, Pid)>,
+    ) -> Cut {
+        self.scanned += 1;
+        let len = cutter.cut(profile, data);
+        if is_zero(&data[..len]) {
+            return Cut::Hole(len as u64);
+        }
+        let pid = match tried {
+            Some((same, pid)) if same == len => pid,
+            _ => vault.pid(&data[..len]),
+        };
+        match self.find(pid) {
+            Some((reference, position)) => {
+                self.resume_after(position, offset + len as u64);
+                Cut::Known(reference)
+            }
+            None => Cut::New(len, Some(pid)),
+        }
+    }
+
+    /// Moves on to the piece that begins at or after `offset`.
+    fn follow(&mut self, offset: u64) {
+        while let Some(piece) = self.pieces.get(self.next) {
+            if self.offset.saturating_add_signed(self.shift) >= offset {
+                return;
+            }
+            self.offset += piece.len();
+            self.next += 1;
+        }
+    }
+
+    /// The parent's chunk at exactly `offset`, and whether its run of data ended with it.
+    fn expected(&mut self, offset: u64) -> Option<(Reference, bool)> {
+        if self.misses >= MISSES {
+            if self.scanned < RETRY_AFTER {
+                return None;
+            }
+            self.misses = MISSES - 1;
+            self.scanned = 0;
+        }
+        let Piece::Chunk(reference) = *self.pieces.get(self.next)? else { return None };
+        let ends_run = !matches!(self.pieces.get(self.next + 1), Some(Piece::Chunk(_)));
+        (self.offset.saturating_add_signed(self.shift) == offset).then_some((reference, ends_run))
+    }
+
+    fn hit(&mut self) {
+        self.offset += self.pieces[self.next].len();
+        self.next += 1;
+        self.misses = 0;
+    }
+
+    fn find(&mut self, pid: Pid) -> Option<(Reference, usize)> {
+        let pieces = &self.pieces;
+        let by_pid = self.by_pid.get_or_insert_with(|| {
+            let chunks = pieces.iter().enumerate().rev();
+            chunks.filter_map(|(at, piece)| chunk(piece).map(|reference| (reference.child.pid, at))).collect()
+        });
+        let position = *by_pid.get(&pid)?;
+        chunk(&pieces[position]).map(|reference| (reference, position))
+    }
+
+    /// After content that moved: expects what followed it in the parent.
+    fn resume_after(&mut self, position: usize, offset: u64) {
+        if position + 1 != self.next || self.misses > 0 {
+            self.offset = self.pieces[..=position].iter().map(Piece::len).sum();
+            self.next = position + 1;
+            self.shift = offset as i64 - self.offset as i64;
+        }
+        self.misses = 0;
+    }
+}
+
+const fn chunk(piece: &Piece) -> Option<Reference> {
+    match piece {
+        Piece::Chunk(reference) => Some(*reference),
+        Piece::Hole(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::PARAMETERS;
+    use proptest::prelude::*;
+    use vsync_protocol::blob::Suite;
+    use vsync_protocol::id::{Cid, RealmId};
+    use vsync_protocol::manifest::ChunkerParameters;
+    use vsync_protocol::tree::Child;
+
+    /// Small chunks, so that small files have many.
+    const SMALL: ChunkerParameters =
+        ChunkerParameters { min: 256, average: 1024, max: 4096, fixed: 4096, ..PARAMETERS };
+
+    fn vault() -> Vault {
+        Vault::new(RealmId::from_bytes([1; 16]), Suite::Aes256Gcm, 1, [2; 32], [3; 32])
+    }
+
+    fn cutter() -> Cutter {
+        let mut seed = 1_u64;
+        let gear = std::array::from_fn(|_| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed
+        });
+        Cutter::new(SMALL, &gear).unwrap()
+    }
+
+    fn cuts(predictor: &mut Predictor, profile: Profile, data: &[u8]) -> Vec<Cut> {
+        let (vault, cutter) = (vault(), cutter());
+        let mut cuts: Vec<Cut> = Vec::new();
+        let mut at = 0;
+        while at < data.len() {
+            let end = data.len().min(at + cutter.longest(profile));
+            let cut = predictor.cut(&vault, &cutter, profile, &data[at..end], at as u64, end == data.len());
+            at += cut.len();
+            cuts.push(cut);
+        }
+        cuts
+    }
+
+    fn pieces(profile: Profile, data: &[u8]) -> Vec<Piece> {
+        let mut at = 0;
+        let scanned = cuts(&mut Predictor::new(vec![]), profile, data);
+        scanned
+            .into_iter()
+            .map(|cut| {
+                let bytes = &data[at..at + cut.len()];
+                at += cut.len();
+                match cut {
+                    Cut::Hole(len) => Piece::Hole(len),
+                    _ => Piece::Chunk(Reference {
+                        cid: Cid::of(bytes),
+                        child: Child { ck: [0; 32], pid: vault().pid(bytes), raw_len: bytes.len() as u32 },
+                    }),
+                }
+            })
+            .collect()
+    }
+
+    fn noise(seed: u64, len: usize) -> Vec<u8> {
+        let mut data = vec![0; len];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut data);
+        data
+    }
+
+    #[derive(Clone, Debug)]
+    enum Edit {
+        Overwrite(usize, usize),
+        Insert(usize, usize),
+        Delete(usize, usize),
+        Zero(usize, usize),
+        Move(usize, usize, usize),
+    }
+
+    fn edit() -> impl Strategy<Value = Edit> {
+        let place = || (0_usize..60_000, 1_usize..6000);
+        prop_oneof![
+            place().prop_map(|(at, len)| Edit::Overwrite(at, len % 300 + 1)),
+            place().prop_map(|(at, len)| Edit::Insert(at, len)),
+            place().prop_map(|(at, len)| Edit::Delete(at, len)),
+            place().prop_map(|(at, len)| Edit::Zero(at, len)),
+            (place(), 0_usize..60_000).prop_map(|((at, len), to)| Edit::Move(at, len, to)),
+        ]
+    }
+
+    fn apply(data: &mut Vec<u8>, edit: &Edit, seed: u64) {
+        let clamp = |at: usize, len: usize, data: &[u8]| {
+            let at = at.min(data.len());
+            at..(at + len).min(data.len())
+        };
+        match *edit {
+            Edit::Overwrite(at, len) => {
+                let range = clamp(at, len, data);
+                let new = noise(seed, range.len());
+                data[range].copy_from_slice(&new);
+            }
+            Edit::Insert(at, len) => {
+                let at = at.min(data.len());
+                data.splice(at..at, noise(seed, len));
+            }
+            Edit::Delete(at, len) => drop(data.drain(clamp(at, len, data))),
+            Edit::Zero(at, len) => {
+                let range = clamp(at, len, data);
+                data[range].fill(0);
+            }
+            Edit::Move(at, len, to) => {
+                let moved: Vec<u8> = data.drain(clamp(at, len, data)).collect();
+                let to = to.min(data.len());
+                data.splice(to..to, moved);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn predicted_boundaries_are_those_of_a_full_scan(
+            len in 0_usize..60_000,
+            seed in any::<u64>(),
+            edits in proptest::collection::vec(edit(), 0..12),
+            fixed in any::<bool>(),
+        ) {
+            let profile = if fixed { Profile::Database } else { Profile::General };
+            let before = noise(seed, len);
+            let mut after = before.clone();
+            edits.iter().zip(seed..).for_each(|(edit, seed)| apply(&mut after, edit, seed ^ 0x55));
+            let parent = pieces(profile, &before);
+            let predicted: Vec<usize> =
+                cuts(&mut Predictor::new(parent.clone()), profile, &after).iter().map(Cut::len).collect();
+            let scanned: Vec<usize> =
+                cuts(&mut Predictor::new(vec![]), profile, &after).iter().map(Cut::len).collect();
+            prop_assert_eq!(predicted, scanned);
+        }
+    }
+
+    #[test]
+    fn unchanged_data_is_all_known_and_an_insertion_costs_little() {
+        let before = noise(1, 1_000_000);
+        let parent = pieces(Profile::General, &before);
+        let known = |data: &[u8]| {
+            let found = cuts(&mut Predictor::new(parent.clone()), Profile::General, data);
+            found.iter().filter(|cut| matches!(cut, Cut::New(..))).map(Cut::len).sum::<usize>()
+        };
+        assert_eq!(known(&before), 0);
+        let mut inserted = before.clone();
+        inserted.splice(500_000..500_000, noise(2, 5000));
+        assert!((5000..30_000).contains(&known(&inserted)), "{}", known(&inserted));
+    }
+}

@@ -1,0 +1,63 @@
+//! Backing up the bytes of a stream: a snapshot with one file.
+
+use std::io::{self, Read};
+
+use crossbeam_channel::{Sender, bounded};
+use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
+
+use super::BackupError;
+use super::file::Chunking;
+use super::pipeline::{FilePart, Segment, Shared, Slot};
+use super::predict::Predictor;
+use super::scan::ParentTree;
+use crate::cache::{CacheReader, Parent};
+
+/// Name of the one file.
+const NAME: &[u8] = b"stream";
+
+/// Pieces of the parent kept in memory to recognise content.
+const KEPT_PIECES: usize = 1 << 19;
+
+/// Reads the stream to its end.
+pub(super) fn run(
+    shared: &Shared,
+    stream: &mut (dyn Read + Send),
+    parent: Option<Parent>,
+    nodes: CacheReader,
+    slots: &Sender<Slot>,
+    segments: &Sender<Segment>,
+    root: &Sender<Entry>,
+) -> Result<(), BackupError> {
+    let path = EntryPath::new(NAME).unwrap_or_default();
+    let entry = super::stream_entry(&path);
+    let directory = Entry { kind: EntryKind::Directory, mode: 0o700, path: EntryPath::root(), ..entry.clone() };
+    root.send(directory).map_err(|_| BackupError::Stopped)?;
+    let predictor = match parent {
+        Some(parent) => {
+            let mut tree = ParentTree::open(shared, &parent, nodes)?;
+            tree.advance_to(&path)?;
+            Predictor::new(tree.pieces(KEPT_PIECES)?)
+        }
+        None => Predictor::new(Vec::new()),
+    };
+    let (parts, queue) = bounded(32);
+    slots.send(Slot::File(queue)).map_err(|_| BackupError::Stopped)?;
+    parts.send(FilePart::Entry(Box::new(entry))).map_err(|_| BackupError::Stopped)?;
+    let profile = shared.pipeline.profile.unwrap_or_default();
+    let mut chunking = Chunking::new(shared, &path, profile, predictor, segments, &parts);
+    chunking.run(u64::MAX, &mut |buffer, _| fill(stream, buffer))?.map_err(BackupError::Stream)
+}
+
+/// Reads until the buffer is full or the stream ends.
+fn fill(stream: &mut (dyn Read + Send), buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match stream.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(len) => filled += len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

@@ -1,0 +1,76 @@
+//! What long work has done so far. The work counts; whoever shows progress looks.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counters of one run, shared between its threads and whoever shows them.
+        #[derive(Debug, Default)]
+        pub struct Progress {
+            $($(#[$doc])* pub $name: Counter,)*
+            cancelled: AtomicBool,
+        }
+    };
+}
+
+counters! {
+    /// Entries dealt with.
+    entries,
+    /// Bytes of content dealt with, whether read or known.
+    bytes,
+    /// Entries expected in all, 0 if unknown.
+    total_entries,
+    /// Bytes expected in all, 0 if unknown.
+    total_bytes,
+    /// Files opened.
+    opened,
+    /// Bytes read from files.
+    read,
+    /// Files taken over unopened.
+    unchanged,
+    /// Chunks sealed.
+    sealed,
+    /// Chunks recognised without sealing them.
+    recognised,
+    /// Bytes received from the server.
+    received,
+    /// Bytes written to files.
+    written,
+    /// Entries that are not exact.
+    defects,
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `amount`.
+    pub fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// Sets the number, for totals that become known.
+    pub fn set(&self, amount: u64) {
+        self.0.store(amount, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Progress {
+    /// Asks the work to stop at the next good moment.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the work was asked to stop.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,116 @@
+//! Making and opening manifests: the signed record that makes a tree a snapshot.
+
+use std::sync::Arc;
+
+use ed25519_dalek::{Signer, SigningKey};
+use thiserror::Error;
+use vsync_protocol::blob::Suite;
+use vsync_protocol::id::{MachineKey, Pid, RealmId, SnapshotId};
+use vsync_protocol::manifest::{self, Body, Manifest, ManifestError, Sealed};
+use vsync_protocol::tree::Child;
+
+use crate::keys::WriterKeys;
+use crate::tree::Reference;
+use crate::vault::Vault;
+
+/// Why a snapshot could not be made or opened.
+#[derive(Debug, Error)]
+pub enum SnapshotError {
+    /// The manifest is damaged or not signed by its source.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// It belongs to another realm.
+    #[error("snapshot {0} belongs to another realm")]
+    Realm(SnapshotId),
+    /// This machine may not read, or not this epoch.
+    #[error("snapshot {snapshot} of key epoch {epoch} cannot be read here: this machine holds no reader key for it")]
+    NotReader {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// Its epoch.
+        epoch: u32,
+    },
+    /// The sealed part does not open, or belongs to another manifest.
+    #[error("the sealed part of snapshot {snapshot} is damaged: {reason}")]
+    Sealed {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// age refused to seal.
+    #[error("cannot seal the manifest: {0}")]
+    Seal(String),
+}
+
+/// Signs and seals a manifest.
+///
+/// # Errors
+/// When age fails.
+pub fn make(
+    body: &Body,
+    sealed: Sealed,
+    reader: &age::x25519::Recipient,
+    key: &SigningKey,
+) -> Result<Vec<u8>, SnapshotError> {
+    let encoded = |result: Result<Vec<u8>, minicbor::encode::Error<std::convert::Infallible>>| {
+        result.map_err(|error| SnapshotError::Seal(error.to_string()))
+    };
+    let body = encoded(minicbor::to_vec(body))?;
+    let sealed = Sealed { body: *blake3::hash(&body).as_bytes(), ..sealed };
+    let plain = zeroize::Zeroizing::new(encoded(minicbor::to_vec(&sealed))?);
+    let sealed = age::encrypt(reader, &plain).map_err(|error| SnapshotError::Seal(error.to_string()))?;
+    Ok(manifest::assemble(&body, &sealed, |message| key.sign(message).to_bytes()))
+}
+
+/// What a reader knows of a snapshot.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// The clear part of its manifest.
+    pub body: Body,
+    /// The sealed part.
+    pub sealed: Sealed,
+}
+
+impl Snapshot {
+    /// Checks a manifest's signature and opens its sealed part.
+    ///
+    /// # Errors
+    /// When anything about it is not as its source made it, or this machine may not read it.
+    pub fn open(
+        bytes: &[u8],
+        realm: RealmId,
+        signers: impl IntoIterator<Item = MachineKey>,
+        reader: Option<&age::x25519::Identity>,
+    ) -> Result<Self, SnapshotError> {
+        let parsed = Manifest::parse(bytes)?;
+        let id = manifest::snapshot_id(bytes);
+        if parsed.body.realm != realm {
+            return Err(SnapshotError::Realm(id));
+        }
+        parsed.verify(signers)?;
+        let reader = reader.ok_or(SnapshotError::NotReader { snapshot: id, epoch: parsed.body.epoch })?;
+        let damaged = |reason: String| SnapshotError::Sealed { snapshot: id, reason };
+        let plain = age::decrypt(reader, parsed.sealed).map_err(|error| damaged(error.to_string()))?;
+        let sealed: Sealed = minicbor::decode(&plain).map_err(|error| damaged(error.to_string()))?;
+        if sealed.body != parsed.body_hash() {
+            return Err(damaged("it was sealed for another manifest".into()));
+        }
+        Ok(Self { id, body: parsed.body, sealed })
+    }
+
+    /// Its top node.
+    #[must_use]
+    pub const fn root(&self) -> Reference {
+        let child = Child { ck: self.sealed.root_key, pid: Pid::from_bytes([0; 16]), raw_len: self.sealed.root_len };
+        Reference { cid: self.body.root, child }
+    }
+}
+
+/// The vault of one epoch, from the secrets that a machine holds of it.
+#[must_use]
+pub fn vault(realm: RealmId, suite: Suite, epoch: u32, keys: &WriterKeys) -> Arc<Vault> {
+    Arc::new(Vault::new(realm, suite, epoch, keys.convergence, keys.plaintext))
+}
