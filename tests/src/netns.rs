@@ -4,8 +4,12 @@
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::{shell, unique};
+
+/// How long a link may take to come up.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Hosts on one switch; all gone with the guard.
 #[derive(Debug)]
@@ -36,6 +40,7 @@ impl Network {
             host.namespace.ip("link set eth0 up");
             network.hosts.push(host);
         }
+        (1..=usize::from(count)).for_each(|number| network.wait(number));
         network
     }
 
@@ -62,6 +67,24 @@ impl Network {
     #[track_caller]
     pub fn cable(&self, number: usize, plugged: bool) {
         self.switch.ip(&format!("link set port{number} {}", if plugged { "up" } else { "down" }));
+        if plugged {
+            self.wait(number);
+        }
+    }
+
+    /// Waits until packets pass between a host and the switch: the kernel brings links up at its leisure.
+    #[track_caller]
+    fn wait(&self, number: usize) {
+        let started = Instant::now();
+        loop {
+            let port = self.switch.ip(&format!("-d -o link show port{number}"));
+            let link = self.host(number).namespace.ip("-o link show eth0");
+            if port.contains("state forwarding") && port.contains("state UP") && link.contains("state UP") {
+                return;
+            }
+            assert!(started.elapsed() < PATIENCE, "a link does not come up:\n{port}\n{link}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Limits what the switch sends to a host, in Mbit/s.
@@ -161,8 +184,8 @@ impl Namespace {
     }
 
     #[track_caller]
-    fn ip(&self, words: &str) {
-        shell::finish(self.command("ip").args(words.split(' ')));
+    fn ip(&self, words: &str) -> String {
+        shell::finish(self.command("ip").args(words.split(' ')))
     }
 }
 

@@ -95,8 +95,9 @@ impl RealmBuilder {
         realm
     }
 
-    /// The configuration file; every key that the bed knows of is here.
-    fn toml(&self, root: &Path) -> String {
+    /// The text of `vsync.toml`, with the stores and keys below `root`. Every key that the bed knows of is here.
+    #[must_use]
+    pub fn toml(&self, root: &Path) -> String {
         let mut toml = String::from("[realm]\nname = \"test\"\n");
         for (name, address, backup) in &self.servers {
             let data = root.join("stores").join(name);

@@ -1,13 +1,15 @@
 //! The test bed itself: a bed that notices nothing proves nothing.
 
 use std::fs;
+use std::net::UdpSocket;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use vsync_tests::docker::{self, docker};
 use vsync_tests::tree::Kind;
 use vsync_tests::{
-    Container, Damage, DockerVolume, Network, Place, Postgres, Rng, Server, Tree, Volume, Vsync, assert_same, shell,
+    Container, Damage, DockerVolume, Link, Network, Place, Postgres, Realm, Relay, Rng, Server, Tree, Volume, Vsync,
+    assert_same, shell,
 };
 
 /// A change to a volume that holds [`Volume::zoo`], and the words that must tell of it.
@@ -153,6 +155,26 @@ fn a_command_that_hangs_is_killed() {
 }
 
 #[test]
+fn the_configuration_of_a_realm_is_one() {
+    let toml = Realm::new()
+        .server("annex2")
+        .local(&["barman"])
+        .embedded("disk")
+        .client("production2", &["data", "pg"])
+        .client_with("uat", &[], "role = \"writer\"")
+        .directory_with("data", Path::new("/srv/data"), "quiesce = \"pause\"")
+        .extra("[retention]\nkeep-daily = 3")
+        .toml(Path::new("/root"));
+    let config = vsync::config::Config::parse(Path::new("/root/admin/vsync.toml"), &toml).unwrap();
+    assert_eq!(
+        config.machines().map(|it| it.name.as_str()).collect::<Vec<_>>(),
+        ["annex2", "disk", "production2", "uat"]
+    );
+    assert_eq!(config.servers[0].address.as_ref().unwrap().host.split('.').next(), Some("127"));
+    assert!(config.servers[1].address.is_none());
+}
+
+#[test]
 fn a_server_is_ready_when_it_is_returned_and_gone_when_it_is_dropped() {
     let home = vsync_tests::scratch();
     // A stand-in that listens, takes its time to stop, and answers SIGTERM with exit status 0.
@@ -242,15 +264,15 @@ fn hosts_reach_each_other_until_a_cable_is_pulled() {
     let mut network = Network::new(3);
     let ping = |network: &Network, count: &str| {
         let to = network.host(2).address().to_string();
-        shell::attempt(network.host(1).command("ping").args(["-q", "-i", "0.01", "-W", "1", "-c", count, &to]))
+        shell::attempt(network.host(1).command("ping").args(["-q", "-i", "0.2", "-W", "1", "-c", count, &to]))
     };
     ping(&network, "3").expect("an answer");
     network.cable(2, false);
     ping(&network, "1").expect_err("no answer without a cable");
     network.cable(2, true);
-    ping(&network, "1").expect("an answer");
+    ping(&network, "3").expect("an answer");
     network.host_mut(2).readdress([10, 77, 0, 99].into());
-    ping(&network, "1").expect("an answer from the new address");
+    ping(&network, "3").expect("an answer from the new address");
     network.host(2).lose(100.0);
     ping(&network, "1").expect_err("every packet is lost");
     network.host(2).lose(0.0);
@@ -259,4 +281,57 @@ fn hosts_reach_each_other_until_a_cable_is_pulled() {
     ping(&network, "3").expect("an answer");
     // Not this machine's network.
     assert!(!network.host(3).run("ip", ["-br", "link"]).contains("docker"));
+}
+
+#[test]
+fn a_relay_delays_loses_doubles_and_counts() {
+    // A server that sends every packet back, with the port that it came from.
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 100];
+        while let Ok((_, from)) = server.recv_from(&mut buffer) {
+            server.send_to(from.port().to_string().as_bytes(), from).unwrap();
+        }
+    });
+    let relay = Relay::to(&address);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    client.connect(relay.address()).unwrap();
+    let receive = || {
+        let mut buffer = [0; 100];
+        let length = client.recv(&mut buffer)?;
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    };
+    let ask = || client.send(b"twelve bytes").and_then(|_| receive());
+
+    let port = ask().expect("an answer");
+    assert_eq!(ask().expect("an answer"), port);
+    assert_eq!(relay.bytes(), (24, 2 * port.len() as u64));
+    assert_eq!(relay.packets(), 4);
+    relay.rebind();
+    assert_ne!(ask().expect("an answer"), port, "the client comes from a new port");
+
+    relay.set(Link { delay: Duration::from_millis(50), ..Link::default() });
+    let started = Instant::now();
+    ask().expect("an answer");
+    assert!(started.elapsed() >= Duration::from_millis(100), "{:?}", started.elapsed());
+
+    relay.cut();
+    ask().expect_err("no answer");
+    relay.set(Link { duplicate: 1.0, ..Link::default() });
+    ask().expect("an answer");
+    for _ in 1..4 {
+        receive().expect("two questions, twice answered");
+    }
+    relay.set(Link { loss: 0.5, ..Link::default() });
+    let before = relay.packets();
+    (0..400).for_each(|_| drop(client.send(b"x")));
+    let mut came = 0;
+    while relay.packets() != came {
+        came = relay.packets();
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let answered = (came - before).checked_sub(400).expect("every question came in");
+    assert!((120..280).contains(&answered), "{answered} of 400 passed");
 }
