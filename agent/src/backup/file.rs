@@ -129,13 +129,14 @@ fn read_large(
     let send = |part| parts.send(part).map_err(|_| BackupError::Stopped);
     send(FilePart::Entry(Box::new(job.found.entry.clone())))?;
     let mut chunking = Chunking::new(shared, &job.found.entry.path, profile, predictor, segments, &parts);
+    let mut short = false;
     let outcome = ranges(&source, |range| {
         chunking.hole_up_to(range.start)?;
         let read = chunking.run(range.end - range.start, &mut |buffer, offset| source.read_at(buffer, offset))?;
+        short |= chunking.offset < range.end;
         source.forget(range);
         Ok(read)
     })?;
-    let short = chunking.offset < source.size();
     chunking.hole_up_to(source.size())?;
     match outcome {
         Err(error) => send(FilePart::Defect(format!("cannot be read to its end ({error}); the rest is zeros"))),

@@ -34,7 +34,7 @@ impl Stop {
                             if times > 1 {
                                 std::process::exit(i32::from(Exit::Interrupted as u8));
                             }
-                            drop(asked.send(()));
+                            let _ = asked.send(());
                         }
                     })
                 });
