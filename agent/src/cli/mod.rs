@@ -15,6 +15,7 @@ mod keygen;
 mod man;
 pub mod output;
 mod progress;
+mod recovery;
 pub mod report;
 mod restore;
 mod server;
@@ -91,6 +92,9 @@ pub struct GlobalArgs {
     /// Where caches and journals are [default: /var/lib/vsync, or below ~/.local/state]
     #[arg(long, global = true, env = "VSYNC_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) recovery: recovery::RecoveryArgs,
 }
 
 #[derive(Debug, Subcommand)]

@@ -133,6 +133,17 @@ impl Remote {
         }
     }
 
+    /// `vsync.pub` as the server has it. Only its signature makes it worth anything.
+    ///
+    /// # Errors
+    /// When the server refuses or stays away.
+    pub fn registry(&self) -> Result<Vec<u8>, RemoteError> {
+        match self.request(&Request::Registry)? {
+            Reply::Registry(bytes) => Ok(bytes),
+            other => Err(RemoteError::unexpected(&other)),
+        }
+    }
+
     /// Snapshots, newest first; stops asking once `enough` says so.
     ///
     /// # Errors
