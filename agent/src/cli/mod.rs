@@ -15,6 +15,7 @@ mod keygen;
 mod man;
 pub mod output;
 mod progress;
+mod quickstart;
 mod recovery;
 pub mod report;
 mod restore;
@@ -99,6 +100,7 @@ pub struct GlobalArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Quickstart(quickstart::QuickstartArgs),
     Init(init::InitArgs),
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -137,6 +139,7 @@ impl Args {
     fn run(self) -> Result<Exit, Failure> {
         let global = &self.global;
         match self.command {
+            Command::Quickstart(args) => args.run(global),
             Command::Init(args) => args.run(global),
             Command::Config(command) => command.run(global),
             Command::Keygen(args) => args.run(global),
