@@ -190,7 +190,7 @@ impl Archive {
         check(self.catalog.last(&snapshot.volume, &snapshot.source).map_err(ArchiveError::from)?)?;
         // The log entry is the instant of commit: before it the manifest is a file that
         // nothing names, after it a crash leaves an entry that the next start repeats.
-        let mut write = || -> Result<Accepted, ArchiveError> {
+        let write = || -> Result<Accepted, ArchiveError> {
             let name = manifest_name(snapshot.hash);
             self.files.manifests.write(&name, &mut [IoSlice::new(&snapshot.manifest)])?;
             let logged = journal.append(LogEntry::Commit { manifest: snapshot.hash, at })?;

@@ -73,13 +73,14 @@ impl Connection {
                 },
             }
         }
-        // Requests fail by themselves now that the connection is gone, except those that
-        // are changing the store: they are let finish.
+        // First, so that no request waits for frames that cannot come any more. Those that
+        // are changing the store are let finish.
+        let ingest = self.close_sessions();
         while let Some(ended) = streams.join_next().await {
             self.note_panic(ended);
         }
-        for ingest in self.close_sessions() {
-            self.note_panic(ingest.await);
+        for ended in ingest {
+            self.note_panic(ended.await);
         }
     }
 
@@ -102,10 +103,18 @@ impl Connection {
         member.ok_or_else(|| refusal(RefusalCode::NotAuthorised, format!("no machine has the key {}", self.key)))
     }
 
+    fn greeted_member(&self) -> Result<Member, Refusal> {
+        let member = self.member()?;
+        let greeted = self.greeted.load(Ordering::Relaxed);
+        if greeted { Ok(member) } else { Err(refusal(RefusalCode::Malformed, "a connection begins with Hello")) }
+    }
+
     async fn request(self: Arc<Self>, mut send: SendStream, mut recv: RecvStream) {
-        // Held while the request runs, so that a server that shuts down can wait for it.
-        let Ok(_running) = self.shared.running.acquire().await else { return };
+        // Held while the request runs. A server that shuts down takes all permits, waiting
+        // for those that are held, so that from then on there are none.
+        let running = self.shared.running.try_acquire();
         let answered = match timeout(MESSAGE_TIMEOUT, read_request(&mut recv)).await {
+            Ok(Ok(_)) if running.is_err() => Err(refusal(RefusalCode::Draining, "the server is shutting down")),
             Ok(Ok(Request::Fetch { cids })) => self.fetch(&mut send, cids.into_vec()).await,
             Ok(Ok(request)) => self.answer(request).await,
             Ok(Err(refused)) => Err(refused),
@@ -123,7 +132,10 @@ impl Connection {
     }
 
     async fn answer(self: &Arc<Self>, request: Request) -> Result<Option<Reply>, Refusal> {
-        let member = self.admit(&request)?;
+        let member = match request {
+            Request::Hello { .. } => self.member()?,
+            _ => self.greeted_member()?,
+        };
         let reply = match request {
             Request::Hello { version, realm } => self.hello(version, realm)?,
             Request::Open { volume } => self.open(&member, volume).await?,
@@ -148,16 +160,6 @@ impl Connection {
             Request::Fetch { .. } => return Ok(None),
         };
         Ok(Some(reply))
-    }
-
-    /// Whether the request may be looked at now at all.
-    fn admit(&self, request: &Request) -> Result<Member, Refusal> {
-        let member = self.member()?;
-        if self.shared.draining.load(Ordering::Relaxed) {
-            return Err(refusal(RefusalCode::Draining, "the server is shutting down"));
-        }
-        let greeted = self.greeted.load(Ordering::Relaxed) || matches!(request, Request::Hello { .. });
-        if greeted { Ok(member) } else { Err(refusal(RefusalCode::Malformed, "a connection begins with Hello")) }
     }
 
     fn hello(&self, version: u32, realm: vsync_protocol::id::RealmId) -> Result<Reply, Refusal> {
@@ -199,11 +201,13 @@ impl Connection {
         // So that what has arrived counts, flushed or not.
         session.flush(&[]).await?;
         let (key, name) = (self.key, member.name.clone());
-        self.blocking(move |shared| shared.commit(key, &name, &session.volume, manifest)).await
+        // A walk over a large tree takes long; the turns of short work are not for it.
+        let _walk = self.shared.walks.acquire().await;
+        self.off_runtime(move |shared| shared.commit(key, &name, &session.volume, manifest)).await
     }
 
     async fn fetch(&self, send: &mut SendStream, cids: Vec<Cid>) -> Result<Option<Reply>, Refusal> {
-        let member = self.admit(&Request::Status)?;
+        let member = self.greeted_member()?;
         if !member.may_read {
             let message = format!("{} may write backups but not read them", member.name);
             return Err(refusal(RefusalCode::NotAuthorised, message));
@@ -278,10 +282,17 @@ impl Connection {
         &self,
         work: impl FnOnce(&Shared) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let failed = || refusal(RefusalCode::Store, "internal error");
-        let _turn = self.shared.turns.acquire().await.map_err(|_| failed())?;
+        let _turn = self.shared.turns.acquire().await;
+        self.off_runtime(work).await
+    }
+
+    async fn off_runtime<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
         let shared = Arc::clone(&self.shared);
-        tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_| failed())?
+        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+        done.map_err(|_| refusal(RefusalCode::Store, "internal error"))?
     }
 }
 

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -28,8 +27,11 @@ use crate::transport::{self, Congestion, TransportError};
 const MAX_CONNECTIONS: usize = 256;
 const MAX_CONNECTIONS_EACH: usize = 8;
 
-/// Work that blocks on disk or catalog, at a time.
+/// Short work that blocks on disk or catalog, at a time.
 const TURNS: usize = 8;
+
+/// Trees that are walked at a time.
+const WALKS: usize = 2;
 
 /// Running requests that draining can wait for; more than all connections may have.
 const MAX_RUNNING: u32 = 1 << 20;
@@ -42,8 +44,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long what was received may take to become durable when the server ends.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Log entries in one reply; an entry is below 200 bytes unless it gives a long reason.
-const LOG_PAGE: u32 = 2048;
+/// Bytes of a reply's content; room is left for what stands around it.
+const PAGE: usize = MAX_MESSAGE_LEN - (64 << 10);
 
 /// A machine that may connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,11 +189,12 @@ pub(crate) struct Shared {
     pub(crate) archive: Arc<Archive>,
     pub(crate) realm: RealmId,
     pub(crate) members: Members,
-    pub(crate) draining: AtomicBool,
     /// A permit is held by each running request.
     pub(crate) running: Semaphore,
-    /// A permit is held by each piece of work that blocks.
+    /// A permit is held by each short piece of work that blocks.
     pub(crate) turns: Semaphore,
+    /// A permit is held by each walk over a tree.
+    pub(crate) walks: Semaphore,
     identity: SigningKey,
     connections: Mutex<HashMap<MachineKey, usize>>,
 }
@@ -202,9 +205,9 @@ impl Shared {
             archive,
             realm: config.realm,
             members: config.members,
-            draining: AtomicBool::new(false),
             running: Semaphore::new(MAX_RUNNING as usize),
             turns: Semaphore::new(TURNS),
+            walks: Semaphore::new(WALKS),
             identity: config.identity,
             connections: Mutex::default(),
         }
@@ -219,9 +222,9 @@ impl Shared {
                 Some(ended) = connections.join_next() => note_panic(ended),
             }
         };
-        self.draining.store(true, Ordering::Relaxed);
+        endpoint.set_server_config(None);
         if matches!(how, Stop::Drain) {
-            // Held by no request: then none is running. Whoever asks now is told why not.
+            // With all permits here no request is running, and those that come are refused.
             let _ = timeout(DRAIN_TIMEOUT, self.running.acquire_many(MAX_RUNNING)).await;
         }
         endpoint.close(VarInt::from_u32(RefusalCode::Draining as u32), b"the server is shutting down");
@@ -285,13 +288,11 @@ impl Shared {
             }
             listing.source = Some(member.name.clone());
         }
-        // Room is left for what stands around the manifests.
-        let budget = MAX_MESSAGE_LEN - (64 << 10);
-        Ok(Reply::Snapshots(self.archive.catalog().snapshots(&listing, budget)?))
+        Ok(Reply::Snapshots(self.archive.catalog().snapshots(&listing, PAGE)?))
     }
 
     pub(crate) fn log(&self, from: u64) -> Result<Reply, Refusal> {
-        Ok(Reply::Log(self.archive.catalog().log(from, LOG_PAGE)?))
+        Ok(Reply::Log(self.archive.catalog().log(from, PAGE)?))
     }
 
     pub(crate) fn status(&self) -> Result<Reply, Refusal> {

@@ -1,9 +1,10 @@
 //! One backup in progress: upload streams bring blobs, one thread checks them against
 //! their names and packs them.
 //!
-//! Blobs wait for that thread in a queue bounded by bytes. The permits for a blob are taken
-//! before its bytes are read from the stream, so a slow disk stops the reading, and QUIC's
-//! flow control stops the sender.
+//! Blobs wait for that thread in a queue bounded by bytes. A full queue stops the reading of
+//! streams, and QUIC's flow control then stops the sender. A stream waits for room with its
+//! blob already read: if it waited before, blobs half read could wait for bytes that the
+//! connection's window has no room for, because those of waiting streams fill it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +24,7 @@ use crate::refusal::refusal;
 use crate::store::pack::PackBuilder;
 
 /// Bytes of blobs that wait to be checked.
-const QUEUE: usize = 16 << 20;
+const QUEUE: usize = 12 << 20;
 const _: () = assert!(MAX_BLOB_LEN <= QUEUE, "the largest blob must fit the queue");
 
 /// What a blob costs at least, so that tiny ones cannot fill memory with bookkeeping.
@@ -89,10 +90,10 @@ impl Session {
                 Err(_) => return Err(cut_off()),
             }
             let head = FrameHead::decode(&head).ok_or_else(|| refusal(RefusalCode::Malformed, "frame too long"))?;
-            let cost = head.len.max(LEAST_COST) as u32;
-            let cost = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| closed())?;
             let mut blob = vec![0; head.len];
             from.read_exact(&mut blob).await.map_err(|_| cut_off())?;
+            let cost = head.len.max(LEAST_COST) as u32;
+            let cost = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| closed())?;
             let item = Item::Blob { cid: head.cid, blob: blob.into(), _cost: cost };
             self.queue.send(item).map_err(|_| closed())?;
             // After joining the queue: a flush that counts this frame queues behind it.

@@ -98,15 +98,20 @@ pub(super) fn snapshots(
     Ok(page)
 }
 
-pub(super) fn log(reader: &Connection, from: u64, limit: u32) -> rusqlite::Result<Vec<LogEntry>> {
+pub(super) fn log(reader: &Connection, from: u64, budget: usize) -> rusqlite::Result<Vec<LogEntry>> {
     let Ok(from) = i64::try_from(from) else { return Ok(Vec::new()) };
-    reader
-        .prepare_cached("SELECT entry FROM log WHERE position > ?1 ORDER BY position LIMIT ?2")?
-        .query_map(params![from, limit], |row| {
-            let bytes = row.get_ref(0)?.as_blob()?;
-            minicbor::decode(bytes).map_err(|error| foreign(0, Type::Blob, error))
-        })?
-        .collect()
+    let mut find = reader.prepare_cached("SELECT entry FROM log WHERE position > ?1 ORDER BY position")?;
+    let mut rows = find.query([from])?;
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let entry = row.get_ref(0)?.as_blob()?;
+        bytes += entry.len();
+        if bytes > budget && !page.is_empty() {
+            break;
+        }
+        page.push(minicbor::decode(entry).map_err(|error| foreign(0, Type::Blob, error))?);
+    }
+    Ok(page)
 }
 
 pub(super) fn mark(reader: &Connection) -> rusqlite::Result<Mark> {
