@@ -7,6 +7,7 @@ use crate::archive::{ArchiveError, report};
 use crate::catalog::CatalogError;
 use crate::commit::CommitError;
 use crate::store::StoreError;
+use crate::store::room::is_full;
 
 /// A refusal in words.
 pub(crate) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal {
@@ -17,6 +18,7 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NoSpace { .. } => refusal(RefusalCode::NoSpace, error.to_string()),
+            StoreError::Io { ref source, .. } if is_full(source) => refusal(RefusalCode::NoSpace, report(&error)),
             StoreError::ReadOnly(_) => refusal(RefusalCode::ReadOnly, error.to_string()),
             error => internal(&error),
         }

@@ -61,6 +61,7 @@ fn a_damaged_blob_is_absent_until_it_comes_again() {
     assert_eq!((location.pack, location.closed), (pack(9), before));
     catalog.lose_pack(pack(9)).unwrap();
     assert_eq!(catalog.have(&[cid]).unwrap(), [false]);
+    assert_eq!(catalog.totals().unwrap(), Totals { packs: 1, bytes: 1, ..Totals::default() });
 }
 
 /// A catalog with `count` snapshots of two volumes from two machines.

@@ -180,12 +180,12 @@ async fn packs_with_damaged_tables_or_gone_cost_only_their_blobs() {
     let mut bed = Bed::new();
     let client = bed.open("data").await;
     let [one, two] = [b"one", b"two"].map(|content| blob(BlobKind::Chunk, &[], content));
-    client.store(&[one.clone()]).await;
+    client.store(std::slice::from_ref(&one)).await;
     bed.stop().await;
     let first = packs(&bed.data()).remove(0);
     bed.start().unwrap();
     let client = bed.open("data").await;
-    client.store(&[two.clone()]).await;
+    client.store(std::slice::from_ref(&two)).await;
     bed.stop().await;
     let second = packs(&bed.data()).into_iter().find(|path| *path != first).unwrap();
     let len = fs::metadata(&second).unwrap().len();
@@ -196,14 +196,14 @@ async fn packs_with_damaged_tables_or_gone_cost_only_their_blobs() {
     bed.start().unwrap();
     let client = bed.open("data").await;
     assert_eq!(client.have(&[one.clone(), two.clone()]).await, [false, true]);
-    client.store(&[one.clone()]).await;
-    assert_eq!(client.have(&[one.clone()]).await, [true]);
+    client.store(std::slice::from_ref(&one)).await;
+    assert_eq!(client.have(std::slice::from_ref(&one)).await, [true]);
     bed.stop().await;
     fs::remove_file(&first).unwrap();
     bed.start().unwrap();
     let client = bed.open("data").await;
-    assert_eq!(client.have(&[one.clone()]).await, [false], "a pack that vanished is noticed at the start");
-    client.store(&[one.clone()]).await;
+    assert_eq!(client.have(std::slice::from_ref(&one)).await, [false], "a pack that vanished is noticed at the start");
+    client.store(std::slice::from_ref(&one)).await;
     assert_eq!(client.have(&[one]).await, [true]);
 }
 

@@ -58,7 +58,7 @@ async fn a_blob_has_at_most_so_many_bytes() {
     let envelope = blob(BlobKind::Chunk, &[], &[]).len();
     for len in [MAX_BLOB_LEN - 1, MAX_BLOB_LEN] {
         let blob = blob(BlobKind::Chunk, &[], &vec![len as u8; len - envelope]);
-        client.store(&[blob.clone()]).await;
+        client.store(std::slice::from_ref(&blob)).await;
         assert_eq!(client.fetch(&[Cid::of(&blob)]).await.unwrap()[&Cid::of(&blob)], blob);
         client.open("data").await;
     }
@@ -159,7 +159,7 @@ async fn a_stopping_server_finishes_what_runs_and_refuses_the_rest() {
         let late = async {
             tokio::time::sleep(Duration::from_millis(200)).await;
             assert_eq!(refused(&client.ask(&Request::Status).await), Some(RefusalCode::Draining));
-            client.upload(0, &[good.clone()]).await;
+            client.upload(0, std::slice::from_ref(&good)).await;
         };
         tokio::join!(stop, late);
     };
@@ -169,4 +169,57 @@ async fn a_stopping_server_finishes_what_runs_and_refuses_the_rest() {
     assert!(closed.to_string().contains("shutting down"), "{closed}");
     bed.start().unwrap();
     assert_eq!(bed.open("data").await.have(&[good]).await, [true]);
+}
+
+#[tokio::test]
+#[ignore]
+async fn speed() {
+    let bed = Bed::new();
+    let client = bed.open("data").await;
+    let blobs: Vec<Vec<u8>> = crate::bed::tree(9, 16384, 64 << 10);
+    let cids: Vec<Cid> = blobs.iter().map(|b| Cid::of(b)).collect();
+    let bytes: usize = blobs.iter().map(Vec::len).sum();
+    let cpu = || {
+        let s = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let f: Vec<_> = s.rsplit(')').next().unwrap().split_whitespace().map(str::to_owned).collect();
+        (f[11].parse::<f64>().unwrap() + f[12].parse::<f64>().unwrap()) / 100.0
+    };
+    let (c, t) = (cpu(), std::time::Instant::now());
+    let client = &client;
+    let parts: Vec<_> = blobs.chunks(blobs.len() / 4 + 1).collect();
+    futures(parts.iter().enumerate().map(|(i, p)| client.upload(i as u32, p)).collect()).await;
+    let frames: Vec<u64> = parts.iter().map(|p| p.len() as u64).collect();
+    assert_eq!(client.flush(&frames).await, Reply::Flushed);
+    println!(
+        "upload {:.0} MB/s {:.2} cpu-s/GB",
+        bytes as f64 / 1e6 / t.elapsed().as_secs_f64(),
+        (cpu() - c) / (bytes as f64 / 1e9)
+    );
+    let t = std::time::Instant::now();
+    let m = client.manifest("data", "production", *cids.last().unwrap());
+    println!("{:?}", client.commit(m).await);
+    println!("commit {:?}", t.elapsed());
+    let t = std::time::Instant::now();
+    for part in cids.chunks(1024) {
+        client.ask(&Request::Have { session: client.session, cids: Cids::new(part.to_vec()) }).await;
+    }
+    println!("have {:.0}/s", cids.len() as f64 / t.elapsed().as_secs_f64());
+    let (c, t) = (cpu(), std::time::Instant::now());
+    let fetches = cids.chunks(256).collect::<Vec<_>>();
+    for group in fetches.chunks(8) {
+        futures(
+            group
+                .iter()
+                .map(|c| async {
+                    client.fetch(c).await.unwrap();
+                })
+                .collect(),
+        )
+        .await;
+    }
+    println!(
+        "fetch {:.0} MB/s {:.2} cpu-s/GB",
+        bytes as f64 / 1e6 / t.elapsed().as_secs_f64(),
+        (cpu() - c) / (bytes as f64 / 1e9)
+    );
 }
