@@ -189,7 +189,7 @@ impl Connection {
         let mut sessions = self.sessions();
         sessions.opened += 1;
         let (session, ingest) = Session::begin(sessions.opened, volume, Arc::clone(&self.shared.archive));
-        sessions.ingest.push(ingest);
+        sessions.ingest.extend(ingest);
         if let Some(other) = sessions.current.replace(session) {
             other.close();
         }
