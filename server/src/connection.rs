@@ -9,7 +9,7 @@ use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
-use vsync_protocol::id::{Cid, MachineKey, VolumeName};
+use vsync_protocol::id::{Cid, MachineKey, RealmId, VolumeName};
 use vsync_protocol::wire::{
     MESSAGE_HEAD_LEN, Refusal, RefusalCode, Reply, Request, UPLOAD_HEAD_LEN, UploadHead, VERSION, encode_message,
     message_len,
@@ -28,7 +28,7 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 const MEMBER_CHECK: Duration = Duration::from_secs(5);
 
 /// Bytes read for one connection's fetches but not yet taken by QUIC.
-const FETCH_ROOM: usize = 16 << 20;
+const FETCH_ROOM: usize = 8 << 20;
 
 /// One agent's connection.
 pub(crate) struct Connection {
@@ -137,7 +137,7 @@ impl Connection {
             _ => self.greeted_member()?,
         };
         let reply = match request {
-            Request::Hello { version, realm } => self.hello(version, realm)?,
+            Request::Hello { version, realm } => self.hello(version, realm).await?,
             Request::Open { volume } => self.open(&member, volume).await?,
             Request::Have { session, cids } => {
                 self.session(session)?;
@@ -162,7 +162,7 @@ impl Connection {
         Ok(Some(reply))
     }
 
-    fn hello(&self, version: u32, realm: vsync_protocol::id::RealmId) -> Result<Reply, Refusal> {
+    async fn hello(&self, version: u32, realm: RealmId) -> Result<Reply, Refusal> {
         if version == 0 {
             return Err(refusal(RefusalCode::Version, format!("this server speaks versions 1 to {VERSION}")));
         }
@@ -171,7 +171,9 @@ impl Connection {
             return Err(refusal(RefusalCode::WrongRealm, message));
         }
         self.greeted.store(true, Ordering::Relaxed);
-        Ok(Reply::Hello { version: version.min(VERSION), now: now(), log: self.shared.archive.position() })
+        // Off the runtime, since it waits for a commit that is being made durable.
+        let log = self.blocking(|shared| Ok(shared.archive.position())).await?;
+        Ok(Reply::Hello { version: version.min(VERSION), now: now(), log })
     }
 
     async fn open(&self, member: &Member, volume: VolumeName) -> Result<Reply, Refusal> {
@@ -228,7 +230,10 @@ impl Connection {
             // Given back when QUIC has taken the bytes, which its send window bounds.
             let room = run.len().min(FETCH_ROOM) as u32;
             let Ok(_room) = self.fetch_room.acquire_many(room).await else { break };
-            let read = self.blocking(move |shared| Ok(run.read(&shared.archive))).await;
+            // Allocated on this thread, like the blobs of uploads: an allocator that keeps an
+            // arena for each thread would otherwise keep freed buffers in all of them.
+            let buffer = vec![0; run.len()];
+            let read = self.blocking(move |shared| Ok(run.read(&shared.archive, buffer))).await;
             let Ok(mut frames) = read else {
                 // Without its frames the reply is cut short, which the agent notices.
                 let _ = send.reset(VarInt::from_u32(RefusalCode::Store as u32));

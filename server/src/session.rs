@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use vsync_protocol::blob::Header;
 use vsync_protocol::id::{Cid, VolumeName};
-use vsync_protocol::limits::{MAX_BLOB_LEN, MAX_UPLOAD_STREAMS};
+use vsync_protocol::limits::MAX_UPLOAD_STREAMS;
 use vsync_protocol::wire::{FRAME_HEAD_LEN, FrameHead, Refusal, RefusalCode};
 
 use crate::archive::Archive;
@@ -24,8 +24,7 @@ use crate::refusal::refusal;
 use crate::store::pack::PackBuilder;
 
 /// Bytes of blobs that wait to be checked.
-const QUEUE: usize = 12 << 20;
-const _: () = assert!(MAX_BLOB_LEN <= QUEUE, "the largest blob must fit the queue");
+const QUEUE: usize = 4 << 20;
 
 /// What a blob costs at least, so that tiny ones cannot fill memory with bookkeeping.
 const LEAST_COST: usize = 512;
@@ -98,7 +97,8 @@ impl Session {
             let head = FrameHead::decode(&head).ok_or_else(|| refusal(RefusalCode::Malformed, "frame too long"))?;
             let mut blob = vec![0; head.len];
             from.read_exact(&mut blob).await.map_err(|_| cut_off())?;
-            let cost = head.len.max(LEAST_COST) as u32;
+            // A blob larger than the queue has it for itself.
+            let cost = head.len.clamp(LEAST_COST, QUEUE) as u32;
             let cost = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| closed())?;
             let item = Item::Blob { cid: head.cid, blob: blob.into(), _cost: cost };
             self.queue.send(item).map_err(|_| closed())?;

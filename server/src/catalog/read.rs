@@ -1,6 +1,6 @@
 //! Questions to the catalog, each answered through an index.
 
-use rusqlite::types::{ToSql, Type};
+use rusqlite::types::{Type, Value};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, LogHead, MachineName, ManifestHash, PackId, SnapshotId, VolumeName};
@@ -11,6 +11,9 @@ use vsync_protocol::wire::{Listing, SnapshotRecord};
 use super::schema::LIVE;
 use super::{Accepted, Location, Totals};
 use crate::store::journal::Mark;
+
+/// What a record takes in a reply besides its manifest, at most.
+const RECORD_OVERHEAD: usize = 64;
 
 pub(super) fn have(reader: &Connection, cids: &[Cid]) -> rusqlite::Result<Vec<bool>> {
     // One transaction for all: without it each lookup takes and drops the lock.
@@ -59,9 +62,26 @@ pub(super) fn snapshots(
     listing: &Listing,
     budget: usize,
 ) -> rusqlite::Result<Vec<SnapshotRecord>> {
-    let mut query = "SELECT hash, position, received, manifest FROM snapshots".to_owned();
+    let Some((query, values)) = listing_query(listing) else { return Ok(Vec::new()) };
+    let mut statement = reader.prepare_cached(&query)?;
+    let mut rows = statement.query(rusqlite::params_from_iter(values))?;
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let record = snapshot(row)?;
+        bytes += record.manifest.len() + RECORD_OVERHEAD;
+        if bytes > budget && !page.is_empty() {
+            break;
+        }
+        page.push(record);
+    }
+    Ok(page)
+}
+
+/// The query that answers `listing`, and its values; none when no id can match its prefix.
+pub(super) fn listing_query(listing: &Listing) -> Option<(String, Vec<Value>)> {
     let before = listing.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
-    let mut values: Vec<Box<dyn ToSql>> = vec![Box::new(before)];
+    let mut values = vec![Value::from(before), Value::from(listing.limit)];
+    let mut query = "SELECT hash, position, received, manifest FROM snapshots".to_owned();
     // An id is the beginning of a manifest's hash, so a prefix of one is a range of the
     // other. It is the narrowest index; left alone, SQLite might walk all positions.
     let prefix = listing.prefix.as_deref().filter(|prefix| !prefix.is_empty());
@@ -70,32 +90,21 @@ pub(super) fn snapshots(
     }
     query += " WHERE forgotten IS NULL AND position < ?1";
     if let Some(prefix) = prefix {
-        let Some((low, high)) = prefix_range(prefix) else { return Ok(Vec::new()) };
-        query += " AND hash BETWEEN ?2 AND ?3";
-        values.extend([Box::new(low) as Box<dyn ToSql>, Box::new(high)]);
+        let (low, high) = prefix_range(prefix)?;
+        query += " AND hash BETWEEN ?3 AND ?4";
+        values.extend([Value::from(low.to_vec()), Value::from(high.to_vec())]);
     }
     for (column, name) in [
         ("volume", listing.volume.as_ref().map(VolumeName::as_str)),
         ("source", listing.source.as_ref().map(MachineName::as_str)),
     ] {
         if let Some(name) = name {
-            values.push(Box::new(name.to_owned()));
+            values.push(Value::from(name.to_owned()));
             query += &format!(" AND {column} = ?{}", values.len());
         }
     }
-    query += &format!(" ORDER BY position DESC LIMIT {}", listing.limit);
-    let mut statement = reader.prepare_cached(&query)?;
-    let mut rows = statement.query(rusqlite::params_from_iter(values))?;
-    let (mut page, mut bytes) = (Vec::new(), 0);
-    while let Some(row) = rows.next()? {
-        let record = snapshot(row)?;
-        bytes += record.manifest.len() + 64;
-        if bytes > budget && !page.is_empty() {
-            break;
-        }
-        page.push(record);
-    }
-    Ok(page)
+    query += " ORDER BY position DESC LIMIT ?2";
+    Some((query, values))
 }
 
 pub(super) fn log(reader: &Connection, from: u64, budget: usize) -> rusqlite::Result<Vec<LogEntry>> {

@@ -71,7 +71,7 @@ const TABLES: &str = "
 pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
     check_sqlite()?;
     let mut connection = Connection::open(path).map_err(CatalogError::sqlite("open its file"))?;
-    configure(&connection, 32).map_err(damaged_or("set up its connection"))?;
+    configure(&connection, 16).map_err(damaged_or("set up its connection"))?;
     let begin = |connection: &Connection| -> rusqlite::Result<()> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -92,7 +92,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
 pub(super) fn open_reader(path: &Path) -> Result<Connection, CatalogError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(CatalogError::sqlite("open its file"))?;
-    configure(&connection, 16).map_err(CatalogError::sqlite("set up its connection"))?;
+    configure(&connection, 8).map_err(CatalogError::sqlite("set up its connection"))?;
     Ok(connection)
 }
 

@@ -115,6 +115,28 @@ fn snapshots_are_listed_newest_first_by_any_filter() {
 }
 
 #[test]
+fn every_question_goes_through_an_index() {
+    let (dir, _catalog, _) = history(1);
+    let reader = schema::open_reader(&dir.path().join("catalog.sqlite")).unwrap();
+    let volume = Some("a".parse().unwrap());
+    let source = Some("one".parse().unwrap());
+    let all = Listing { limit: 1, ..Listing::default() };
+    for (listing, index) in [
+        (all.clone(), "INTEGER PRIMARY KEY (rowid<?)"),
+        (Listing { volume: volume.clone(), ..all.clone() }, "snapshots_of_volume (volume=? AND position<?)"),
+        (Listing { source: source.clone(), ..all.clone() }, "snapshots_of_source (source=? AND position<?)"),
+        (Listing { volume, source, ..all.clone() }, "snapshots_of_both (source=? AND volume=? AND position<?)"),
+        (Listing { prefix: Some("abc".to_owned()), ..all }, "sqlite_autoindex_snapshots_1 (hash>? AND hash<?)"),
+    ] {
+        let (query, values) = read::listing_query(&listing).unwrap();
+        let mut explain = reader.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+        let plan = explain.query_map(rusqlite::params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
+        let plan: Vec<_> = plan.map(Result::unwrap).collect();
+        assert!(plan[0].starts_with("SEARCH") && plan[0].contains(index), "{plan:?}");
+    }
+}
+
+#[test]
 fn a_sequence_goes_on_after_its_last_was_forgotten() {
     let (_dir, catalog, snapshots) = history(1);
     let found = catalog.last(&snapshots[0].volume, &snapshots[0].source).unwrap();

@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use vsync_protocol::id::PackId;
 
 use super::health::Health;
@@ -111,15 +110,14 @@ impl PackStore for DiskStore {
         file.metadata().map(|metadata| Some(metadata.len())).map_err(StoreError::io("look at", path))
     }
 
-    fn read(&self, pack: PackId, offset: u64, len: usize) -> Result<Option<Bytes>, StoreError> {
+    fn read(&self, pack: PackId, offset: u64, buffer: &mut [u8]) -> Result<bool, StoreError> {
         if i64::try_from(offset).is_err() {
-            return Ok(None);
+            return Ok(false);
         }
-        let Some((file, path)) = self.open_pack(pack)? else { return Ok(None) };
-        let mut bytes = vec![0; len];
-        match file.read_exact_at(&mut bytes, offset) {
-            Ok(()) => Ok(Some(bytes.into())),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        let Some((file, path)) = self.open_pack(pack)? else { return Ok(false) };
+        match file.read_exact_at(buffer, offset) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(error) => Err(StoreError::io("read", path)(error)),
         }
     }

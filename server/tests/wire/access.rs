@@ -88,6 +88,31 @@ async fn a_session_belongs_to_its_connection_and_its_volume() {
 }
 
 #[tokio::test]
+async fn a_panic_takes_down_one_connection_only() {
+    let mut bed = Bed::new();
+    bed.stop().await;
+    let poisoned = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut config = bed.config();
+    let (members, flag) = (std::sync::Arc::clone(&config.members), std::sync::Arc::clone(&poisoned));
+    config.members = std::sync::Arc::new(move |key| {
+        assert!(
+            key != public(&crate::bed::key(WRITER)) || !flag.load(std::sync::atomic::Ordering::Relaxed),
+            "on purpose"
+        );
+        members(key)
+    });
+    bed.server = Some(vsync_server::Server::start(config).unwrap());
+    let (one, other) = (bed.open("data").await, bed.connect(WRITER).await.unwrap());
+    other.hello().await;
+    poisoned.store(true, std::sync::atomic::Ordering::Relaxed);
+    let status = vsync_protocol::wire::encode_message(&Request::Status);
+    assert!(other.try_ask(&status).await.is_err());
+    other.quic.closed().await;
+    one.store(&[blob(BlobKind::Chunk, &[], b"unharmed")]).await;
+    bed.open("data").await;
+}
+
+#[tokio::test]
 async fn one_machine_has_at_most_eight_connections() {
     let bed = Bed::new();
     let mut clients = Vec::new();
