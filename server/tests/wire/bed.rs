@@ -149,13 +149,17 @@ impl Client {
     }
 
     pub(crate) async fn upload(&self, stream: u32, blobs: &[Vec<u8>]) {
-        let mut send = self.quic.open_uni().await.unwrap();
-        send.write_all(&UploadHead { session: self.session, stream }.encode()).await.unwrap();
+        self.try_upload(stream, blobs).await.unwrap();
+    }
+
+    pub(crate) async fn try_upload(&self, stream: u32, blobs: &[Vec<u8>]) -> Result<(), Box<dyn std::error::Error>> {
+        let mut send = self.quic.open_uni().await?;
+        send.write_all(&UploadHead { session: self.session, stream }.encode()).await?;
         for blob in blobs {
-            send.write_all(&FrameHead { len: blob.len(), cid: Cid::of(blob) }.encode()).await.unwrap();
-            send.write_all(blob).await.unwrap();
+            send.write_all(&FrameHead { len: blob.len(), cid: Cid::of(blob) }.encode()).await?;
+            send.write_all(blob).await?;
         }
-        send.finish().unwrap();
+        Ok(send.finish()?)
     }
 
     pub(crate) async fn flush(&self, frames: &[u64]) -> Reply {

@@ -38,7 +38,7 @@ fn packs(data: &Path) -> Vec<PathBuf> {
 }
 
 /// Every row of the catalog but the memo of closed nodes, with packs by name.
-fn rows(catalog: &Path) -> Vec<String> {
+pub(crate) fn rows(catalog: &Path) -> Vec<String> {
     let connection = Connection::open(catalog).unwrap();
     let mut rows = Vec::new();
     for query in [

@@ -6,4 +6,5 @@ mod access;
 mod backup;
 mod bed;
 mod durable;
+mod kill;
 mod limits;
