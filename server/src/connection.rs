@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -17,7 +17,7 @@ use vsync_protocol::wire::{
 
 use crate::commit::now;
 use crate::fetch::{self, Plan};
-use crate::refusal::refusal;
+use crate::refusal::{number, refusal};
 use crate::serve::{Member, Shared};
 use crate::session::Session;
 
@@ -93,7 +93,7 @@ impl Connection {
     }
 
     fn close(&self, code: RefusalCode, reason: &str) {
-        self.quic.close(VarInt::from_u32(code as u32), reason.as_bytes());
+        self.quic.close(number(code), reason.as_bytes());
     }
 
     /// The machine behind the connection; asked anew each time, so that a removed one is
@@ -236,7 +236,7 @@ impl Connection {
             let read = self.blocking(move |shared| Ok(run.read(&shared.archive, buffer))).await;
             let Ok(mut frames) = read else {
                 // Without its frames the reply is cut short, which the agent notices.
-                let _ = send.reset(VarInt::from_u32(RefusalCode::Store as u32));
+                let _ = send.reset(number(RefusalCode::Store));
                 return Err(quinn::WriteError::ClosedStream);
             };
             send.write_all_chunks(&mut frames).await?;
@@ -252,7 +252,7 @@ impl Connection {
         };
         if let Err(refused) = received {
             // The words reach the agent with its next request; a lost stream is gone anyway.
-            let _ = recv.stop(VarInt::from_u32(refused.code as u32));
+            let _ = recv.stop(number(refused.code));
         }
     }
 

@@ -1,6 +1,7 @@
 //! What an agent is told when the server says no. The server's own errors go to its log in
 //! full; an agent hears only what it can act on.
 
+use quinn::VarInt;
 use vsync_protocol::wire::{Refusal, RefusalCode};
 
 use crate::archive::{ArchiveError, report};
@@ -12,6 +13,14 @@ use crate::store::room::is_full;
 /// A refusal in words.
 pub(crate) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal {
     Refusal { code, message: message.into() }
+}
+
+/// The number that `code` has on the wire; a stream that is stopped or a connection that
+/// is closed for a refusal carries it as its error code.
+pub(crate) fn number(code: RefusalCode) -> VarInt {
+    // Codes are small CBOR integers: one byte, the number itself.
+    let byte = minicbor::to_vec(code).ok().and_then(|bytes| bytes.first().copied());
+    VarInt::from(byte.unwrap_or_default())
 }
 
 impl From<StoreError> for Refusal {
@@ -55,4 +64,15 @@ impl From<CommitError> for Refusal {
 fn internal(error: &dyn std::error::Error) -> Refusal {
     tracing::error!("{}", report(error));
     refusal(RefusalCode::Store, "the store failed; the server's log says more")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_protocol() {
+        assert_eq!(number(RefusalCode::Version), VarInt::from_u32(1));
+        assert_eq!(number(RefusalCode::Store), VarInt::from_u32(12));
+    }
 }

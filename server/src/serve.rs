@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use quinn::{Endpoint, Incoming, TokioRuntime, VarInt};
+use quinn::{Endpoint, Incoming, TokioRuntime};
 use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -20,6 +20,7 @@ use vsync_protocol::wire::{Cids, Listing, Refusal, RefusalCode, Reply, ServerSta
 use crate::archive::{Archive, ArchiveError};
 use crate::commit::{Author, Outcome, commit, now};
 use crate::connection::Connection;
+use crate::refusal::number;
 use crate::store::disk::Reserve;
 use crate::transport::{self, Congestion, TransportError};
 
@@ -227,7 +228,7 @@ impl Shared {
             // With all permits here no request is running, and those that come are refused.
             let _ = timeout(DRAIN_TIMEOUT, self.running.acquire_many(MAX_RUNNING)).await;
         }
-        endpoint.close(VarInt::from_u32(RefusalCode::Draining as u32), b"the server is shutting down");
+        endpoint.close(number(RefusalCode::Draining), b"the server is shutting down");
         let finish = async {
             while let Some(ended) = connections.join_next().await {
                 note_panic(ended);
@@ -261,8 +262,7 @@ impl Shared {
         };
         let Some(key) = transport::peer_key(&quic) else { return };
         let Some(_place) = Place::take(&self, key) else {
-            let code = VarInt::from_u32(RefusalCode::NotAuthorised as u32);
-            return quic.close(code, b"this machine has too many connections");
+            return quic.close(number(RefusalCode::NotAuthorised), b"this machine has too many connections");
         };
         Connection::new(Arc::clone(&self), quic, key).run().await;
     }

@@ -89,8 +89,7 @@ async fn a_session_belongs_to_its_connection_and_its_volume() {
 
 #[tokio::test]
 async fn a_panic_takes_down_one_connection_only() {
-    let mut bed = Bed::new();
-    bed.stop().await;
+    let mut bed = Bed::idle();
     let poisoned = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let mut config = bed.config();
     let (members, flag) = (std::sync::Arc::clone(&config.members), std::sync::Arc::clone(&poisoned));

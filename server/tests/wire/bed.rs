@@ -50,14 +50,19 @@ pub(crate) struct Bed {
 
 impl Bed {
     pub(crate) fn new() -> Self {
+        let mut bed = Self::idle();
+        bed.start().unwrap();
+        bed
+    }
+
+    /// A bed whose server has not been started.
+    pub(crate) fn idle() -> Self {
         let member = |name: &str, may_read| Member { name: name.parse().unwrap(), may_read };
         let members = HashMap::from([
             (public(&key(PRODUCTION)), member("production", true)),
             (public(&key(WRITER)), member("writer", false)),
         ]);
-        let mut bed = Self { dir: tempfile::tempdir().unwrap(), members: Arc::new(Mutex::new(members)), server: None };
-        bed.start().unwrap();
-        bed
+        Self { dir: tempfile::tempdir().unwrap(), members: Arc::new(Mutex::new(members)), server: None }
     }
 
     pub(crate) fn data(&self) -> PathBuf {

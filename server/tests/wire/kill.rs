@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use vsync_protocol::id::Cid;
@@ -22,7 +23,7 @@ const STORE: &str = "VSYNC_TEST_STORE";
 async fn serve() {
     let Some(store) = std::env::var_os(STORE) else { return };
     let server =
-        Server::start(vsync_server::ServerConfig { data: store.clone().into(), ..Bed::new().config() }).unwrap();
+        Server::start(vsync_server::ServerConfig { data: store.clone().into(), ..Bed::idle().config() }).unwrap();
     let address = Path::new(&store).with_extension("address");
     fs::write(address.with_extension("tmp"), server.address().to_string()).unwrap();
     fs::rename(address.with_extension("tmp"), address).unwrap();
@@ -49,8 +50,8 @@ async fn start(store: &Path) -> (Child, Client) {
     (child, client)
 }
 
-/// Backs up small trees until the server is gone; notes what it acknowledged.
-async fn work(client: &mut Client, seed: &mut u8, acknowledged: &mut HashMap<Cid, Vec<u8>>, commits: &mut u64) {
+/// Backs up small trees for as long as the server lives; notes what it acknowledged.
+async fn work(client: &mut Client, seed: &mut u8, acknowledged: &mut HashMap<Cid, Vec<u8>>, commits: &AtomicU64) {
     let mut frames = 0;
     loop {
         *seed += 1;
@@ -65,7 +66,7 @@ async fn work(client: &mut Client, seed: &mut u8, acknowledged: &mut HashMap<Cid
         let manifest = client.manifest("data", "production", root(&blobs));
         let commit = Request::Commit { session: client.session, manifest: manifest.clone() };
         let Ok(Reply::Committed(receipt)) = client.try_ask(&encode_message(&commit)).await else { return };
-        *commits = receipt.log.index;
+        commits.store(receipt.log.index, Ordering::Relaxed);
         client.last = Some((client.last.map_or(1, |(number, _)| number + 1), manifest_hash(&manifest)));
     }
 }
@@ -74,29 +75,30 @@ async fn work(client: &mut Client, seed: &mut u8, acknowledged: &mut HashMap<Cid
 async fn what_was_acknowledged_survives_every_kill() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
-    let (mut seed, mut acknowledged, mut commits) = (0, HashMap::new(), 0);
-    for delay in [30, 80, 130, 45, 200, 61] {
+    let (mut seed, mut acknowledged, commits) = (0, HashMap::new(), AtomicU64::new(0));
+    for delay in [0, 3, 7, 12, 20, 35, 61] {
         let (mut child, mut client) = start(&store).await;
-        assert!(client.last.map_or(0, |(number, _)| number) >= commits, "a commit was lost");
+        let before = commits.load(Ordering::Relaxed);
+        assert!(client.last.map_or(0, |(number, _)| number) >= before, "a commit was lost");
         let cids: Vec<Cid> = acknowledged.keys().copied().collect();
         for cids in cids.chunks(1000) {
             let fetched = client.fetch(cids).await.unwrap();
             assert!(cids.iter().all(|cid| fetched[cid] == acknowledged[cid]), "a flushed blob was lost");
         }
-        let killer = async {
+        let moment = async {
+            while commits.load(Ordering::Relaxed) == before {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             tokio::time::sleep(Duration::from_millis(delay)).await;
-            child.kill().unwrap();
-            child.wait().unwrap();
-            // No farewell comes from a killed process, and its silence takes long to notice.
-            tokio::time::sleep(Duration::from_millis(20)).await;
         };
         tokio::select! {
-            () = work(&mut client, &mut seed, &mut acknowledged, &mut commits) => {}
-            () = killer => {}
+            () = work(&mut client, &mut seed, &mut acknowledged, &commits) => panic!("the server ended by itself"),
+            () = moment => {}
         }
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
-    assert!(commits > 0 && acknowledged.len() > 20, "the server was never alive long enough");
-    let config = vsync_server::ServerConfig { data: store.clone(), ..Bed::new().config() };
+    let config = vsync_server::ServerConfig { data: store.clone(), ..Bed::idle().config() };
     tokio::task::spawn_blocking(move || Server::start(config).unwrap().stop()).await.unwrap();
     let catalog = store.join("catalog.sqlite");
     let live = rows(&catalog);
