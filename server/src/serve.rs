@@ -42,6 +42,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long running requests may still take when the server ends.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a connection that an agent has closed may take to be noticed.
+const LEAVING: Duration = Duration::from_millis(20);
+
 /// How long what was received may take to become durable when the server ends.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -228,15 +231,17 @@ impl Shared {
             // With all permits here no request is running, and those that come are refused.
             let _ = timeout(DRAIN_TIMEOUT, self.running.acquire_many(MAX_RUNNING)).await;
         }
+        // Agents that are leaving anyway need no farewell, which takes a while.
+        if timeout(LEAVING, finish(&mut connections)).await.is_ok() {
+            return;
+        }
         endpoint.close(number(RefusalCode::Draining), b"the server is shutting down");
-        let finish = async {
-            while let Some(ended) = connections.join_next().await {
-                note_panic(ended);
-            }
+        let farewell = async {
+            finish(&mut connections).await;
             // Without this the agents would learn of the end only by their timeout.
             endpoint.wait_idle().await;
         };
-        if timeout(FINISH_TIMEOUT, finish).await.is_err() {
+        if timeout(FINISH_TIMEOUT, farewell).await.is_err() {
             tracing::warn!("connections did not end in time");
         }
     }
@@ -307,6 +312,13 @@ impl Shared {
             free: self.archive.free()?,
             read_only: self.archive.failure().map(str::to_owned),
         })))
+    }
+}
+
+/// Waits until all of `connections` have ended.
+async fn finish(connections: &mut JoinSet<()>) {
+    while let Some(ended) = connections.join_next().await {
+        note_panic(ended);
     }
 }
 

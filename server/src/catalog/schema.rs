@@ -83,8 +83,6 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
         (APPLICATION, FORMAT) => check_after_crash(&connection)?,
         (_, found) => return Err(CatalogError::Format { found, known: FORMAT }),
     }
-    let opened = connection.execute("UPDATE totals SET clean = 0", []);
-    opened.map_err(CatalogError::sqlite("mark itself as open"))?;
     Ok(connection)
 }
 
@@ -99,7 +97,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, CatalogError> {
 /// Folds the WAL in and notes that the file needs no check at the next start.
 pub(super) fn close(connection: Connection) {
     let closed = connection
-        .execute("UPDATE totals SET clean = 1", [])
+        .execute("UPDATE totals SET clean = 1 WHERE clean = 0", [])
         .and_then(|_| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
     if let Err(error) = closed {
         tracing::warn!("the catalog was not closed cleanly and will be checked at the next start: {error}");

@@ -59,6 +59,8 @@ fn change(
     // Immediate: a transaction that begins by reading could not wait for the lock later.
     let run = |connection: &mut Connection| {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // With the first change, not at the start: who only reads waits for no disk.
+        transaction.prepare_cached("UPDATE totals SET clean = 0 WHERE clean = 1")?.execute([])?;
         with(&transaction)?;
         transaction.commit()
     };
