@@ -26,3 +26,5 @@ mod testing;
 
 pub use rebuild::{RebuildReport, Trust, rebuild};
 pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};
+pub use store::disk::Reserve;
+pub use transport::Congestion;
