@@ -16,13 +16,13 @@ use tokio::time::timeout;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::limits::MAX_MESSAGE_LEN;
 use vsync_protocol::wire::{Cids, Listing, Refusal, RefusalCode, Reply, ServerStatus};
+use vsync_transport::{Congestion, TransportError};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::commit::{Author, Outcome, commit, now};
 use crate::connection::Connection;
 use crate::refusal::number;
 use crate::store::disk::Reserve;
-use crate::transport::{self, Congestion, TransportError};
 
 /// Connections altogether, and of one machine.
 const MAX_CONNECTIONS: usize = 256;
@@ -109,8 +109,8 @@ impl Server {
         let archive = Arc::new(Archive::open(&config.data, config.realm, config.reserve)?);
         let members = Arc::clone(&config.members);
         let admit = move |key| members(key).is_some();
-        let quic = transport::server_config(&config.identity, admit, config.congestion)?;
-        let socket = transport::bind(config.listen)?;
+        let quic = vsync_transport::server_config(&config.identity, admit, config.congestion)?;
+        let socket = vsync_transport::bind(config.listen)?;
         let address = socket.local_addr().map_err(ServerError::Thread)?;
         let shared = Arc::new(Shared::new(config, archive));
         let (stop, stopped) = oneshot::channel();
@@ -122,7 +122,7 @@ impl Server {
                 Err(error) => return drop(listening.send(Err(error))),
             };
             runtime.block_on(async {
-                let config = transport::endpoint_config();
+                let config = vsync_transport::endpoint_config();
                 match Endpoint::new(config, Some(quic), socket, Arc::new(TokioRuntime)) {
                     Ok(endpoint) => {
                         let _ = listening.send(Ok(()));
@@ -265,7 +265,7 @@ impl Shared {
             Ok(Err(error)) => return tracing::info!("no connection from {from}: {error}"),
             Err(_) => return tracing::info!("no connection from {from}: the handshake took too long"),
         };
-        let Some(key) = transport::peer_key(&quic) else { return };
+        let Some(key) = vsync_transport::peer_key(&quic) else { return };
         let Some(_place) = Place::take(&self, key) else {
             return quic.close(number(RefusalCode::NotAuthorised), b"this machine has too many connections");
         };

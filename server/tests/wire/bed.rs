@@ -1,19 +1,12 @@
 //! A server in a scratch directory, and as little of an agent as can talk to it.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use ed25519_dalek::{Signer, SigningKey};
-use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, ConnectionError, Endpoint, TokioRuntime};
-use rustls::DigitallySignedStruct;
-use rustls::client::AlwaysResolvesClientRawPublicKeys;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use vsync_protocol::blob::{BlobKind, ENCODED_HEAD_LEN, Suite, TAG_LEN, write_header};
 use vsync_protocol::id::{Cid, MachineKey, ManifestHash, RealmId, VolumeName};
 use vsync_protocol::manifest::{Body, SnapshotKind, assemble};
@@ -22,8 +15,8 @@ use vsync_protocol::wire::{
     encode_message, message_len, spki,
 };
 use vsync_server::store::disk::Reserve;
-use vsync_server::transport::{self, Congestion};
 use vsync_server::{Member, Members, Running, Server, ServerConfig, ServerError};
+use vsync_transport::Congestion;
 
 pub(crate) const REALM: RealmId = RealmId::from_bytes([7; 16]);
 
@@ -123,8 +116,8 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) async fn connect(address: SocketAddr, seed: u8) -> Result<Self, ConnectionError> {
         let key = key(seed);
-        let socket = transport::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let endpoint = Endpoint::new(transport::endpoint_config(), None, socket, Arc::new(TokioRuntime)).unwrap();
+        let socket = vsync_transport::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let endpoint = Endpoint::new(vsync_transport::endpoint_config(), None, socket, Arc::new(TokioRuntime)).unwrap();
         let config = client_config(&key);
         let quic = endpoint.connect_with(config, address, SERVER_NAME).unwrap().await?;
         Ok(Self { _endpoint: endpoint, quic, key, session: 0, last: None })
@@ -280,72 +273,5 @@ pub(crate) fn root(tree: &[Vec<u8>]) -> Cid {
 }
 
 fn client_config(key: &SigningKey) -> ClientConfig {
-    let provider = transport::provider();
-    let resolver = AlwaysResolvesClientRawPublicKeys::new(transport::raw_key(key, &provider).unwrap());
-    let verifier = PinnedServer { key: public(&self::key(SERVER)), provider: Arc::clone(&provider) };
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(Arc::new(resolver));
-    tls.alpn_protocols = vec![ALPN.to_vec()];
-    tls.resumption = rustls::client::Resumption::disabled();
-    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-    config.transport_config(Arc::new(transport::transport(Congestion::Cubic)));
-    config
-}
-
-struct PinnedServer {
-    key: MachineKey,
-    provider: Arc<CryptoProvider>,
-}
-
-impl fmt::Debug for PinnedServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PinnedServer")
-    }
-}
-
-impl ServerCertVerifier for PinnedServer {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match spki::decode(end_entity) {
-            Some(key) if key == self.key => Ok(ServerCertVerified::assertion()),
-            _ => Err(rustls::CertificateError::ApplicationVerificationFailure.into()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::PeerIncompatible::Tls12NotOffered.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature_with_raw_key(message, &SubjectPublicKeyInfoDer::from(cert.as_ref()), dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        vec![rustls::SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
+    vsync_transport::client_config(key, public(&self::key(SERVER)), Congestion::Cubic).unwrap()
 }
