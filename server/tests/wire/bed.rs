@@ -11,8 +11,8 @@ use vsync_protocol::blob::{BlobKind, ENCODED_HEAD_LEN, Suite, TAG_LEN, write_hea
 use vsync_protocol::id::{Cid, MachineKey, ManifestHash, RealmId, VolumeName};
 use vsync_protocol::manifest::{Body, SnapshotKind, assemble};
 use vsync_protocol::wire::{
-    ALPN, Cids, FRAME_HEAD_LEN, FrameHead, RefusalCode, Reply, Request, SERVER_NAME, UploadHead, VERSION,
-    encode_message, message_len, spki,
+    Cids, FRAME_HEAD_LEN, FrameHead, RefusalCode, Reply, Request, SERVER_NAME, UploadHead, VERSION, encode_message,
+    message_len,
 };
 use vsync_server::store::disk::Reserve;
 use vsync_server::{Member, Members, Running, Server, ServerConfig, ServerError};
