@@ -155,7 +155,7 @@ impl Hosted {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.running.as_ref().map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Running::address)
+        self.running.as_ref().map_or_else(|| (Ipv4Addr::LOCALHOST, 0).into(), Running::address)
     }
 
     /// The server's identity.
@@ -200,8 +200,8 @@ pub(crate) fn on_store(data: &Path, realm: RealmId, kit: MachineKey) -> Result<H
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         registry: data.join(REGISTRY_COPY),
         members,
-        reserve: vsync_server::store::disk::Reserve::default(),
-        congestion: vsync_server::transport::Congestion::default(),
+        reserve: vsync_server::Reserve::default(),
+        congestion: vsync_server::Congestion::default(),
     })?;
     Ok(Hosted::new(running, &identity))
 }
@@ -222,8 +222,8 @@ fn start(
         listen,
         registry: config.registry_path(),
         members: members(config, registry, copy.clone()),
-        reserve: vsync_server::store::disk::Reserve::default(),
-        congestion: vsync_server::transport::Congestion::default(),
+        reserve: vsync_server::Reserve::default(),
+        congestion: vsync_server::Congestion::default(),
     };
     let running = Server::start(server)?;
     // Only now: an empty directory becomes a store, one with a file in it does not.
