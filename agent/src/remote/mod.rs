@@ -99,6 +99,12 @@ impl Remote {
         self.connector.greeting()
     }
 
+    /// Says hello once more: the server's clock, and where its log stands now.
+    fn greet_again(&self) -> Result<(i64, LogPosition), RemoteError> {
+        self.runtime.block_on(self.connector.greet_again())?;
+        Ok(self.greeting())
+    }
+
     /// Asks, and asks again on a new connection when one breaks meanwhile.
     ///
     /// # Errors
