@@ -47,8 +47,9 @@ impl Target {
 
     /// A directory of the user's.
     fn directory(path: &Path, home: &Path) -> Result<Self, Failure> {
-        let path = path.canonicalize().map_err(|error| {
-            Failure::of(&error, Exit::NotFound).hint(format!("there is no directory {}", path.display()))
+        let path = path.canonicalize().map_err(|error| Failure {
+            causes: vec![error.to_string()],
+            ..Failure::new(Exit::NotFound, format!("there is no directory {}", path.display()))
         })?;
         if !path.is_dir() {
             return Err(Failure::new(Exit::Usage, format!("{} is not a directory", path.display())));
@@ -62,7 +63,9 @@ impl Target {
 
     /// A Docker volume of the user's.
     async fn docker(name: VolumeName) -> Result<Self, Failure> {
-        let engine = Engine::connect().await?;
+        let engine = Engine::connect().await.map_err(|error| {
+            Failure::from(error).hint(format!("start the Docker engine; or, if {name} is a directory, write ./{name}"))
+        })?;
         let Some(volume) = engine.inspect_volume(&name).await? else {
             let known = engine.list_volumes().await.unwrap_or_default();
             let near = suggest::suffix(name.as_str(), known.iter().map(|volume| volume.name.as_str()));
