@@ -22,6 +22,9 @@ use crate::vault::Vault;
 /// How many sources are looked for before none is named.
 const SOURCES_PAGE: u32 = 100;
 
+/// Milliseconds by which two clocks may differ unmentioned.
+const CLOCK_TOLERANCE: u64 = 5 * 60 * 1000;
+
 /// A machine that is connected to a server.
 pub(crate) struct Session {
     pub(crate) context: Context,
@@ -58,6 +61,7 @@ impl Session {
         };
         let identity = Identity { key: context.bundle.identity(), realm: context.bundle.realm_id };
         let remote = Remote::connect(ServerAddress { name, address, key }, identity)?;
+        warn_of_clock(&remote);
         Ok(Self { context, remote, _hosted: hosted })
     }
 
@@ -267,6 +271,15 @@ impl Session {
         };
         let hint = hint.unwrap_or_else(|| "`vsync snapshots` lists what there is".to_owned());
         Failure::new(Exit::NotFound, heading).hint(hint)
+    }
+}
+
+/// Nothing is decided by a client's clock, but times that people read come from it.
+fn warn_of_clock(remote: &Remote) {
+    let (server, _) = remote.greeting();
+    let apart = (Timestamp::now().as_millisecond() - server).unsigned_abs();
+    if apart > CLOCK_TOLERANCE {
+        tracing::warn!("this machine's clock and that of {} are {} s apart", remote.server(), apart / 1000);
     }
 }
 
