@@ -23,6 +23,9 @@ use crate::vault::Vault;
 /// How many sources are looked for before none is named.
 const SOURCES_PAGE: u32 = 100;
 
+/// Milliseconds by which two clocks may differ unmentioned.
+const CLOCK_TOLERANCE: u64 = 5 * 60 * 1000;
+
 /// A machine that is connected to a server.
 pub(crate) struct Session {
     pub(crate) context: Context,
@@ -65,7 +68,8 @@ impl Session {
         Ok(Self::new(context, remote, hosted))
     }
 
-    pub(crate) const fn new(context: Context, remote: Remote, hosted: Option<Hosted>) -> Self {
+    pub(crate) fn new(context: Context, remote: Remote, hosted: Option<Hosted>) -> Self {
+        warn_of_clock(&remote);
         Self { context, remote, _hosted: hosted }
     }
 
@@ -275,6 +279,15 @@ impl Session {
         };
         let hint = hint.unwrap_or_else(|| "`vsync snapshots` lists what there is".to_owned());
         Failure::new(Exit::NotFound, heading).hint(hint)
+    }
+}
+
+/// Nothing is decided by a client's clock, but times that people read come from it.
+fn warn_of_clock(remote: &Remote) {
+    let (server, _) = remote.greeting();
+    let apart = (Timestamp::now().as_millisecond() - server).unsigned_abs();
+    if apart > CLOCK_TOLERANCE {
+        tracing::warn!("this machine's clock and that of {} are {} s apart", remote.server(), apart / 1000);
     }
 }
 
