@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use vsync_protocol::id::{Cid, MachineKey, VolumeName};
 use vsync_protocol::wire::{
-    MESSAGE_HEAD_LEN, Refusal, RefusalCode, Reply, Request, UPLOAD_HEAD_LEN, UploadHead, VERSION, encode_message,
+    Cids, MESSAGE_HEAD_LEN, Refusal, RefusalCode, Reply, Request, UPLOAD_HEAD_LEN, UploadHead, VERSION, encode_message,
     message_len,
 };
 
@@ -129,8 +129,11 @@ impl Connection {
             Request::Open { volume } => self.open(&member, volume).await?,
             Request::Have { session, cids } => {
                 self.session(session)?;
-                let answers = self.blocking(move |shared| Ok(shared.archive.catalog().have(cids.as_slice())?)).await?;
-                Reply::Have(answers.into_iter().collect())
+                self.have(cids).await?
+            }
+            Request::Holds { cids } => {
+                require_reader(&member)?;
+                self.have(cids).await?
             }
             Request::Flush { session, frames } => {
                 self.session(session)?.flush(&frames).await?;
@@ -194,6 +197,11 @@ impl Connection {
         Ok(Reply::Opened { session: sessions.opened, last })
     }
 
+    async fn have(&self, cids: Cids) -> Result<Reply, Refusal> {
+        let answers = self.blocking(move |shared| Ok(shared.archive.catalog().have(cids.as_slice())?)).await?;
+        Ok(Reply::Have(answers.into_iter().collect()))
+    }
+
     async fn commit(&self, member: &Member, session: u32, manifest: Vec<u8>) -> Result<Reply, Refusal> {
         let session = self.session(session)?;
         // So that what has arrived counts, flushed or not.
@@ -204,10 +212,7 @@ impl Connection {
 
     async fn fetch(&self, send: &mut SendStream, cids: Vec<Cid>) -> Result<Option<Reply>, Refusal> {
         let member = self.admit(&Request::Status)?;
-        if !member.may_read {
-            let message = format!("{} may write backups but not read them", member.name);
-            return Err(refusal(RefusalCode::NotAuthorised, message));
-        }
+        require_reader(&member)?;
         let plan = self.blocking(move |shared| Ok(Plan::new(&shared.archive, &cids)?)).await?;
         if self.send_blobs(send, plan).await.is_ok() {
             let _ = send.finish();
@@ -283,6 +288,13 @@ impl Connection {
         let shared = Arc::clone(&self.shared);
         tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_| failed())?
     }
+}
+
+fn require_reader(member: &Member) -> Result<(), Refusal> {
+    if member.may_read {
+        return Ok(());
+    }
+    Err(refusal(RefusalCode::NotAuthorised, format!("{} may write backups but not read them", member.name)))
 }
 
 async fn read_request(recv: &mut RecvStream) -> Result<Request, Refusal> {

@@ -87,6 +87,14 @@ pub enum Request {
         #[n(0)]
         cid: Cid,
     },
+    /// Which of these blobs are durable here and whole? As `Have`, but outside of a backup,
+    /// so that nothing is kept for the asker's sake. For readers.
+    #[n(10)]
+    Holds {
+        /// The blobs.
+        #[n(0)]
+        cids: Cids,
+    },
 }
 
 /// Which snapshots to list.
@@ -189,7 +197,7 @@ pub enum Reply {
         #[n(1)]
         last: Option<(u64, ManifestHash)>,
     },
-    /// To `Have`.
+    /// To `Have` and `Holds`.
     #[n(3)]
     Have(#[n(0)] Answers),
     /// To `Flush`: all of it is durable.
