@@ -144,9 +144,9 @@ fn buffers() -> Finding {
     match vsync_transport::bind((Ipv4Addr::LOCALHOST, 0).into()) {
         Err(error) => Finding::failure(Failure::of(&error, Exit::Failed)),
         Ok(socket) => {
-            let socket = socket2::SockRef::from(&socket);
+            use rustix::net::sockopt::{socket_recv_buffer_size, socket_send_buffer_size};
             // Linux reports twice what it grants.
-            let sizes = [socket.recv_buffer_size(), socket.send_buffer_size()].map(|size| size.unwrap_or(0) / 2);
+            let sizes = [socket_recv_buffer_size(&socket), socket_send_buffer_size(&socket)].map(|size| size.unwrap_or(0) / 2);
             let least = sizes.into_iter().min().unwrap_or(0);
             if least >= wanted {
                 return Finding::good(format!("UDP socket buffers hold {}", output::size(least as u64)));
