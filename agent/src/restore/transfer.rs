@@ -9,7 +9,6 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::Cid;
 use vsync_protocol::tree::{Child, Entry, EntryPath};
-use vsync_protocol::wire::Request;
 
 use super::compare::{self, CompareJob};
 use super::file::{FileTask, Outcome};
@@ -267,7 +266,7 @@ impl Shared<'_> {
             Ok(plain) => plain,
             Err(error) => {
                 // The server can tell for itself; it then takes the next backup's copy.
-                self.restore.remote.request(&Request::Damaged { cid })?;
+                self.restore.remote.report_damage(cid)?;
                 return self.lost(cid, &format!("damaged: {error}"));
             }
         };
