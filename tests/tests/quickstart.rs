@@ -71,11 +71,11 @@ fn a_directory_of_ones_own_is_only_read() {
     data.zoo();
     let before = Tree::read(data.path());
     let path = data.path().to_str().unwrap();
-    let summary = summary(&vsync, &[path]);
+    let came = summary(&vsync, &[path]);
     assert_same(&before, &Tree::read(data.path()));
-    assert_eq!(summary["changed"], "nothing: it is yours");
-    assert!(step(&summary, 1, "data_added_packed") < 1 << 12, "nothing changed, nothing is sent: {summary}");
-    assert_same(&before, &Tree::read(summary["restored_into"].as_str().unwrap()));
+    assert_eq!(came["changed"], "nothing: it is yours");
+    assert!(step(&came, 1, "data_added_packed") < 1 << 12, "nothing changed, nothing is sent: {came}");
+    assert_same(&before, &Tree::read(came["restored_into"].as_str().unwrap()));
 
     // Another directory joins the same realm.
     let other = Volume::new(3);
