@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::Value;
-use vsync_tests::{DockerVolume, Tree, Volume, Vsync, assert_same, docker};
+use vsync_tests::docker::docker;
+use vsync_tests::{DockerVolume, Tree, Volume, Vsync, assert_same};
 
 const DEMO: &str = "vsync-quickstart-demo";
 const RESTORED: &str = "vsync-quickstart-demo-restored";
