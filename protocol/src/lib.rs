@@ -21,3 +21,6 @@ pub mod manifest;
 pub mod registry;
 pub mod tree;
 pub mod wire;
+
+#[cfg(test)]
+mod testing;

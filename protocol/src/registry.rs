@@ -335,6 +335,16 @@ mod tests {
         }
     }
 
+    /// The file as it is written, for ever.
+    #[test]
+    fn golden_file() {
+        let mut registry = Registry::new(realm(2));
+        registry.enrol(name("annex2"), key(1)).unwrap();
+        registry.enrol(name("annex2"), key(2)).unwrap();
+        registry.enrol(name("uat"), key(3)).unwrap();
+        assert_eq!(registry.to_string(), include_str!("registry.golden"));
+    }
+
     fn name(text: &str) -> MachineName {
         text.parse().unwrap()
     }

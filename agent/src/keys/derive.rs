@@ -229,7 +229,8 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// These values are the format: they never change.
+    /// These values are the format: they never change. They were computed a second time, by
+    /// the `blake3` and `pyrage` packages of Python; `independent_reader.rs` repeats that.
     #[test]
     fn golden_derivations() {
         let (root, epoch, second) = (root(), root().epoch(1), root().epoch(2));
