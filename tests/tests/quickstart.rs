@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::Value;
-use vsync_tests::{DockerVolume, Tree, Volume, Vsync, assert_same, docker};
+use vsync_tests::docker::docker;
+use vsync_tests::{DockerVolume, Tree, Volume, Vsync, assert_same};
 
 const DEMO: &str = "vsync-quickstart-demo";
 const RESTORED: &str = "vsync-quickstart-demo-restored";
@@ -71,11 +72,11 @@ fn a_directory_of_ones_own_is_only_read() {
     data.zoo();
     let before = Tree::read(data.path());
     let path = data.path().to_str().unwrap();
-    let summary = summary(&vsync, &[path]);
+    let came = summary(&vsync, &[path]);
     assert_same(&before, &Tree::read(data.path()));
-    assert_eq!(summary["changed"], "nothing: it is yours");
-    assert!(step(&summary, 1, "data_added_packed") < 1 << 12, "nothing changed, nothing is sent: {summary}");
-    assert_same(&before, &Tree::read(summary["restored_into"].as_str().unwrap()));
+    assert_eq!(came["changed"], "nothing: it is yours");
+    assert!(step(&came, 1, "data_added_packed") < 1 << 12, "nothing changed, nothing is sent: {came}");
+    assert_same(&before, &Tree::read(came["restored_into"].as_str().unwrap()));
 
     // Another directory joins the same realm.
     let other = Volume::new(3);

@@ -63,7 +63,7 @@ impl Run<'_> {
     fn all(&self) -> Result<Exit, Failure> {
         let (show, target) = (self.show, self.target);
         if is_demo(target) && !demo::fill(&target.path).map_err(|error| failed(&error, &target.path))? {
-            show.plain("made", "databases, documents, links and a hole, to have something to back up")?;
+            show.plain("made", "a database, documents, links and a hole, to have something to back up")?;
         }
         let steps = Steps { global: show.global, session: self.session, target };
         let (first, _) = steps.backup()?;
