@@ -15,12 +15,15 @@ use super::server::{self, Hosted};
 use super::spec::{At, Spec};
 use crate::backup::Writer;
 use crate::remote::{HeadStore, Identity, Remote, ServerAddress};
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::suggest;
 use crate::vault::Vault;
 
 /// How many sources are looked for before none is named.
 const SOURCES_PAGE: u32 = 100;
+
+/// Milliseconds by which two clocks may differ unmentioned.
+const CLOCK_TOLERANCE: u64 = 5 * 60 * 1000;
 
 /// A machine that is connected to a server.
 pub(crate) struct Session {
@@ -58,6 +61,7 @@ impl Session {
         };
         let identity = Identity { key: context.bundle.identity(), realm: context.bundle.realm_id };
         let remote = Remote::connect(ServerAddress { name, address, key }, identity)?;
+        warn_of_clock(&remote);
         Ok(Self { context, remote, _hosted: hosted })
     }
 
@@ -93,9 +97,8 @@ impl Session {
             realm: bundle.realm_id,
             machine: bundle.machine.clone(),
             key: bundle.identity(),
-            vault: snapshot::vault(bundle.realm_id, bundle.suite, bundle.epoch, &keys),
+            vault: Arc::new(Vault::new(bundle.realm_id, bundle.suite, bundle.epoch, keys)),
             reader: bundle.recipient(bundle.epoch).ok_or_else(missing)?,
-            keys,
         })
     }
 
@@ -105,7 +108,7 @@ impl Session {
         let keys = bundle.writer(epoch).ok_or_else(|| {
             Failure::new(Exit::NotAuthorised, format!("{} holds no keys of epoch {epoch}", bundle.machine))
         })?;
-        Ok(snapshot::vault(bundle.realm_id, bundle.suite, epoch, &keys))
+        Ok(Arc::new(Vault::new(bundle.realm_id, bundle.suite, epoch, keys)))
     }
 
     /// Whether this machine may read at all.
@@ -268,6 +271,15 @@ impl Session {
         };
         let hint = hint.unwrap_or_else(|| "`vsync snapshots` lists what there is".to_owned());
         Failure::new(Exit::NotFound, heading).hint(hint)
+    }
+}
+
+/// Nothing is decided by a client's clock, but times that people read come from it.
+fn warn_of_clock(remote: &Remote) {
+    let (server, _) = remote.greeting();
+    let apart = (Timestamp::now().as_millisecond() - server).unsigned_abs();
+    if apart > CLOCK_TOLERANCE {
+        tracing::warn!("this machine's clock and that of {} are {} s apart", remote.server(), apart / 1000);
     }
 }
 
