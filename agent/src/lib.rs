@@ -6,6 +6,7 @@ pub mod backup;
 pub mod cache;
 pub mod chunk;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod docker;
 pub mod keys;

@@ -150,6 +150,7 @@ impl Connection {
             }
             Request::Commit { session, manifest } => self.commit(&member, session, manifest).await?,
             Request::Snapshots(listing) => self.blocking(move |shared| shared.snapshots(&member, listing)).await?,
+            Request::Registry => self.blocking(|shared| shared.registry()).await?,
             Request::Log { from } => self.blocking(move |shared| shared.log(from)).await?,
             Request::Status => self.blocking(|shared| shared.status()).await?,
             Request::Damaged { cid } => {

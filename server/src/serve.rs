@@ -1,6 +1,7 @@
 //! The running server: accepts connections, and ends without cutting anything off.
 
 use std::collections::HashMap;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -21,7 +22,7 @@ use vsync_transport::{Congestion, TransportError};
 use crate::archive::{Archive, ArchiveError};
 use crate::commit::{Author, Outcome, commit, now};
 use crate::connection::Connection;
-use crate::refusal::number;
+use crate::refusal::{number, refusal};
 use crate::store::disk::Reserve;
 
 /// Connections altogether, and of one machine.
@@ -77,6 +78,9 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Who may connect.
     pub members: Members,
+    /// `vsync.pub`, handed to members that ask for it; kept in the store, too, which may be
+    /// all that is left one day.
+    pub registry: PathBuf,
     /// Space that stays free.
     pub reserve: Reserve,
     /// How fast to send.
@@ -193,6 +197,7 @@ pub(crate) struct Shared {
     pub(crate) archive: Arc<Archive>,
     pub(crate) realm: RealmId,
     pub(crate) members: Members,
+    registry: PathBuf,
     /// A permit is held by each running request.
     pub(crate) running: Semaphore,
     /// A permit is held by each short piece of work that blocks.
@@ -209,6 +214,7 @@ impl Shared {
             archive,
             realm: config.realm,
             members: config.members,
+            registry: config.registry,
             running: Semaphore::new(MAX_RUNNING as usize),
             turns: Semaphore::new(TURNS),
             walks: Semaphore::new(WALKS),
@@ -294,6 +300,16 @@ impl Shared {
             listing.source = Some(member.name.clone());
         }
         Ok(Reply::Snapshots(self.archive.catalog().snapshots(&listing, PAGE)?))
+    }
+
+    /// It is read each time, as members are.
+    pub(crate) fn registry(&self) -> Result<Reply, Refusal> {
+        let unreadable = |error| refusal(RefusalCode::Store, format!("the server cannot read its vsync.pub: {error}"));
+        let bytes = fs::read(&self.registry).map_err(unreadable)?;
+        if bytes.len() > MAX_MESSAGE_LEN / 2 {
+            return Err(refusal(RefusalCode::Store, "the server's vsync.pub is too long to send"));
+        }
+        Ok(Reply::Registry(bytes))
     }
 
     pub(crate) fn log(&self, from: u64) -> Result<Reply, Refusal> {

@@ -87,6 +87,7 @@ fn offline(global: &GlobalArgs) -> Vec<Finding> {
     let registry = load_registry(&config).map_err(|error| findings.push(Finding::failure(error.into()))).ok();
     if let Some(registry) = &registry {
         findings.push(Finding::good(format!("vsync.pub lists {} machines", registry.machines().count())));
+        findings.extend(signature(&config));
     }
     match identity(global, &config) {
         Ok(name) => {
@@ -97,6 +98,21 @@ fn offline(global: &GlobalArgs) -> Vec<Finding> {
         Err(failure) => findings.push(Finding::failure(failure)),
     }
     findings
+}
+
+/// Whether a holder of the recovery kit could believe this vsync.pub. Only the administrator's
+/// machine has the key with which to tell.
+fn signature(config: &Config) -> Option<Finding> {
+    let realm = key_store(config).ok()?.realm().ok()?;
+    let text = std::fs::read_to_string(config.registry_path()).ok()?;
+    Some(if realm.is_signed(&text) {
+        Finding::good("the signature of vsync.pub is current")
+    } else {
+        Finding::bad(
+            "the signature of vsync.pub is stale: a machine with nothing but the recovery kit would not believe it",
+            "run `vsync keygen --all` to sign again, and commit vsync.pub",
+        )
+    })
 }
 
 fn identity(global: &GlobalArgs, config: &Config) -> Result<MachineName, Failure> {

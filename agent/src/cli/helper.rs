@@ -14,6 +14,7 @@ use crate::docker::{
     CONFIG_INSIDE, DEFAULT_IMAGE, Engine, HelperFile, HelperJob, HelperOutput, STATE_INSIDE, VOLUMES_INSIDE,
     VolumeDescription, VolumeUse,
 };
+use crate::keys::recovery_machine;
 
 /// Backs a volume up from inside a container.
 pub(super) fn backup(
@@ -54,6 +55,15 @@ async fn run(
             format!("volume {} can only be reached by a container, which cannot use the embedded server", volume.name),
         )
         .hint("use a server with an address, or a volume of the local driver without options".to_owned()));
+    }
+    if session.context.bundle.machine == recovery_machine() {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("volume {} can only be reached by a container, which cannot use the recovery kit", volume.name),
+        )
+        .hint(
+            "restore with --to-path, or make this machine part of the realm again: `vsync init --kit FILE`".to_owned(),
+        ));
     }
     arguments.extend(["--server".to_owned(), session.remote.server().to_string()]);
     if global.json {

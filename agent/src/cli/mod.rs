@@ -15,6 +15,8 @@ mod keygen;
 mod man;
 pub mod output;
 mod progress;
+mod quickstart;
+mod recovery;
 pub mod report;
 mod restore;
 mod server;
@@ -91,10 +93,14 @@ pub struct GlobalArgs {
     /// Where caches and journals are [default: /var/lib/vsync, or below ~/.local/state]
     #[arg(long, global = true, env = "VSYNC_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) recovery: recovery::RecoveryArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Quickstart(quickstart::QuickstartArgs),
     Init(init::InitArgs),
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -133,6 +139,7 @@ impl Args {
     fn run(self) -> Result<Exit, Failure> {
         let global = &self.global;
         match self.command {
+            Command::Quickstart(args) => args.run(global),
             Command::Init(args) => args.run(global),
             Command::Config(command) => command.run(global),
             Command::Keygen(args) => args.run(global),

@@ -10,6 +10,7 @@ use vsync_protocol::wire::{Listing, SnapshotRecord};
 
 use super::GlobalArgs;
 use super::context::Context;
+use super::recovery;
 use super::report::{Exit, Failure};
 use super::server::{self, Hosted};
 use super::spec::{At, Spec};
@@ -42,7 +43,10 @@ pub(crate) struct Listed {
 impl Session {
     /// Connects to `server`, or to the only one.
     pub(crate) fn open(global: &GlobalArgs, server: Option<&MachineName>) -> Result<Self, Failure> {
-        Self::with(Context::load(global)?, server)
+        match &global.recovery.kit {
+            Some(kit) => recovery::open(global, kit, server),
+            None => Self::with(Context::load(global)?, server),
+        }
     }
 
     pub(crate) fn with(context: Context, server: Option<&MachineName>) -> Result<Self, Failure> {
@@ -61,8 +65,12 @@ impl Session {
         };
         let identity = Identity { key: context.bundle.identity(), realm: context.bundle.realm_id };
         let remote = Remote::connect(ServerAddress { name, address, key }, identity)?;
+        Ok(Self::new(context, remote, hosted))
+    }
+
+    pub(crate) fn new(context: Context, remote: Remote, hosted: Option<Hosted>) -> Self {
         warn_of_clock(&remote);
-        Ok(Self { context, remote, _hosted: hosted })
+        Self { context, remote, _hosted: hosted }
     }
 
     fn realm_dir(&self) -> PathBuf {

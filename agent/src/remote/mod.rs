@@ -99,6 +99,12 @@ impl Remote {
         self.connector.greeting()
     }
 
+    /// Says hello once more: the server's clock, and where its log stands now.
+    fn greet_again(&self) -> Result<(i64, LogPosition), RemoteError> {
+        self.runtime.block_on(self.connector.greet_again())?;
+        Ok(self.greeting())
+    }
+
     /// Asks, and asks again on a new connection when one breaks meanwhile.
     ///
     /// # Errors
@@ -128,6 +134,17 @@ impl Remote {
     pub fn status(&self) -> Result<ServerStatus, RemoteError> {
         match self.request(&Request::Status)? {
             Reply::Status(status) => Ok(*status),
+            other => Err(RemoteError::unexpected(&other)),
+        }
+    }
+
+    /// `vsync.pub` as the server has it. Only its signature makes it worth anything.
+    ///
+    /// # Errors
+    /// When the server refuses or stays away.
+    pub fn registry(&self) -> Result<Vec<u8>, RemoteError> {
+        match self.request(&Request::Registry)? {
+            Reply::Registry(bytes) => Ok(bytes),
             other => Err(RemoteError::unexpected(&other)),
         }
     }

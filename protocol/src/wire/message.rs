@@ -87,6 +87,10 @@ pub enum Request {
         #[n(0)]
         cid: Cid,
     },
+    /// `vsync.pub` as the server has it, for a machine that has only the recovery kit and
+    /// checks the signature itself.
+    #[n(10)]
+    Registry,
 }
 
 /// Which snapshots to list.
@@ -220,6 +224,13 @@ pub enum Reply {
         #[n(0)]
         damaged: bool,
     },
+    /// To `Registry`: the file.
+    #[n(12)]
+    Registry(
+        #[n(0)]
+        #[cbor(with = "minicbor::bytes")]
+        Vec<u8>,
+    ),
 }
 
 /// A refusal: a number for programs, words for people.
