@@ -124,7 +124,7 @@ fn with_docker_the_demonstration_is_a_volume() {
 
     // A volume that quickstart did not make is not written to, whatever its name.
     drop(copy);
-    docker(["volume", "create", &format!("{}-restored", mine.name())]);
+    docker::docker(["volume", "create", &format!("{}-restored", mine.name())]);
     let copy = DockerVolume::named(&format!("{}-restored", mine.name()));
     vsync.run(["quickstart", mine.name()]).code(1).stderr_contains("quickstart did not make it");
     assert_eq!(fs::read_dir(copy.path()).unwrap().count(), 0);

@@ -262,8 +262,7 @@ mod tests {
     #[test]
     fn a_leaf_comes_back_and_hides_keys_from_debug() {
         let child = Child { ck: [7; 32], pid: Pid::from_bytes([9; 16]), raw_len: 65_536 };
-        let leaf =
-            Leaf { chunks: vec![child; 3], records: vec![Record::Extents(vec![super::super::Extent::Chunk(2)])] };
+        let leaf = Leaf { chunks: vec![child; 3], records: vec![Record::Extents(vec![Extent::Chunk(2)])] };
         let bytes = minicbor::to_vec(&leaf).unwrap();
         assert_eq!(minicbor::decode::<Leaf>(&bytes).unwrap(), leaf);
         assert!(!format!("{child:?}").contains("7, 7"));
