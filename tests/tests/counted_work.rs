@@ -47,7 +47,7 @@ fn one_page_sends_one_chunk_one_leaf_and_its_ancestors() {
     site.data.random("base/1/1259", 192 << 20).many("many", 2000, 200);
     std::thread::sleep(SETTLED);
     let first = site.backup();
-    assert!(first.number("data_blobs") > 3000, "{first:?}");
+    assert!(first.number("data_blobs") > 2000, "{first:?}");
     site.data.patch("base/1/1259", 100 << 20, [0x5a; 8192]);
     let second = site.backup();
     assert_eq!(second.number("files_opened"), 1, "{second:?}");
