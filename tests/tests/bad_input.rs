@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use vsync_tests::site::Summary;
 use vsync_tests::{Network, Output, Realm, Site, Tree, Volume, assert_same, shell};
 
 /// What is typed, what the exit status must be, and words that the error must have.
@@ -16,7 +17,7 @@ const TYPED: &[Typed] = &[
     (&["backup", "../data"], 2, &["../data"]),
     (&["backup", "data", "--tag", "novalue"], 2, &["novalue", "KEY=VALUE"]),
     (&["backup", "data", "--server", "stor"], 2, &["no server stor", "store"]),
-    (&["backup", "data", "--as", "hots"], 2, &["hots", "host"]),
+    (&["backup", "data", "--as", "hosts"], 2, &["hosts", "did you mean host"]),
     (&["backup", "--stdin-from-command", "stream"], 2, &["COMMAND"]),
     (&["backup", "--stdin-from-command", "data", "--", "/no/such/program"], 20, &["/no/such/program"]),
     (&["backup", "--stdin-from-command", "data", "--", "false"], 20, &["false failed"]),
@@ -269,7 +270,7 @@ fn files_that_do_not_hold_still_are_listed() {
     });
     let outcome = outcome.code(3);
     assert!(!outcome.stderr().contains("panicked at"), "{outcome}");
-    let defects = outcome.json()["defects"].to_string();
+    let defects = Summary::of(&outcome).0["defects"].to_string();
     assert!(defects.contains("grows") && defects.contains("shrinks"), "{defects}");
     let there = vsync_tests::scratch();
     site.restore(&["data"], there.path());
