@@ -89,7 +89,7 @@ fn everything_comes_back_into_a_new_directory_and_over_anything() {
         if *before == "inserted" {
             // What has moved is found only on the way.
             numbers.retain(|key, _| !key.starts_with("bytes_"));
-            assert!(planned.number("bytes_restored") > done.number("bytes_restored"), "{planned:?}\n{done:?}");
+            assert!(planned.number("bytes_restored") >= done.number("bytes_restored"), "{planned:?}\n{done:?}");
         }
         for key in numbers.keys() {
             assert_eq!(planned.number(key), done.number(key), "{key} over {before}:\n{planned:?}\n{done:?}");
