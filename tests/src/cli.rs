@@ -106,6 +106,8 @@ impl Vsync {
         command.args(&words[1..]).current_dir(&self.home).env_clear();
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.envs([("LANG", "C.UTF-8"), ("TZ", "UTC"), ("RUST_BACKTRACE", "1")]).env("HOME", &self.home);
+        // As root, vsync would keep its state where that of other tests is.
+        command.env("VSYNC_STATE_DIR", self.home.join("state"));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(if self.stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
         command.stdout(create("stdout")).stderr(create("stderr"));

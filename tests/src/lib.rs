@@ -23,6 +23,7 @@ pub mod relay;
 pub mod rng;
 pub mod server;
 pub mod shell;
+pub mod site;
 pub mod tree;
 pub mod volume;
 
@@ -34,6 +35,7 @@ pub use realm::Realm;
 pub use relay::{Link, Relay};
 pub use rng::Rng;
 pub use server::Server;
+pub use site::Site;
 pub use tree::{Tree, assert_same};
 pub use volume::Volume;
 

@@ -26,10 +26,7 @@ pub(super) fn run(target: &Target, done: &mut Transferred) -> Result<(), Restore
 fn create_link(target: &Target, done: &mut Transferred, link: &Entry) -> Result<(), RestoreError> {
     let earlier = link.target.as_deref().and_then(|path| EntryPath::new(path).ok()).unwrap_or_default();
     match target.create_link(&link.path, &earlier) {
-        Ok(()) => {
-            done.report.files_restored += 1;
-            Ok(())
-        }
+        Ok(()) => Ok(()),
         Err(error @ TargetError::NoSpace { .. }) => Err(error.into()),
         Err(error) => {
             let reason = format!("cannot be linked to {earlier}: {error}");

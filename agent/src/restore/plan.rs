@@ -1,12 +1,13 @@
 //! What is to be done: the snapshot's tree side by side with what is in the target.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 
 use crossbeam_channel::{Sender, bounded};
 use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
 
 use super::RestoreError;
-use super::compare::CompareJob;
+use super::compare::{CompareJob, Existing};
 use super::transfer::{Shared, Transferred, lock};
 use crate::remote::RemoteNodes;
 use crate::tree::{Item, Piece, TreeReader};
@@ -24,7 +25,8 @@ pub(super) fn run(
     let walker = shared.restore.target.scan()?;
     let mut present = Present { walker, next: None, swept: None };
     present.advance();
-    Plan { shared, tree, item: None, jobs, present, done: Transferred::default(), base_is_directory: false }.run()
+    Plan { shared, tree, item: None, jobs, present, done: Transferred::default(), base_is_directory: false, kept: HashSet::new() }
+        .run()
 }
 
 struct Plan<'a, 'b> {
@@ -35,6 +37,8 @@ struct Plan<'a, 'b> {
     present: Present,
     done: Transferred,
     base_is_directory: bool,
+    /// Inodes with several names that a file of the snapshot may keep: one file each.
+    kept: HashSet<(u64, u64)>,
 }
 
 impl Plan<'_, '_> {
@@ -72,13 +76,22 @@ impl Plan<'_, '_> {
         let entry = Entry { path, ..entry };
         self.done.report.entries += 1;
         let existing = self.existing(&entry.path);
+        if existing.as_ref().is_some_and(|found| found.entry.kind == EntryKind::Directory)
+            && entry.kind != EntryKind::Directory
+        {
+            // What is in the directory goes with it, when something else takes its place.
+            self.present.swept = Some(entry.path.clone());
+        }
         match entry.kind {
             EntryKind::Directory => self.directory(entry),
             EntryKind::HardLink => {
                 self.done.links.push(entry);
                 Ok(())
             }
-            EntryKind::File => self.file(entry, existing.is_some_and(|found| found.entry.kind == EntryKind::File)),
+            EntryKind::File => {
+                let existing = existing.map_or(Existing::Nothing, |found| self.usable(&found));
+                self.file(entry, existing)
+            }
             _ => self.node(&entry, existing),
         }
     }
@@ -144,6 +157,7 @@ impl Plan<'_, '_> {
         self.make_parents(&entry.path)?;
         let same = existing.is_some_and(|mut found| {
             found.entry.kind == entry.kind
+                && (found.links == 1 || self.kept.insert((found.device, found.entry.inode)))
                 && found.load_metadata().is_ok()
                 && found.entry.target == entry.target
                 && found.entry.device == entry.device
@@ -154,7 +168,17 @@ impl Plan<'_, '_> {
         Ok(())
     }
 
-    fn file(&mut self, entry: Entry, exists: bool) -> Result<(), RestoreError> {
+    /// What use a file's place can make of what is there now.
+    fn usable(&mut self, found: &Found) -> Existing {
+        match (found.entry.kind, found.links) {
+            (EntryKind::File, 1) => Existing::Alone,
+            // Two files of the snapshot must not end up as one.
+            (EntryKind::File, _) if self.kept.insert((found.device, found.entry.inode)) => Existing::Linked,
+            _ => Existing::Nothing,
+        }
+    }
+
+    fn file(&mut self, entry: Entry, existing: Existing) -> Result<(), RestoreError> {
         if !self.shared.restore.options.dry_run {
             self.make_parents(&entry.path)?;
         }
@@ -163,7 +187,7 @@ impl Plan<'_, '_> {
         let size = if complete { first.iter().map(Piece::len).sum() } else { entry.size };
         self.done.report.bytes += size;
         let (pieces, queue) = bounded(4);
-        let job = CompareJob { entry: Entry { size, ..entry }, pieces: queue, exists };
+        let job = CompareJob { entry: Entry { size, ..entry }, pieces: queue, existing };
         let stopped = |_| RestoreError::Stopped;
         pieces.send(first).map_err(|_| RestoreError::Stopped)?;
         self.jobs.send(job).map_err(stopped)?;

@@ -177,6 +177,9 @@ impl Shared<'_> {
     /// Asks for a chunk of `task`; it will be written at `offset`.
     pub(super) fn want(&self, task: &Arc<FileTask>, reference: &Reference, offset: u64) -> Result<(), RestoreError> {
         task.expect_chunk();
+        let len = reference.child.raw_len as usize;
+        // Whether another file waits for the same chunk is chance: it counts for each.
+        lock(&self.report).bytes_fetched += len as u64;
         {
             let mut wanted = lock(&self.wanted);
             if let Some(known) = wanted.get_mut(&reference.cid) {
@@ -184,7 +187,6 @@ impl Shared<'_> {
                 return Ok(());
             }
         }
-        let len = reference.child.raw_len as usize;
         // The batch at hand may be what others wait for: it must be on its way before
         // this thread waits for them.
         let permit = match self.budget.try_take(len) {
@@ -195,7 +197,6 @@ impl Shared<'_> {
             }
         };
         self.check()?;
-        lock(&self.report).bytes_fetched += len as u64;
         let mut wanted = lock(&self.wanted);
         let place = (task.clone(), offset);
         match wanted.entry(reference.cid) {
