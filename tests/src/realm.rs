@@ -88,6 +88,7 @@ impl RealmBuilder {
         let admin = realm.root.path().join("admin");
         fs::create_dir(&admin).expect("a directory");
         fs::write(admin.join("vsync.toml"), self.toml(realm.root.path())).expect("vsync.toml");
+        Vsync::at(&admin).run(["init"]).success();
         Vsync::at(&admin).run(["keygen", "--all"]).success();
         for name in self.servers.iter().map(|it| &it.0).chain(self.clients.iter().map(|it| &it.0)) {
             realm.configure(name);
@@ -154,7 +155,9 @@ impl Realm {
     /// vsync as a machine runs it.
     #[must_use]
     pub fn vsync(&self, machine: &str) -> Vsync {
-        Vsync::at(&self.machine(machine))
+        let home = self.machine(machine);
+        // As root, state would be shared by all tests of this machine, and stay behind.
+        Vsync::at(&home).env("VSYNC_STATE_DIR", home.join("state"))
     }
 
     /// Hands the configuration as it is now to a machine, which takes its keys from the key store.

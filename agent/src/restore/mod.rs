@@ -15,6 +15,7 @@ mod file;
 mod finish;
 mod plan;
 mod select;
+mod shelf;
 mod transfer;
 
 use std::path::Path;
@@ -115,14 +116,12 @@ pub fn run(
     if outcome.report.entries == 0 && !options.selection.is_all() {
         return Err(RestoreError::NothingSelected { snapshot: snapshot.id });
     }
-    if options.selection.is_all() {
-        outcome.directories.extend(root.directory.map(as_root));
-    }
     if !options.dry_run {
-        finish::run(&restore.target, &mut outcome)?;
+        let top = root.directory.filter(|_| options.selection.is_all()).map(as_root);
+        finish::run(&restore.target, &mut outcome, top)?;
     }
     let mut report = outcome.report;
-    report.deleted = outcome.extraneous.len() as u64;
+    report.deleted = outcome.extraneous.len();
     report.defects = root.defects;
     report.duration = begun.elapsed();
     Ok(report)
