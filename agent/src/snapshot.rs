@@ -1,17 +1,12 @@
 //! Making and opening manifests: the signed record that makes a tree a snapshot.
 
-use std::sync::Arc;
-
 use ed25519_dalek::{Signer, SigningKey};
 use thiserror::Error;
-use vsync_protocol::blob::Suite;
 use vsync_protocol::id::{MachineKey, Pid, RealmId, SnapshotId};
 use vsync_protocol::manifest::{self, Body, Manifest, ManifestError, Sealed};
 use vsync_protocol::tree::Child;
 
-use crate::keys::WriterKeys;
 use crate::tree::Reference;
-use crate::vault::Vault;
 
 /// Why a snapshot could not be made or opened.
 #[derive(Debug, Error)]
@@ -107,10 +102,4 @@ impl Snapshot {
         let child = Child { ck: self.sealed.root_key, pid: Pid::from_bytes([0; 16]), raw_len: self.sealed.root_len };
         Reference { cid: self.body.root, child }
     }
-}
-
-/// The vault of one epoch, from the secrets that a machine holds of it.
-#[must_use]
-pub fn vault(realm: RealmId, suite: Suite, epoch: u32, keys: &WriterKeys) -> Arc<Vault> {
-    Arc::new(Vault::new(realm, suite, epoch, keys.convergence, keys.plaintext))
 }

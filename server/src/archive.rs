@@ -194,7 +194,7 @@ impl Archive {
         check(self.catalog.last(&snapshot.volume, &snapshot.source).map_err(ArchiveError::from)?)?;
         // The log entry is the instant of commit: before it the manifest is a file that
         // nothing names, after it a crash leaves an entry that the next start repeats.
-        let mut write = || -> Result<Accepted, ArchiveError> {
+        let write = || -> Result<Accepted, ArchiveError> {
             let name = manifest_name(snapshot.hash);
             self.files.manifests.write(&name, &mut [IoSlice::new(&snapshot.manifest)])?;
             let logged = journal.append(LogEntry::Commit { manifest: snapshot.hash, at })?;
@@ -269,8 +269,8 @@ pub(crate) fn adopt(packs: &DiskStore, catalog: &Catalog) -> Result<u64, Archive
 }
 
 fn salvage(packs: &DiskStore, pack: PackId, len: u64) -> Result<Vec<Record>, StoreError> {
-    let len = usize::try_from(len).unwrap_or(usize::MAX).min(MAX_SALVAGE);
-    Ok(packs.read(pack, 0, len)?.map(|bytes| pack::scan_records(&bytes)).unwrap_or_default())
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(MAX_SALVAGE)];
+    Ok(if packs.read(pack, 0, &mut bytes)? { pack::scan_records(&bytes) } else { Vec::new() })
 }
 
 /// More than any pack that this program writes, less than what would not fit in memory.
@@ -311,4 +311,71 @@ pub(crate) fn report(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::blob;
+    use vsync_protocol::blob::BlobKind;
+
+    const REALM: RealmId = RealmId::from_bytes([1; 16]);
+
+    fn open(dir: &Path) -> Archive {
+        Archive::open(dir, REALM, Reserve { bytes: 0, percent: 0 }).unwrap()
+    }
+
+    fn pack(content: &[u8]) -> (Cid, PackBuilder) {
+        let blob = blob(BlobKind::Chunk, &[], content);
+        let (cid, mut pack) = (Cid::of(&blob), PackBuilder::default());
+        pack.push(cid, BlobKind::Chunk, blob);
+        (cid, pack)
+    }
+
+    #[test]
+    fn what_is_here_is_not_stored_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = open(dir.path());
+        archive.put(pack(b"once").1).unwrap();
+        archive.put(pack(b"once").1).unwrap();
+        let (cid, mut both) = pack(b"once");
+        let other = blob(BlobKind::Chunk, &[], b"other");
+        both.push(Cid::of(&other), BlobKind::Chunk, other.clone());
+        archive.put(both).unwrap();
+        let found = archive.catalog().locate(&[cid, Cid::of(&other)]).unwrap();
+        let [Some(once), Some(new)] = found[..] else { panic!("absent") };
+        assert_ne!(once.pack, new.pack);
+        assert_eq!(read_table(archive.packs(), new.pack).unwrap().unwrap().len(), 1);
+        assert_eq!(archive.read(Cid::of(&other), &new).unwrap(), Some(other));
+    }
+
+    #[test]
+    fn a_failed_disk_leaves_a_store_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = open(dir.path());
+        let (cid, first) = pack(b"first");
+        archive.put(first).unwrap();
+        archive.files.health.fail("disk on fire".to_owned());
+        assert!(matches!(archive.put(pack(b"second").1), Err(ArchiveError::Store(StoreError::ReadOnly(_)))));
+        assert!(matches!(archive.check_writable(), Err(StoreError::ReadOnly(_))));
+        assert_eq!(archive.failure(), Some("disk on fire"));
+        let location = archive.catalog().locate(&[cid]).unwrap()[0].unwrap();
+        assert!(archive.read(cid, &location).unwrap().is_some());
+        drop(archive);
+        assert_eq!(open(dir.path()).failure(), None, "a new start, after somebody has looked, writes again");
+    }
+
+    #[test]
+    fn what_crashes_leave_behind_is_tidied() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path()));
+        let leftovers = ["packs/tmp/0", "manifests/tmp/7"].map(|name| dir.path().join(name));
+        leftovers.iter().for_each(|path| fs::write(path, "half").unwrap());
+        // Durable, but the crash came before the log entry that would have made it count.
+        let orphan = dir.path().join(manifest_name(manifest_hash(b"orphan")));
+        fs::write(orphan, "orphan").unwrap();
+        let archive = open(dir.path());
+        assert!(leftovers.iter().all(|path| !path.exists()));
+        assert_eq!(archive.catalog().totals().unwrap(), crate::catalog::Totals::default());
+    }
 }

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
-use vsync_protocol::id::{Cid, MachineKey, VolumeName};
+use vsync_protocol::id::{Cid, MachineKey, RealmId, VolumeName};
 use vsync_protocol::wire::{
     MESSAGE_HEAD_LEN, Refusal, RefusalCode, Reply, Request, UPLOAD_HEAD_LEN, UploadHead, VERSION, encode_message,
     message_len,
@@ -17,7 +17,7 @@ use vsync_protocol::wire::{
 
 use crate::commit::now;
 use crate::fetch::{self, Plan};
-use crate::refusal::refusal;
+use crate::refusal::{number, refusal};
 use crate::serve::{Member, Shared};
 use crate::session::Session;
 
@@ -28,7 +28,7 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 const MEMBER_CHECK: Duration = Duration::from_secs(5);
 
 /// Bytes read for one connection's fetches but not yet taken by QUIC.
-const FETCH_ROOM: usize = 16 << 20;
+const FETCH_ROOM: usize = 8 << 20;
 
 /// One agent's connection.
 pub(crate) struct Connection {
@@ -73,13 +73,14 @@ impl Connection {
                 },
             }
         }
-        // Requests fail by themselves now that the connection is gone, except those that
-        // are changing the store: they are let finish.
+        // First, so that no request waits for frames that cannot come any more. Those that
+        // are changing the store are let finish.
+        let ingest = self.close_sessions();
         while let Some(ended) = streams.join_next().await {
             self.note_panic(ended);
         }
-        for ingest in self.close_sessions() {
-            self.note_panic(ingest.await);
+        for ended in ingest {
+            self.note_panic(ended.await);
         }
     }
 
@@ -92,7 +93,7 @@ impl Connection {
     }
 
     fn close(&self, code: RefusalCode, reason: &str) {
-        self.quic.close(VarInt::from_u32(code as u32), reason.as_bytes());
+        self.quic.close(number(code), reason.as_bytes());
     }
 
     /// The machine behind the connection; asked anew each time, so that a removed one is
@@ -102,10 +103,18 @@ impl Connection {
         member.ok_or_else(|| refusal(RefusalCode::NotAuthorised, format!("no machine has the key {}", self.key)))
     }
 
+    fn greeted_member(&self) -> Result<Member, Refusal> {
+        let member = self.member()?;
+        let greeted = self.greeted.load(Ordering::Relaxed);
+        if greeted { Ok(member) } else { Err(refusal(RefusalCode::Malformed, "a connection begins with Hello")) }
+    }
+
     async fn request(self: Arc<Self>, mut send: SendStream, mut recv: RecvStream) {
-        // Held while the request runs, so that a server that shuts down can wait for it.
-        let Ok(_running) = self.shared.running.acquire().await else { return };
+        // Held while the request runs. A server that shuts down takes all permits, waiting
+        // for those that are held, so that from then on there are none.
+        let running = self.shared.running.try_acquire();
         let answered = match timeout(MESSAGE_TIMEOUT, read_request(&mut recv)).await {
+            Ok(Ok(_)) if running.is_err() => Err(refusal(RefusalCode::Draining, "the server is shutting down")),
             Ok(Ok(Request::Fetch { cids })) => self.fetch(&mut send, cids.into_vec()).await,
             Ok(Ok(request)) => self.answer(request).await,
             Ok(Err(refused)) => Err(refused),
@@ -123,9 +132,12 @@ impl Connection {
     }
 
     async fn answer(self: &Arc<Self>, request: Request) -> Result<Option<Reply>, Refusal> {
-        let member = self.admit(&request)?;
+        let member = match request {
+            Request::Hello { .. } => self.member()?,
+            _ => self.greeted_member()?,
+        };
         let reply = match request {
-            Request::Hello { version, realm } => self.hello(version, realm)?,
+            Request::Hello { version, realm } => self.hello(version, realm).await?,
             Request::Open { volume } => self.open(&member, volume).await?,
             Request::Have { session, cids } => {
                 self.session(session)?;
@@ -150,17 +162,7 @@ impl Connection {
         Ok(Some(reply))
     }
 
-    /// Whether the request may be looked at now at all.
-    fn admit(&self, request: &Request) -> Result<Member, Refusal> {
-        let member = self.member()?;
-        if self.shared.draining.load(Ordering::Relaxed) {
-            return Err(refusal(RefusalCode::Draining, "the server is shutting down"));
-        }
-        let greeted = self.greeted.load(Ordering::Relaxed) || matches!(request, Request::Hello { .. });
-        if greeted { Ok(member) } else { Err(refusal(RefusalCode::Malformed, "a connection begins with Hello")) }
-    }
-
-    fn hello(&self, version: u32, realm: vsync_protocol::id::RealmId) -> Result<Reply, Refusal> {
+    async fn hello(&self, version: u32, realm: RealmId) -> Result<Reply, Refusal> {
         if version == 0 {
             return Err(refusal(RefusalCode::Version, format!("this server speaks versions 1 to {VERSION}")));
         }
@@ -169,7 +171,9 @@ impl Connection {
             return Err(refusal(RefusalCode::WrongRealm, message));
         }
         self.greeted.store(true, Ordering::Relaxed);
-        Ok(Reply::Hello { version: version.min(VERSION), now: now(), log: self.shared.archive.position() })
+        // Off the runtime, since it waits for a commit that is being made durable.
+        let log = self.blocking(|shared| Ok(shared.archive.position())).await?;
+        Ok(Reply::Hello { version: version.min(VERSION), now: now(), log })
     }
 
     async fn open(&self, member: &Member, volume: VolumeName) -> Result<Reply, Refusal> {
@@ -187,7 +191,7 @@ impl Connection {
         let mut sessions = self.sessions();
         sessions.opened += 1;
         let (session, ingest) = Session::begin(sessions.opened, volume, Arc::clone(&self.shared.archive));
-        sessions.ingest.push(ingest);
+        sessions.ingest.extend(ingest);
         if let Some(other) = sessions.current.replace(session) {
             other.close();
         }
@@ -199,11 +203,13 @@ impl Connection {
         // So that what has arrived counts, flushed or not.
         session.flush(&[]).await?;
         let (key, name) = (self.key, member.name.clone());
-        self.blocking(move |shared| shared.commit(key, &name, &session.volume, manifest)).await
+        // A walk over a large tree takes long; the turns of short work are not for it.
+        let _walk = self.shared.walks.acquire().await;
+        self.off_runtime(move |shared| shared.commit(key, &name, &session.volume, manifest)).await
     }
 
     async fn fetch(&self, send: &mut SendStream, cids: Vec<Cid>) -> Result<Option<Reply>, Refusal> {
-        let member = self.admit(&Request::Status)?;
+        let member = self.greeted_member()?;
         if !member.may_read {
             let message = format!("{} may write backups but not read them", member.name);
             return Err(refusal(RefusalCode::NotAuthorised, message));
@@ -224,10 +230,13 @@ impl Connection {
             // Given back when QUIC has taken the bytes, which its send window bounds.
             let room = run.len().min(FETCH_ROOM) as u32;
             let Ok(_room) = self.fetch_room.acquire_many(room).await else { break };
-            let read = self.blocking(move |shared| Ok(run.read(&shared.archive))).await;
+            // Allocated on this thread, like the blobs of uploads: an allocator that keeps an
+            // arena for each thread would otherwise keep freed buffers in all of them.
+            let buffer = vec![0; run.len()];
+            let read = self.blocking(move |shared| Ok(run.read(&shared.archive, buffer))).await;
             let Ok(mut frames) = read else {
                 // Without its frames the reply is cut short, which the agent notices.
-                let _ = send.reset(VarInt::from_u32(RefusalCode::Store as u32));
+                let _ = send.reset(number(RefusalCode::Store));
                 return Err(quinn::WriteError::ClosedStream);
             };
             send.write_all_chunks(&mut frames).await?;
@@ -243,7 +252,7 @@ impl Connection {
         };
         if let Err(refused) = received {
             // The words reach the agent with its next request; a lost stream is gone anyway.
-            let _ = recv.stop(VarInt::from_u32(refused.code as u32));
+            let _ = recv.stop(number(refused.code));
         }
     }
 
@@ -278,10 +287,17 @@ impl Connection {
         &self,
         work: impl FnOnce(&Shared) -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let failed = || refusal(RefusalCode::Store, "internal error");
-        let _turn = self.shared.turns.acquire().await.map_err(|_| failed())?;
+        let _turn = self.shared.turns.acquire().await;
+        self.off_runtime(work).await
+    }
+
+    async fn off_runtime<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
         let shared = Arc::clone(&self.shared);
-        tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_| failed())?
+        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+        done.map_err(|_| refusal(RefusalCode::Store, "internal error"))?
     }
 }
 

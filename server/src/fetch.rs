@@ -48,18 +48,22 @@ impl Run {
         (self.end - self.start) as usize
     }
 
-    /// Reads the blobs and frames them. Damage that shows without hashing makes a blob
-    /// absent; the rest is for the reader, who must hash anyway, to find and report.
-    pub(crate) fn read(&self, archive: &Archive) -> Vec<Bytes> {
-        let bytes = archive.packs().read(self.pack, self.start, self.len()).unwrap_or_else(|error| {
+    /// Reads the blobs into `buffer`, which is as long as the run, and frames them. Damage
+    /// that shows without hashing makes a blob absent; the rest is for the reader, who must
+    /// hash anyway, to find and report.
+    pub(crate) fn read(&self, archive: &Archive, mut buffer: Vec<u8>) -> Vec<Bytes> {
+        let found = archive.packs().read(self.pack, self.start, &mut buffer).unwrap_or_else(|error| {
             tracing::error!("{}", report(&error));
-            None
+            false
         });
-        match bytes {
-            Some(bytes) => self.blobs.iter().flat_map(|blob| self.frame(&bytes, blob)).collect(),
+        if found {
+            let bytes = Bytes::from(buffer);
+            return self.blobs.iter().flat_map(|blob| self.frame(&bytes, blob)).collect();
+        }
+        match self.blobs[..] {
+            [(cid, ..)] => vec![absent(cid)],
             // Perhaps only one of them is beyond reach.
-            None if self.blobs.len() > 1 => self.split().iter().flat_map(|run| run.read(archive)).collect(),
-            None => self.blobs.iter().map(|&(cid, ..)| absent(cid)).collect(),
+            _ => self.split().iter().flat_map(|run| run.read(archive, vec![0; run.len()])).collect(),
         }
     }
 

@@ -4,7 +4,7 @@
 //! What it knows of a blob is its name, which is the hash of its bytes, and the references
 //! that stand in clear in front of a tree node.
 //!
-//! The way of a blob: [`transport`] → connection → session (checked against its name,
+//! The way of a blob: `vsync-transport` → connection → session (checked against its name,
 //! packed) → [`archive`] → [`store`] (durable) → [`catalog`] (known). Everything from the
 //! archive on blocks and knows nothing of QUIC; everything before it is async and touches
 //! no file.
@@ -19,10 +19,11 @@ mod refusal;
 mod serve;
 mod session;
 pub mod store;
-pub mod transport;
 
 #[cfg(test)]
 mod testing;
 
 pub use rebuild::{RebuildReport, Trust, rebuild};
 pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};
+pub use store::disk::Reserve;
+pub use vsync_transport::Congestion;

@@ -1,22 +1,33 @@
 //! What an agent is told when the server says no. The server's own errors go to its log in
 //! full; an agent hears only what it can act on.
 
+use quinn::VarInt;
 use vsync_protocol::wire::{Refusal, RefusalCode};
 
 use crate::archive::{ArchiveError, report};
 use crate::catalog::CatalogError;
 use crate::commit::CommitError;
 use crate::store::StoreError;
+use crate::store::room::is_full;
 
 /// A refusal in words.
 pub(crate) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal {
     Refusal { code, message: message.into() }
 }
 
+/// The number that `code` has on the wire; a stream that is stopped or a connection that
+/// is closed for a refusal carries it as its error code.
+pub(crate) fn number(code: RefusalCode) -> VarInt {
+    // Codes are small CBOR integers: one byte, the number itself.
+    let byte = minicbor::to_vec(code).ok().and_then(|bytes| bytes.first().copied());
+    VarInt::from(byte.unwrap_or_default())
+}
+
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::NoSpace { .. } => refusal(RefusalCode::NoSpace, error.to_string()),
+            StoreError::Io { ref source, .. } if is_full(source) => refusal(RefusalCode::NoSpace, report(&error)),
             StoreError::ReadOnly(_) => refusal(RefusalCode::ReadOnly, error.to_string()),
             error => internal(&error),
         }
@@ -53,4 +64,15 @@ impl From<CommitError> for Refusal {
 fn internal(error: &dyn std::error::Error) -> Refusal {
     tracing::error!("{}", report(error));
     refusal(RefusalCode::Store, "the store failed; the server's log says more")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_protocol() {
+        assert_eq!(number(RefusalCode::Version), VarInt::from_u32(1));
+        assert_eq!(number(RefusalCode::Store), VarInt::from_u32(12));
+    }
 }

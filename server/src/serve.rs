@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use quinn::{Endpoint, Incoming, TokioRuntime, VarInt};
+use quinn::{Endpoint, Incoming, TokioRuntime};
 use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
@@ -17,19 +16,23 @@ use tokio::time::timeout;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::limits::MAX_MESSAGE_LEN;
 use vsync_protocol::wire::{Cids, Listing, Refusal, RefusalCode, Reply, ServerStatus};
+use vsync_transport::{Congestion, TransportError};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::commit::{Author, Outcome, commit, now};
 use crate::connection::Connection;
+use crate::refusal::number;
 use crate::store::disk::Reserve;
-use crate::transport::{self, Congestion, TransportError};
 
 /// Connections altogether, and of one machine.
 const MAX_CONNECTIONS: usize = 256;
 const MAX_CONNECTIONS_EACH: usize = 8;
 
-/// Work that blocks on disk or catalog, at a time.
+/// Short work that blocks on disk or catalog, at a time.
 const TURNS: usize = 8;
+
+/// Trees that are walked at a time.
+const WALKS: usize = 2;
 
 /// Running requests that draining can wait for; more than all connections may have.
 const MAX_RUNNING: u32 = 1 << 20;
@@ -39,11 +42,14 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long running requests may still take when the server ends.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a connection that an agent has closed may take to be noticed.
+const LEAVING: Duration = Duration::from_millis(20);
+
 /// How long what was received may take to become durable when the server ends.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Log entries in one reply; an entry is below 200 bytes unless it gives a long reason.
-const LOG_PAGE: u32 = 2048;
+/// Bytes of a reply's content; room is left for what stands around it.
+const PAGE: usize = MAX_MESSAGE_LEN - (64 << 10);
 
 /// A machine that may connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,8 +109,8 @@ impl Server {
         let archive = Arc::new(Archive::open(&config.data, config.realm, config.reserve)?);
         let members = Arc::clone(&config.members);
         let admit = move |key| members(key).is_some();
-        let quic = transport::server_config(&config.identity, admit, config.congestion)?;
-        let socket = transport::bind(config.listen)?;
+        let quic = vsync_transport::server_config(&config.identity, admit, config.congestion)?;
+        let socket = vsync_transport::bind(config.listen)?;
         let address = socket.local_addr().map_err(ServerError::Thread)?;
         let shared = Arc::new(Shared::new(config, archive));
         let (stop, stopped) = oneshot::channel();
@@ -116,7 +122,7 @@ impl Server {
                 Err(error) => return drop(listening.send(Err(error))),
             };
             runtime.block_on(async {
-                let config = transport::endpoint_config();
+                let config = vsync_transport::endpoint_config();
                 match Endpoint::new(config, Some(quic), socket, Arc::new(TokioRuntime)) {
                     Ok(endpoint) => {
                         let _ = listening.send(Ok(()));
@@ -187,11 +193,12 @@ pub(crate) struct Shared {
     pub(crate) archive: Arc<Archive>,
     pub(crate) realm: RealmId,
     pub(crate) members: Members,
-    pub(crate) draining: AtomicBool,
     /// A permit is held by each running request.
     pub(crate) running: Semaphore,
-    /// A permit is held by each piece of work that blocks.
+    /// A permit is held by each short piece of work that blocks.
     pub(crate) turns: Semaphore,
+    /// A permit is held by each walk over a tree.
+    pub(crate) walks: Semaphore,
     identity: SigningKey,
     connections: Mutex<HashMap<MachineKey, usize>>,
 }
@@ -202,9 +209,9 @@ impl Shared {
             archive,
             realm: config.realm,
             members: config.members,
-            draining: AtomicBool::new(false),
             running: Semaphore::new(MAX_RUNNING as usize),
             turns: Semaphore::new(TURNS),
+            walks: Semaphore::new(WALKS),
             identity: config.identity,
             connections: Mutex::default(),
         }
@@ -219,20 +226,22 @@ impl Shared {
                 Some(ended) = connections.join_next() => note_panic(ended),
             }
         };
-        self.draining.store(true, Ordering::Relaxed);
+        endpoint.set_server_config(None);
         if matches!(how, Stop::Drain) {
-            // Held by no request: then none is running. Whoever asks now is told why not.
+            // With all permits here no request is running, and those that come are refused.
             let _ = timeout(DRAIN_TIMEOUT, self.running.acquire_many(MAX_RUNNING)).await;
         }
-        endpoint.close(VarInt::from_u32(RefusalCode::Draining as u32), b"the server is shutting down");
-        let finish = async {
-            while let Some(ended) = connections.join_next().await {
-                note_panic(ended);
-            }
+        // Agents that are leaving anyway need no farewell, which takes a while.
+        if timeout(LEAVING, finish(&mut connections)).await.is_ok() {
+            return;
+        }
+        endpoint.close(number(RefusalCode::Draining), b"the server is shutting down");
+        let farewell = async {
+            finish(&mut connections).await;
             // Without this the agents would learn of the end only by their timeout.
             endpoint.wait_idle().await;
         };
-        if timeout(FINISH_TIMEOUT, finish).await.is_err() {
+        if timeout(FINISH_TIMEOUT, farewell).await.is_err() {
             tracing::warn!("connections did not end in time");
         }
     }
@@ -256,10 +265,9 @@ impl Shared {
             Ok(Err(error)) => return tracing::info!("no connection from {from}: {error}"),
             Err(_) => return tracing::info!("no connection from {from}: the handshake took too long"),
         };
-        let Some(key) = transport::peer_key(&quic) else { return };
+        let Some(key) = vsync_transport::peer_key(&quic) else { return };
         let Some(_place) = Place::take(&self, key) else {
-            let code = VarInt::from_u32(RefusalCode::NotAuthorised as u32);
-            return quic.close(code, b"this machine has too many connections");
+            return quic.close(number(RefusalCode::NotAuthorised), b"this machine has too many connections");
         };
         Connection::new(Arc::clone(&self), quic, key).run().await;
     }
@@ -285,13 +293,11 @@ impl Shared {
             }
             listing.source = Some(member.name.clone());
         }
-        // Room is left for what stands around the manifests.
-        let budget = MAX_MESSAGE_LEN - (64 << 10);
-        Ok(Reply::Snapshots(self.archive.catalog().snapshots(&listing, budget)?))
+        Ok(Reply::Snapshots(self.archive.catalog().snapshots(&listing, PAGE)?))
     }
 
     pub(crate) fn log(&self, from: u64) -> Result<Reply, Refusal> {
-        Ok(Reply::Log(self.archive.catalog().log(from, LOG_PAGE)?))
+        Ok(Reply::Log(self.archive.catalog().log(from, PAGE)?))
     }
 
     pub(crate) fn status(&self) -> Result<Reply, Refusal> {
@@ -306,6 +312,13 @@ impl Shared {
             free: self.archive.free()?,
             read_only: self.archive.failure().map(str::to_owned),
         })))
+    }
+}
+
+/// Waits until all of `connections` have ended.
+async fn finish(connections: &mut JoinSet<()>) {
+    while let Some(ended) = connections.join_next().await {
+        note_panic(ended);
     }
 }
 

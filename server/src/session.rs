@@ -1,9 +1,10 @@
 //! One backup in progress: upload streams bring blobs, one thread checks them against
-//! their names and packs them.
+//! their names and packs them, another makes packs durable meanwhile.
 //!
-//! Blobs wait for that thread in a queue bounded by bytes. The permits for a blob are taken
-//! before its bytes are read from the stream, so a slow disk stops the reading, and QUIC's
-//! flow control stops the sender.
+//! Blobs wait for the first in a queue bounded by bytes. A full queue stops the reading of
+//! streams, and QUIC's flow control then stops the sender. A stream waits for room with its
+//! blob already read: if it waited before, blobs half read could wait for bytes that the
+//! connection's window has no room for, because those of waiting streams fill it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use vsync_protocol::blob::Header;
 use vsync_protocol::id::{Cid, VolumeName};
-use vsync_protocol::limits::{MAX_BLOB_LEN, MAX_UPLOAD_STREAMS};
+use vsync_protocol::limits::MAX_UPLOAD_STREAMS;
 use vsync_protocol::wire::{FRAME_HEAD_LEN, FrameHead, Refusal, RefusalCode};
 
 use crate::archive::Archive;
@@ -23,8 +24,7 @@ use crate::refusal::refusal;
 use crate::store::pack::PackBuilder;
 
 /// Bytes of blobs that wait to be checked.
-const QUEUE: usize = 16 << 20;
-const _: () = assert!(MAX_BLOB_LEN <= QUEUE, "the largest blob must fit the queue");
+const QUEUE: usize = 4 << 20;
 
 /// What a blob costs at least, so that tiny ones cannot fill memory with bookkeeping.
 const LEAST_COST: usize = 512;
@@ -61,15 +61,21 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Begins a session. The returned task ends once the session was closed and everything
+    /// Begins a session. The returned tasks end once the session was closed and everything
     /// that it received is durable.
-    pub(crate) fn begin(id: u32, volume: VolumeName, archive: Arc<Archive>) -> (Arc<Self>, JoinHandle<()>) {
+    pub(crate) fn begin(id: u32, volume: VolumeName, archive: Arc<Archive>) -> (Arc<Self>, [JoinHandle<()>; 2]) {
         // Bounded by the permits that items carry.
         let (queue, items) = crossbeam_channel::unbounded();
         let progress = watch::Sender::new(Progress::default());
-        let ingest = Ingest { archive, progress: progress.clone(), pack: PackBuilder::default(), failure: None };
-        let task = tokio::task::spawn_blocking(move || ingest.run(&items));
-        (Arc::new(Self { id, volume, queue, room: Arc::new(Semaphore::new(QUEUE)), progress }), task)
+        // Without room: one pack is filled while one is stored, and that is all there is.
+        let (packs, tasks) = crossbeam_channel::bounded(0);
+        let checker = Checker { packs, progress: progress.clone(), pack: PackBuilder::default() };
+        let keeper = Keeper { archive, progress: progress.clone() };
+        let threads = [
+            tokio::task::spawn_blocking(move || checker.run(&items)),
+            tokio::task::spawn_blocking(move || keeper.run(&tasks)),
+        ];
+        (Arc::new(Self { id, volume, queue, room: Arc::new(Semaphore::new(QUEUE)), progress }), threads)
     }
 
     /// Why the session takes no more, if it does not.
@@ -89,10 +95,11 @@ impl Session {
                 Err(_) => return Err(cut_off()),
             }
             let head = FrameHead::decode(&head).ok_or_else(|| refusal(RefusalCode::Malformed, "frame too long"))?;
-            let cost = head.len.max(LEAST_COST) as u32;
-            let cost = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| closed())?;
             let mut blob = vec![0; head.len];
             from.read_exact(&mut blob).await.map_err(|_| cut_off())?;
+            // A blob larger than the queue has it for itself.
+            let cost = head.len.clamp(LEAST_COST, QUEUE) as u32;
+            let cost = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| closed())?;
             let item = Item::Blob { cid: head.cid, blob: blob.into(), _cost: cost };
             self.queue.send(item).map_err(|_| closed())?;
             // After joining the queue: a flush that counts this frame queues behind it.
@@ -143,62 +150,93 @@ fn cut_off() -> Refusal {
     refusal(RefusalCode::Malformed, "an upload stream ends inside a frame")
 }
 
-/// The thread that checks and packs what a session receives.
-struct Ingest {
-    archive: Arc<Archive>,
+/// The thread that checks blobs and packs them.
+struct Checker {
+    packs: Sender<Task>,
     progress: watch::Sender<Progress>,
     pack: PackBuilder,
-    failure: Option<Refusal>,
 }
 
-impl Ingest {
+/// What the checker hands to the keeper, in the order in which it came.
+enum Task {
+    Store(PackBuilder),
+    Flush(oneshot::Sender<Result<(), Refusal>>),
+}
+
+impl Checker {
     fn run(mut self, items: &Receiver<Item>) {
+        let mut failed = false;
         for item in items {
             match item {
                 // After a failure the queue is still emptied, so that nobody waits for room.
-                Item::Blob { .. } if self.failure.is_some() => {}
+                Item::Blob { .. } if failed => {}
                 Item::Blob { cid, blob, .. } => {
-                    let added = self.add(cid, blob);
-                    self.note(added);
+                    failed = self.add(cid, blob).map_err(|failure| fail(&self.progress, failure)).is_err();
                 }
                 Item::Flush(done) => {
-                    let stored = self.store();
-                    self.note(stored);
-                    // Who asked may have gone.
-                    let _ = done.send(self.failure.clone().map_or(Ok(()), Err));
+                    self.hand_over();
+                    // The keeper is gone only if it panicked; then `done` is dropped, which
+                    // tells who waits.
+                    let _ = self.packs.send(Task::Flush(done));
                 }
                 Item::Close => break,
             }
         }
         // The connection may be lost, but what arrived over it is kept for the next one.
-        let stored = self.store();
-        self.note(stored);
+        self.hand_over();
     }
 
     fn add(&mut self, cid: Cid, blob: Bytes) -> Result<(), Refusal> {
         if Cid::of(&blob) != cid {
             return Err(refusal(RefusalCode::WrongName, format!("the bytes sent as {cid} are another blob's")));
         }
-        let kind =
-            Header::parse(&blob).map_err(|error| refusal(RefusalCode::Malformed, format!("blob {cid}: {error}")))?.kind;
+        let header = Header::parse(&blob);
+        let header = header.map_err(|error| refusal(RefusalCode::Malformed, format!("blob {cid}: {error}")))?;
+        let kind = header.kind;
         self.pack.push(cid, kind, blob);
-        if self.pack.is_full() { self.store() } else { Ok(()) }
+        if self.pack.is_full() {
+            self.hand_over();
+        }
+        Ok(())
     }
 
-    /// Makes the open pack durable.
-    fn store(&mut self) -> Result<(), Refusal> {
-        let pack = std::mem::take(&mut self.pack);
-        if pack.is_empty() { Ok(()) } else { Ok(self.archive.put(pack)?) }
-    }
-
-    /// The first failure ends the session for all who use it.
-    fn note(&mut self, result: Result<(), Refusal>) {
-        if let Err(failure) = result {
-            tracing::warn!("a session fails: {}", failure.message);
-            self.progress.send_modify(|progress| {
-                progress.failure.get_or_insert_with(|| failure.clone());
-            });
-            self.failure.get_or_insert(failure);
+    fn hand_over(&mut self) {
+        if !self.pack.is_empty() {
+            let _ = self.packs.send(Task::Store(std::mem::take(&mut self.pack)));
         }
     }
+}
+
+/// The thread that makes packs durable, while the checker fills the next one.
+struct Keeper {
+    archive: Arc<Archive>,
+    progress: watch::Sender<Progress>,
+}
+
+impl Keeper {
+    fn run(self, tasks: &Receiver<Task>) {
+        for task in tasks {
+            match task {
+                Task::Store(pack) => {
+                    if let Err(error) = self.archive.put(pack) {
+                        fail(&self.progress, error.into());
+                    }
+                }
+                Task::Flush(done) => {
+                    // Any failure so far, of a blob before the flush or of a pack.
+                    let failure = self.progress.borrow().failure.clone();
+                    // Who asked may have gone.
+                    let _ = done.send(failure.map_or(Ok(()), Err));
+                }
+            }
+        }
+    }
+}
+
+/// The first failure ends the session for all who use it.
+fn fail(progress: &watch::Sender<Progress>, failure: Refusal) {
+    tracing::warn!("a session fails: {}", failure.message);
+    progress.send_modify(|progress| {
+        progress.failure.get_or_insert(failure);
+    });
 }

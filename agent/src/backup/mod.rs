@@ -35,8 +35,7 @@ use vsync_protocol::manifest::{Body, Sealed, SnapshotKind, manifest_hash};
 use vsync_protocol::tree::{Entry, EntryPath, VolumeInfo};
 
 use crate::cache::{Cache, Parent};
-use crate::chunk::{Cutter, PARAMETERS, Profile};
-use crate::keys::WriterKeys;
+use crate::chunk::{PARAMETERS, Profile};
 use crate::progress::Progress;
 use crate::remote::{CommitOutcome, HeadStore, Remote, UploadStats};
 use crate::snapshot;
@@ -65,8 +64,6 @@ pub struct Writer {
     pub key: ed25519_dalek::SigningKey,
     /// The vault of the current epoch.
     pub vault: Arc<Vault>,
-    /// The same epoch's gear table, among others.
-    pub keys: WriterKeys,
     /// To whom manifests are sealed.
     pub reader: age::x25519::Recipient,
 }
@@ -174,7 +171,7 @@ impl Job<'_> {
         let parent_id = parent.as_ref().map(|parent| parent.snapshot);
         let upload = self.remote.upload(self.options.volume.clone())?;
         let last = upload.last();
-        let cutter = Cutter::new(PARAMETERS, &self.writer.keys.gear).ok_or(BackupError::Parameters)?;
+        let cutter = self.writer.vault.cutter(PARAMETERS).ok_or(BackupError::Parameters)?;
         cache.begin()?;
         let pipeline = Pipeline {
             vault: self.writer.vault.clone(),

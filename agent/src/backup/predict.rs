@@ -182,6 +182,7 @@ const fn chunk(piece: &Piece) -> Option<Reference> {
 mod tests {
     use super::*;
     use crate::chunk::PARAMETERS;
+    use crate::keys::WriterKeys;
     use proptest::prelude::*;
     use vsync_protocol::blob::Suite;
     use vsync_protocol::id::{Cid, RealmId};
@@ -193,7 +194,8 @@ mod tests {
         ChunkerParameters { min: 256, average: 1024, max: 4096, fixed: 4096, ..PARAMETERS };
 
     fn vault() -> Vault {
-        Vault::new(RealmId::from_bytes([1; 16]), Suite::Aes256Gcm, 1, [2; 32], [3; 32])
+        let keys = WriterKeys { convergence: [2; 32], gear: Box::new([0; 256]), plaintext: [3; 32] };
+        Vault::new(RealmId::from_bytes([1; 16]), Suite::Aes256Gcm, 1, keys)
     }
 
     fn cutter() -> Cutter {

@@ -84,8 +84,8 @@ fn lines(progress: &Progress, stopped: &Receiver<()>) {
             status["total_files"] = progress.total_entries.get().into();
             status["total_bytes"] = total.into();
             status["percent_done"] = (done as f64 / total as f64).min(1.0).into();
-            if done > 0 {
-                status["seconds_remaining"] = (seconds.saturating_mul(total.saturating_sub(done)) / done).into();
+            if let Some(remaining) = seconds.saturating_mul(total.saturating_sub(done)).checked_div(done) {
+                status["seconds_remaining"] = remaining.into();
             }
         }
         if output::json(&status).is_err() {

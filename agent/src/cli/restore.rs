@@ -104,10 +104,10 @@ impl RestoreArgs {
         let options = Options { selection, dry_run: self.dry_run };
         let work = Work { args: self, global, session: &session, snapshot: &snapshot, options };
         match &self.to_path {
-            Some(path) => work.into_directory(path),
+            Some(path) => work.restore_to_directory(path),
             None => {
                 let volume = self.to_volume.clone().unwrap_or_else(|| snapshot.body.volume.clone());
-                volumes::block_on(work.into_volume(&volume))?
+                volumes::block_on(work.restore_to_volume(&volume))?
             }
         }
     }
@@ -133,7 +133,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn into_directory(&self, path: &Path) -> Result<Exit, Failure> {
+    fn restore_to_directory(&self, path: &Path) -> Result<Exit, Failure> {
         if !self.args.dry_run {
             std::fs::create_dir_all(path).map_err(|error| {
                 Failure::of(&error, Exit::Failed)
@@ -150,7 +150,7 @@ impl Work<'_> {
         self.restore(path, &path.display().to_string())
     }
 
-    async fn into_volume(&self, name: &VolumeName) -> Result<Exit, Failure> {
+    async fn restore_to_volume(&self, name: &VolumeName) -> Result<Exit, Failure> {
         let engine = Engine::connect().await?;
         let (volume, created) = match engine.inspect_volume(name).await? {
             Some(volume) => (volume, false),

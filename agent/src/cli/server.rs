@@ -144,7 +144,7 @@ pub(crate) struct Hosted(Option<Running>);
 
 impl Hosted {
     pub(crate) fn address(&self) -> SocketAddr {
-        self.0.as_ref().map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Running::address)
+        self.0.as_ref().map_or_else(|| (Ipv4Addr::LOCALHOST, 0).into(), Running::address)
     }
 }
 
@@ -179,8 +179,8 @@ fn start(
         identity,
         listen,
         members: members(config, registry),
-        reserve: vsync_server::store::disk::Reserve::default(),
-        congestion: vsync_server::transport::Congestion::default(),
+        reserve: vsync_server::Reserve::default(),
+        congestion: vsync_server::Congestion::default(),
     };
     Ok(Server::start(config)?)
 }

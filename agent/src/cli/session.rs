@@ -15,7 +15,7 @@ use super::server::{self, Hosted};
 use super::spec::{At, Spec};
 use crate::backup::Writer;
 use crate::remote::{HeadStore, Identity, Remote, ServerAddress};
-use crate::snapshot::{self, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::suggest;
 use crate::vault::Vault;
 
@@ -93,9 +93,8 @@ impl Session {
             realm: bundle.realm_id,
             machine: bundle.machine.clone(),
             key: bundle.identity(),
-            vault: snapshot::vault(bundle.realm_id, bundle.suite, bundle.epoch, &keys),
+            vault: Arc::new(Vault::new(bundle.realm_id, bundle.suite, bundle.epoch, keys)),
             reader: bundle.recipient(bundle.epoch).ok_or_else(missing)?,
-            keys,
         })
     }
 
@@ -105,7 +104,7 @@ impl Session {
         let keys = bundle.writer(epoch).ok_or_else(|| {
             Failure::new(Exit::NotAuthorised, format!("{} holds no keys of epoch {epoch}", bundle.machine))
         })?;
-        Ok(snapshot::vault(bundle.realm_id, bundle.suite, epoch, &keys))
+        Ok(Arc::new(Vault::new(bundle.realm_id, bundle.suite, epoch, keys)))
     }
 
     /// Whether this machine may read at all.

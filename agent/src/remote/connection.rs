@@ -20,6 +20,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a broken connection is made anew before the work is given up.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(100);
+
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -84,6 +87,16 @@ impl Connector {
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// Says goodbye, so that the server need not wait for a dead connection.
+    pub(super) async fn close(&self) {
+        if let Some((endpoint, connection)) = self.live.lock().await.take() {
+            connection.close(0_u32.into(), b"done");
+            drop(connection);
+            // The last packet may get lost; waiting longer for that is not worth it.
+            let _ = timeout(GOODBYE, endpoint.wait_idle()).await;
         }
     }
 

@@ -16,7 +16,6 @@ use ed25519_dalek::SigningKey;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
-use vsync_protocol::limits::MAX_CIDS;
 use vsync_protocol::manifest::LogPosition;
 use vsync_protocol::wire::{Listing, Reply, Request, ServerStatus, SnapshotRecord};
 
@@ -173,4 +172,8 @@ impl Remote {
     }
 }
 
-const _: () = assert!(MAX_CIDS >= 256);
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.connector.close());
+    }
+}

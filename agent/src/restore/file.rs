@@ -1,5 +1,6 @@
 //! A file on its way back: its chunks arrive in any order, on any thread.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{PoisonError, RwLock};
 
@@ -83,6 +84,34 @@ impl FileTask {
         self.create(target)?;
         let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
         file.as_ref().map_or(Ok(()), |file| file.write_at(data, offset))
+    }
+
+    /// Reads from a file that is open already, as [`TargetFile::read_at`].
+    pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, TargetError> {
+        self.with_file(|file| file.read_at(buffer, offset))
+    }
+
+    /// Bytes in a file that is open already.
+    pub(super) fn size(&self) -> Result<u64, TargetError> {
+        self.with_file(TargetFile::size)
+    }
+
+    /// As [`TargetFile::data_within`].
+    pub(super) fn data_within(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, TargetError> {
+        self.with_file(|file| file.data_within(range))
+    }
+
+    /// Makes ranges of a file that is open already read as zeros.
+    pub(super) fn punch_holes(&self, holes: &[Range<u64>]) -> Result<(), TargetError> {
+        self.with_file(|file| holes.iter().try_for_each(|hole| file.punch_hole(hole.clone())))
+    }
+
+    fn with_file<T: Default>(
+        &self,
+        work: impl FnOnce(&TargetFile) -> Result<T, TargetError>,
+    ) -> Result<T, TargetError> {
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        file.as_ref().map_or_else(|| Ok(T::default()), work)
     }
 
     fn create(&self, target: &Target) -> Result<(), TargetError> {

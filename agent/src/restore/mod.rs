@@ -13,6 +13,7 @@ mod compare;
 mod error;
 mod file;
 mod finish;
+mod moved;
 mod plan;
 mod select;
 mod shelf;
@@ -111,7 +112,8 @@ pub fn run(
         progress.total_bytes.set(snapshot.sealed.bytes);
     }
     let target = Arc::new(Target::open(directory)?);
-    let restore = transfer::Restore { remote, vault, target, options, progress };
+    let cutter = vault.cutter(snapshot.sealed.chunker);
+    let restore = transfer::Restore { remote, vault, cutter, target, options, progress };
     let mut outcome = restore.transfer(tree)?;
     if outcome.report.entries == 0 && !options.selection.is_all() {
         return Err(RestoreError::NothingSelected { snapshot: snapshot.id });

@@ -15,6 +15,7 @@ use super::compare::{self, CompareJob};
 use super::file::{FileTask, Outcome};
 use super::shelf::Shelf;
 use super::{Options, Report, RestoreError, plan};
+use crate::chunk::Cutter;
 use crate::progress::Progress;
 use crate::remote::{Budget, Fetched, Fetcher, Permit, Remote, RemoteNodes};
 use crate::tree::{Reference, TreeReader};
@@ -39,6 +40,8 @@ const COMPARERS: usize = 2;
 pub(super) struct Restore<'a> {
     pub(super) remote: &'a Remote,
     pub(super) vault: &'a Arc<Vault>,
+    /// Cuts files as the snapshot's were cut, if this program knows how.
+    pub(super) cutter: Option<Cutter>,
     pub(super) target: Arc<Target>,
     pub(super) options: &'a Options,
     pub(super) progress: &'a Arc<Progress>,

@@ -5,7 +5,11 @@ mod seal;
 
 use vsync_protocol::blob::Suite;
 use vsync_protocol::id::{Cid, Pid, RealmId};
+use vsync_protocol::manifest::ChunkerParameters;
 use zeroize::Zeroizing;
+
+use crate::chunk::Cutter;
+use crate::keys::WriterKeys;
 
 pub use open::{OpenError, Opener};
 pub use seal::{SealError, Sealed, Sealer};
@@ -18,8 +22,7 @@ pub struct Vault {
     pub suite: Suite,
     /// The key epoch of new blobs.
     pub epoch: u32,
-    convergence: Zeroizing<[u8; 32]>,
-    plaintext: Zeroizing<[u8; 32]>,
+    keys: WriterKeys,
 }
 
 impl std::fmt::Debug for Vault {
@@ -29,22 +32,28 @@ impl std::fmt::Debug for Vault {
 }
 
 impl Vault {
-    /// A vault that derives blob keys with `convergence` and plaintext ids with `plaintext`.
+    /// The vault of one epoch.
     #[must_use]
-    pub fn new(realm: RealmId, suite: Suite, epoch: u32, convergence: [u8; 32], plaintext: [u8; 32]) -> Self {
-        Self { realm, suite, epoch, convergence: Zeroizing::new(convergence), plaintext: Zeroizing::new(plaintext) }
+    pub const fn new(realm: RealmId, suite: Suite, epoch: u32, keys: WriterKeys) -> Self {
+        Self { realm, suite, epoch, keys }
+    }
+
+    /// Cuts files as the realm does. `None` for parameters that no vsync writes.
+    #[must_use]
+    pub fn cutter(&self, parameters: ChunkerParameters) -> Option<Cutter> {
+        Cutter::new(parameters, &self.keys.gear)
     }
 
     /// Recognises a chunk's plaintext.
     #[must_use]
     pub fn pid(&self, plain: &[u8]) -> Pid {
-        short(&blake3::keyed_hash(&self.plaintext, plain))
+        short(&blake3::keyed_hash(&self.keys.plaintext, plain))
     }
 
     /// Recognises a tree node: its payload together with the children it refers to.
     #[must_use]
     pub fn node_pid(&self, refs: &[Cid], payload: &[u8]) -> Pid {
-        let mut hasher = blake3::Hasher::new_keyed(&self.plaintext);
+        let mut hasher = blake3::Hasher::new_keyed(&self.keys.plaintext);
         refs.iter().for_each(|cid| {
             hasher.update(cid.as_bytes());
         });
@@ -53,7 +62,7 @@ impl Vault {
 
     /// The key for exactly these bytes: nothing else is ever encrypted with it.
     fn content_key(&self, header_and_encoded: &[u8]) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(*blake3::keyed_hash(&self.convergence, header_and_encoded).as_bytes())
+        Zeroizing::new(*blake3::keyed_hash(&self.keys.convergence, header_and_encoded).as_bytes())
     }
 }
 
@@ -90,8 +99,12 @@ mod tests {
     use vsync_protocol::blob::{BlobKind, Header, TAG_LEN};
     use vsync_protocol::tree::Child;
 
+    fn keys() -> WriterKeys {
+        WriterKeys { convergence: [1; 32], gear: Box::new([0; 256]), plaintext: [2; 32] }
+    }
+
     fn vault(suite: Suite) -> Arc<Vault> {
-        Arc::new(Vault::new(RealmId::from_bytes([7; 16]), suite, 1, [1; 32], [2; 32]))
+        Arc::new(Vault::new(RealmId::from_bytes([7; 16]), suite, 1, keys()))
     }
 
     fn sealed(suite: Suite, kind: BlobKind, refs: &[Cid], plain: &[u8]) -> (Sealed, Child) {
@@ -160,7 +173,7 @@ mod tests {
         assert!(open(Suite::Aes256Gcm, BlobKind::Leaf, &good, &child).is_err());
         let longer = Child { raw_len: 8, ..child };
         assert!(open(Suite::Aes256Gcm, BlobKind::Chunk, &good, &longer).is_err());
-        let other = Arc::new(Vault::new(RealmId::from_bytes([8; 16]), Suite::Aes256Gcm, 1, [1; 32], [2; 32]));
+        let other = Arc::new(Vault::new(RealmId::from_bytes([8; 16]), Suite::Aes256Gcm, 1, keys()));
         assert!(Opener::new(other).unwrap().open(BlobKind::Chunk, good.cid, &child, good.blob.to_vec()).is_err());
     }
 

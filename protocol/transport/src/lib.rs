@@ -34,9 +34,9 @@ use verify::{AdmittedKeys, PinnedServer};
 /// for too many gaps in a stream.
 pub const STREAM_WINDOW: u32 = 16 << 20;
 
-/// Unacknowledged bytes of a connection, each way: 320 MB/s at 100 ms, and a bound on what
+/// Unacknowledged bytes of a connection, each way: 250 MB/s at 100 ms, and a bound on what
 /// one client can make the server hold.
-pub const CONNECTION_WINDOW: u32 = 32 << 20;
+pub const CONNECTION_WINDOW: u32 = 24 << 20;
 
 /// Requests of one connection that may be under way.
 pub const MAX_REQUESTS: u32 = 64;

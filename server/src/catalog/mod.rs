@@ -260,12 +260,13 @@ impl Catalog {
         self.read("list snapshots", |reader| read::snapshots(reader, listing, budget))
     }
 
-    /// Entries of the log after the first `from`, at most `limit`.
+    /// Entries of the log after the first `from`, with at most `budget` bytes of them but at
+    /// least one.
     ///
     /// # Errors
     /// When the catalog cannot be read.
-    pub fn log(&self, from: u64, limit: u32) -> Result<Vec<LogEntry>, CatalogError> {
-        self.read("read the log", |reader| read::log(reader, from, limit))
+    pub fn log(&self, from: u64, budget: usize) -> Result<Vec<LogEntry>, CatalogError> {
+        self.read("read the log", |reader| read::log(reader, from, budget))
     }
 
     /// Where the log stands.

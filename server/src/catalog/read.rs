@@ -1,6 +1,6 @@
 //! Questions to the catalog, each answered through an index.
 
-use rusqlite::types::{ToSql, Type};
+use rusqlite::types::{Type, Value};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, LogHead, MachineName, ManifestHash, PackId, SnapshotId, VolumeName};
@@ -11,6 +11,9 @@ use vsync_protocol::wire::{Listing, SnapshotRecord};
 use super::schema::LIVE;
 use super::{Accepted, Location, Totals};
 use crate::store::journal::Mark;
+
+/// What a record takes in a reply besides its manifest, at most.
+const RECORD_OVERHEAD: usize = 64;
 
 pub(super) fn have(reader: &Connection, cids: &[Cid]) -> rusqlite::Result<Vec<bool>> {
     // One transaction for all: without it each lookup takes and drops the lock.
@@ -59,37 +62,13 @@ pub(super) fn snapshots(
     listing: &Listing,
     budget: usize,
 ) -> rusqlite::Result<Vec<SnapshotRecord>> {
-    let mut query = "SELECT hash, position, received, manifest FROM snapshots".to_owned();
-    let before = listing.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
-    let mut values: Vec<Box<dyn ToSql>> = vec![Box::new(before)];
-    // An id is the beginning of a manifest's hash, so a prefix of one is a range of the
-    // other. It is the narrowest index; left alone, SQLite might walk all positions.
-    let prefix = listing.prefix.as_deref().filter(|prefix| !prefix.is_empty());
-    if prefix.is_some() {
-        query += " INDEXED BY sqlite_autoindex_snapshots_1";
-    }
-    query += " WHERE forgotten IS NULL AND position < ?1";
-    if let Some(prefix) = prefix {
-        let Some((low, high)) = prefix_range(prefix) else { return Ok(Vec::new()) };
-        query += " AND hash BETWEEN ?2 AND ?3";
-        values.extend([Box::new(low) as Box<dyn ToSql>, Box::new(high)]);
-    }
-    for (column, name) in [
-        ("volume", listing.volume.as_ref().map(VolumeName::as_str)),
-        ("source", listing.source.as_ref().map(MachineName::as_str)),
-    ] {
-        if let Some(name) = name {
-            values.push(Box::new(name.to_owned()));
-            query += &format!(" AND {column} = ?{}", values.len());
-        }
-    }
-    query += &format!(" ORDER BY position DESC LIMIT {}", listing.limit);
+    let Some((query, values)) = listing_query(listing) else { return Ok(Vec::new()) };
     let mut statement = reader.prepare_cached(&query)?;
     let mut rows = statement.query(rusqlite::params_from_iter(values))?;
     let (mut page, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
         let record = snapshot(row)?;
-        bytes += record.manifest.len() + 64;
+        bytes += record.manifest.len() + RECORD_OVERHEAD;
         if bytes > budget && !page.is_empty() {
             break;
         }
@@ -98,15 +77,50 @@ pub(super) fn snapshots(
     Ok(page)
 }
 
-pub(super) fn log(reader: &Connection, from: u64, limit: u32) -> rusqlite::Result<Vec<LogEntry>> {
+/// The query that answers `listing`, and its values; none when no id can match its prefix.
+pub(super) fn listing_query(listing: &Listing) -> Option<(String, Vec<Value>)> {
+    let before = listing.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+    let mut values = vec![Value::from(before), Value::from(listing.limit)];
+    let mut query = "SELECT hash, position, received, manifest FROM snapshots".to_owned();
+    // An id is the beginning of a manifest's hash, so a prefix of one is a range of the
+    // other. It is the narrowest index; left alone, SQLite might walk all positions.
+    let prefix = listing.prefix.as_deref().filter(|prefix| !prefix.is_empty());
+    if prefix.is_some() {
+        query += " INDEXED BY sqlite_autoindex_snapshots_1";
+    }
+    query += " WHERE forgotten IS NULL AND position < ?1";
+    if let Some(prefix) = prefix {
+        let (low, high) = prefix_range(prefix)?;
+        query += " AND hash BETWEEN ?3 AND ?4";
+        values.extend([Value::from(low.to_vec()), Value::from(high.to_vec())]);
+    }
+    for (column, name) in [
+        ("volume", listing.volume.as_ref().map(VolumeName::as_str)),
+        ("source", listing.source.as_ref().map(MachineName::as_str)),
+    ] {
+        if let Some(name) = name {
+            values.push(Value::from(name.to_owned()));
+            query += &format!(" AND {column} = ?{}", values.len());
+        }
+    }
+    query += " ORDER BY position DESC LIMIT ?2";
+    Some((query, values))
+}
+
+pub(super) fn log(reader: &Connection, from: u64, budget: usize) -> rusqlite::Result<Vec<LogEntry>> {
     let Ok(from) = i64::try_from(from) else { return Ok(Vec::new()) };
-    reader
-        .prepare_cached("SELECT entry FROM log WHERE position > ?1 ORDER BY position LIMIT ?2")?
-        .query_map(params![from, limit], |row| {
-            let bytes = row.get_ref(0)?.as_blob()?;
-            minicbor::decode(bytes).map_err(|error| foreign(0, Type::Blob, error))
-        })?
-        .collect()
+    let mut find = reader.prepare_cached("SELECT entry FROM log WHERE position > ?1 ORDER BY position")?;
+    let mut rows = find.query([from])?;
+    let (mut page, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.next()? {
+        let entry = row.get_ref(0)?.as_blob()?;
+        bytes += entry.len();
+        if bytes > budget && !page.is_empty() {
+            break;
+        }
+        page.push(minicbor::decode(entry).map_err(|error| foreign(0, Type::Blob, error))?);
+    }
+    Ok(page)
 }
 
 pub(super) fn mark(reader: &Connection) -> rusqlite::Result<Mark> {

@@ -71,7 +71,7 @@ const TABLES: &str = "
 pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
     check_sqlite()?;
     let mut connection = Connection::open(path).map_err(CatalogError::sqlite("open its file"))?;
-    configure(&connection, 32).map_err(damaged_or("set up its connection"))?;
+    configure(&connection, 16).map_err(damaged_or("set up its connection"))?;
     let begin = |connection: &Connection| -> rusqlite::Result<()> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -83,8 +83,6 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
         (APPLICATION, FORMAT) => check_after_crash(&connection)?,
         (_, found) => return Err(CatalogError::Format { found, known: FORMAT }),
     }
-    let opened = connection.execute("UPDATE totals SET clean = 0", []);
-    opened.map_err(CatalogError::sqlite("mark itself as open"))?;
     Ok(connection)
 }
 
@@ -92,14 +90,14 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
 pub(super) fn open_reader(path: &Path) -> Result<Connection, CatalogError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(CatalogError::sqlite("open its file"))?;
-    configure(&connection, 16).map_err(CatalogError::sqlite("set up its connection"))?;
+    configure(&connection, 8).map_err(CatalogError::sqlite("set up its connection"))?;
     Ok(connection)
 }
 
 /// Folds the WAL in and notes that the file needs no check at the next start.
 pub(super) fn close(connection: Connection) {
     let closed = connection
-        .execute("UPDATE totals SET clean = 1", [])
+        .execute("UPDATE totals SET clean = 1 WHERE clean = 0", [])
         .and_then(|_| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())));
     if let Err(error) = closed {
         tracing::warn!("the catalog was not closed cleanly and will be checked at the next start: {error}");

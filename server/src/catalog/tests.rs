@@ -61,6 +61,7 @@ fn a_damaged_blob_is_absent_until_it_comes_again() {
     assert_eq!((location.pack, location.closed), (pack(9), before));
     catalog.lose_pack(pack(9)).unwrap();
     assert_eq!(catalog.have(&[cid]).unwrap(), [false]);
+    assert_eq!(catalog.totals().unwrap(), Totals { packs: 1, bytes: 1, ..Totals::default() });
 }
 
 /// A catalog with `count` snapshots of two volumes from two machines.
@@ -114,14 +115,37 @@ fn snapshots_are_listed_newest_first_by_any_filter() {
 }
 
 #[test]
+fn every_question_goes_through_an_index() {
+    let (dir, _catalog, _) = history(1);
+    let reader = schema::open_reader(&dir.path().join("catalog.sqlite")).unwrap();
+    let volume = Some("a".parse().unwrap());
+    let source = Some("one".parse().unwrap());
+    let all = Listing { limit: 1, ..Listing::default() };
+    for (listing, index) in [
+        (all.clone(), "INTEGER PRIMARY KEY (rowid<?)"),
+        (Listing { volume: volume.clone(), ..all.clone() }, "snapshots_of_volume (volume=? AND position<?)"),
+        (Listing { source: source.clone(), ..all.clone() }, "snapshots_of_source (source=? AND position<?)"),
+        (Listing { volume, source, ..all.clone() }, "snapshots_of_both (source=? AND volume=? AND position<?)"),
+        (Listing { prefix: Some("abc".to_owned()), ..all }, "sqlite_autoindex_snapshots_1 (hash>? AND hash<?)"),
+    ] {
+        let (query, values) = read::listing_query(&listing).unwrap();
+        let mut explain = reader.prepare(&format!("EXPLAIN QUERY PLAN {query}")).unwrap();
+        let plan = explain.query_map(rusqlite::params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
+        let plan: Vec<_> = plan.map(Result::unwrap).collect();
+        assert!(plan[0].starts_with("SEARCH") && plan[0].contains(index), "{plan:?}");
+    }
+}
+
+#[test]
 fn a_sequence_goes_on_after_its_last_was_forgotten() {
     let (_dir, catalog, snapshots) = history(1);
     let found = catalog.last(&snapshots[0].volume, &snapshots[0].source).unwrap();
     assert_eq!(found, Some((1, snapshots[0].hash)));
     assert!(catalog.accepted(snapshots[0].hash).unwrap().is_some());
-    assert_eq!(catalog.log(0, 10).unwrap().len(), 2);
-    assert_eq!(catalog.log(1, 10).unwrap().len(), 1);
-    assert!(catalog.log(2, 10).unwrap().is_empty());
+    assert_eq!(catalog.log(0, 1000).unwrap().len(), 2);
+    assert_eq!(catalog.log(0, 1).unwrap().len(), 1, "a page has at least one");
+    assert_eq!(catalog.log(1, 1).unwrap().len(), 1);
+    assert!(catalog.log(2, 1000).unwrap().is_empty());
 }
 
 #[test]

@@ -59,6 +59,8 @@ fn change(
     // Immediate: a transaction that begins by reading could not wait for the lock later.
     let run = |connection: &mut Connection| {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // With the first change, not at the start: who only reads waits for no disk.
+        transaction.prepare_cached("UPDATE totals SET clean = 0 WHERE clean = 1")?.execute([])?;
         with(&transaction)?;
         transaction.commit()
     };
@@ -114,8 +116,11 @@ fn lose_pack(t: &Transaction<'_>, pack: PackId) -> rusqlite::Result<()> {
     let found = t.query_row("SELECT number, bytes FROM packs WHERE id = ?1", [pack.as_bytes()], |row| {
         Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
     });
-    let Some((number, _)) = found.optional()? else { return Ok(()) };
-    t.execute("UPDATE blobs SET state = ?2 WHERE pack = ?1", params![number, CORRUPT])?;
+    let Some((number, bytes)) = found.optional()? else { return Ok(()) };
+    // Looks at every blob, since none is found by its pack; but this is no daily matter.
+    let blobs = t.execute("DELETE FROM blobs WHERE pack = ?1", [number])? as i64;
+    t.execute("DELETE FROM packs WHERE number = ?1", [number])?;
+    t.execute("UPDATE totals SET packs = packs - 1, blobs = blobs - ?1, bytes = bytes - ?2", [blobs, bytes])?;
     begin_generation(t)
 }
 

@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use vsync_protocol::id::PackId;
 
 use super::health::Health;
@@ -44,16 +43,10 @@ impl DiskStore {
     /// When the directories cannot be made.
     pub fn open(path: PathBuf, reserve: Reserve, health: Health) -> Result<Self, StoreError> {
         let room = Room::open(path, health.clone())?;
-        for first in 0..=u8::MAX {
-            let shard = room.path().join(format!("{first:02x}"));
-            match fs::create_dir(&shard) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(StoreError::io("create", shard)(error));
-                }
-                _ => {}
-            }
+        // The last one made tells that all are there, and that they are durable.
+        if !shard(room.path(), u8::MAX).exists() {
+            create_shards(room.path())?;
         }
-        sync_directory(room.path()).map_err(StoreError::io("sync", room.path()))?;
         Ok(Self { room, health, reserve })
     }
 
@@ -111,15 +104,14 @@ impl PackStore for DiskStore {
         file.metadata().map(|metadata| Some(metadata.len())).map_err(StoreError::io("look at", path))
     }
 
-    fn read(&self, pack: PackId, offset: u64, len: usize) -> Result<Option<Bytes>, StoreError> {
+    fn read(&self, pack: PackId, offset: u64, buffer: &mut [u8]) -> Result<bool, StoreError> {
         if i64::try_from(offset).is_err() {
-            return Ok(None);
+            return Ok(false);
         }
-        let Some((file, path)) = self.open_pack(pack)? else { return Ok(None) };
-        let mut bytes = vec![0; len];
-        match file.read_exact_at(&mut bytes, offset) {
-            Ok(()) => Ok(Some(bytes.into())),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        let Some((file, path)) = self.open_pack(pack)? else { return Ok(false) };
+        match file.read_exact_at(buffer, offset) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
             Err(error) => Err(StoreError::io("read", path)(error)),
         }
     }
@@ -127,7 +119,7 @@ impl PackStore for DiskStore {
     fn list(&self) -> Result<Vec<PackId>, StoreError> {
         let mut packs = Vec::new();
         for first in 0..=u8::MAX {
-            let shard = self.room.path().join(format!("{first:02x}"));
+            let shard = shard(self.room.path(), first);
             for entry in fs::read_dir(&shard).map_err(StoreError::io("list", &shard))? {
                 let entry = entry.map_err(StoreError::io("list", &shard))?;
                 // Foreign files are left alone.
@@ -137,6 +129,21 @@ impl PackStore for DiskStore {
         }
         Ok(packs)
     }
+}
+
+fn shard(packs: &Path, first: u8) -> PathBuf {
+    packs.join(format!("{first:02x}"))
+}
+
+fn create_shards(packs: &Path) -> Result<(), StoreError> {
+    for first in 0..=u8::MAX {
+        if first == u8::MAX {
+            sync_directory(packs).map_err(StoreError::io("sync", packs))?;
+        }
+        let shard = shard(packs, first);
+        fs::create_dir_all(&shard).map_err(StoreError::io("create", shard))?;
+    }
+    sync_directory(packs).map_err(StoreError::io("sync", packs))
 }
 
 fn name(pack: PackId) -> PathBuf {

@@ -38,10 +38,6 @@ impl Home {
             Err(error) if error.kind() == io::ErrorKind::NotFound => found(path, realm)?,
             Err(error) => return Err(StoreError::io("read", path.join(VERSION_FILE))(error)),
         }
-        for room in ROOMS {
-            fs::create_dir_all(path.join(room)).map_err(StoreError::io("create", path.join(room)))?;
-        }
-        sync_directory(path).map_err(StoreError::io("sync", path))?;
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
@@ -67,11 +63,16 @@ fn lock(path: &Path) -> Result<File, StoreError> {
 fn found(path: &Path, realm: RealmId) -> Result<(), StoreError> {
     for entry in fs::read_dir(path).map_err(StoreError::io("list", path))? {
         let name = entry.map_err(StoreError::io("list", path))?.file_name();
-        // `tmp` is what an interrupted founding leaves, the rest comes with a fresh disk.
-        if !["lock", "lost+found", "tmp"].iter().any(|&known| name == known) {
+        // What an interrupted founding leaves, and what comes with a fresh disk.
+        if !["lock", "lost+found", "tmp"].iter().chain(&ROOMS).any(|&known| name == known) {
             return Err(StoreError::NotAStore(path.to_owned()));
         }
     }
+    for room in ROOMS {
+        fs::create_dir_all(path.join(room)).map_err(StoreError::io("create", path.join(room)))?;
+    }
+    sync_directory(path).map_err(StoreError::io("sync", path))?;
+    // The mark comes last: a directory that has it has all the rest.
     let mark = format!("vsync-store {FORMAT}\nrealm {realm}\n");
     Room::open(path.to_owned(), Health::default())?
         .write(Path::new(VERSION_FILE), &mut [IoSlice::new(mark.as_bytes())])?;

@@ -258,6 +258,20 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_append_stops_all_writing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(dir.path(), Mark::START).unwrap();
+        journal.append(entry(1)).unwrap();
+        let before = journal.mark();
+        // A file that cannot be written stands for a disk that fails.
+        journal.file = File::open(&journal.path).unwrap();
+        assert!(matches!(journal.append(entry(2)), Err(StoreError::Io { operation: "append to", .. })));
+        assert!(matches!(journal.append(entry(2)), Err(StoreError::ReadOnly(_))));
+        assert_eq!(journal.mark(), before);
+        assert_eq!(open(dir.path(), Mark::START).unwrap().1.len(), 1);
+    }
+
+    #[test]
     fn damage_before_the_end_is_not_taken_for_a_torn_entry() {
         let dir = tempfile::tempdir().unwrap();
         let (mut journal, _) = open(dir.path(), Mark::START).unwrap();

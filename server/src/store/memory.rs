@@ -31,12 +31,12 @@ impl PackStore for MemoryStore {
         Ok(self.packs().get(&pack).map(|bytes| bytes.len() as u64))
     }
 
-    fn read(&self, pack: PackId, offset: u64, len: usize) -> Result<Option<Bytes>, StoreError> {
+    fn read(&self, pack: PackId, offset: u64, buffer: &mut [u8]) -> Result<bool, StoreError> {
         let packs = self.packs();
-        let Some(bytes) = packs.get(&pack) else { return Ok(None) };
+        let Some(bytes) = packs.get(&pack) else { return Ok(false) };
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let end = start.checked_add(len).filter(|&end| end <= bytes.len());
-        Ok(end.map(|end| bytes.slice(start..end)))
+        let found = start.checked_add(buffer.len()).and_then(|end| bytes.get(start..end));
+        Ok(found.map(|found| buffer.copy_from_slice(found)).is_some())
     }
 
     fn list(&self) -> Result<Vec<PackId>, StoreError> {

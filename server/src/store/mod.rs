@@ -133,11 +133,12 @@ pub trait PackStore: Send + Sync {
     /// When the store cannot tell.
     fn len(&self, pack: PackId) -> Result<Option<u64>, StoreError>;
 
-    /// Reads `len` bytes at `offset`; none when the pack is absent or ends before.
+    /// Fills `buffer` with the bytes at `offset`. Returns whether it did: not when the pack
+    /// is absent or ends before.
     ///
     /// # Errors
     /// When the medium fails.
-    fn read(&self, pack: PackId, offset: u64, len: usize) -> Result<Option<Bytes>, StoreError>;
+    fn read(&self, pack: PackId, offset: u64, buffer: &mut [u8]) -> Result<bool, StoreError>;
 
     /// The names of all packs, in any order.
     ///
@@ -154,10 +155,14 @@ pub fn read_table(store: &dyn PackStore, pack: PackId) -> Result<Option<Vec<Reco
     let damaged = |source| StoreError::Pack { pack, source };
     let Some(len) = store.len(pack)? else { return Ok(None) };
     let Some(start) = len.checked_sub(FOOTER_LEN as u64) else { return Err(damaged(PackError::Magic)) };
-    let Some(footer) = store.read(pack, start, FOOTER_LEN)? else { return Ok(None) };
-    let footer = footer.first_chunk().ok_or_else(|| damaged(PackError::Magic))?;
-    let trailer_len = pack::table_len(footer, len).map_err(damaged)? + FOOTER_LEN;
-    let Some(trailer) = store.read(pack, len - trailer_len as u64, trailer_len)? else { return Ok(None) };
+    let mut footer = [0; FOOTER_LEN];
+    if !store.read(pack, start, &mut footer)? {
+        return Ok(None);
+    }
+    let mut trailer = vec![0; pack::table_len(&footer, len).map_err(damaged)? + FOOTER_LEN];
+    if !store.read(pack, len - trailer.len() as u64, &mut trailer)? {
+        return Ok(None);
+    }
     pack::read_table(pack, &trailer, len).map(Some).map_err(damaged)
 }
 
@@ -173,8 +178,10 @@ pub fn read_blob(
     cid: Cid,
 ) -> Result<Option<Bytes>, StoreError> {
     let Some(start) = offset.checked_sub(RECORD_HEAD_LEN as u64) else { return Ok(None) };
-    let record = store.read(pack, start, RECORD_HEAD_LEN + len as usize)?;
-    let blob = record.filter(|record| pack::is_head_of(&record[..RECORD_HEAD_LEN], cid, len));
-    let blob = blob.map(|record| record.slice(RECORD_HEAD_LEN..));
-    Ok(blob.filter(|blob| Cid::of(blob) == cid))
+    let mut record = vec![0; RECORD_HEAD_LEN + len as usize];
+    if !store.read(pack, start, &mut record)? || !pack::is_head_of(&record[..RECORD_HEAD_LEN], cid, len) {
+        return Ok(None);
+    }
+    let blob = Bytes::from(record).slice(RECORD_HEAD_LEN..);
+    Ok(Some(blob).filter(|blob| Cid::of(blob) == cid))
 }

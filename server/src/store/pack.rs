@@ -361,6 +361,23 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn foreign_bytes_never_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300), start in 0usize..4) {
+            // Some of them begin or end like a pack.
+            let mut bytes = bytes;
+            if start & 1 != 0 {
+                bytes.splice(0..0, MAGIC.into_iter().chain(RECORD_MAGIC));
+            }
+            if start & 2 != 0 {
+                bytes.extend(END_MAGIC);
+            }
+            let _ = table_of(PackId::from_bytes([0; 32]), &bytes);
+            let _ = read_table(PackId::from_bytes([0; 32]), &bytes, bytes.len() as u64);
+            proptest::prop_assert!(scan_records(&bytes).is_empty());
+        }
+    }
+
     #[test]
     fn scanning_finds_all_but_the_damaged() {
         let (pack, bytes) = pack(3);

@@ -23,13 +23,11 @@ impl Room {
     /// When the directory cannot be made or cleaned.
     pub fn open(path: PathBuf, health: Health) -> Result<Self, StoreError> {
         let tmp = path.join("tmp");
-        match fs::remove_dir_all(&tmp) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StoreError::io("clean", tmp)(error));
-            }
-            _ => fs::create_dir_all(&tmp).map_err(StoreError::io("create", &tmp))?,
+        fs::create_dir_all(&tmp).map_err(StoreError::io("create", &tmp))?;
+        for left in fs::read_dir(&tmp).map_err(StoreError::io("list", &tmp))? {
+            let left = left.map_err(StoreError::io("list", &tmp))?.path();
+            fs::remove_file(&left).map_err(StoreError::io("remove", left))?;
         }
-        sync_directory(&path).map_err(StoreError::io("sync", &path))?;
         Ok(Self { path, health, unfinished: AtomicU64::new(0) })
     }
 
