@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use vsync_tests::cgroup::peak_memory;
 use vsync_tests::{Place, Realm, Running, Tree, Volume, assert_same};
 
 const CLIENTS: usize = 16;
@@ -31,7 +32,7 @@ fn what_sixteen_machines_have_in_common_is_kept_once() {
         realm = realm.client(&format!("client{number}"), &[&name(number)]).directory(&name(number), volume.path());
     }
     let realm = realm.build();
-    let _server = realm.serve("annex2");
+    let server = realm.serve("annex2");
     let vsync = |number: usize| realm.vsync(&format!("client{number}"));
     let backups: Vec<Running> =
         (0..CLIENTS).map(|number| vsync(number).spawn(["backup", &name(number), "--json"])).collect();
@@ -43,6 +44,8 @@ fn what_sixteen_machines_have_in_common_is_kept_once() {
     let needed = COMMON + CLIENTS as u64 * OWN;
     assert!(stored >= needed, "{stored} bytes in packs cannot hold {needed}");
     assert!(stored < needed + needed / 10, "{stored} bytes in packs for {needed}");
+    let peak = peak_memory(server.process().pid()).expect("the server runs");
+    println!("server: {} MiB at most, {stored} bytes in packs for {needed}", peak >> 20);
 
     let restores: Vec<(tempfile::TempDir, Running)> = (0..CLIENTS)
         .map(|number| {

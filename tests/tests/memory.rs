@@ -46,7 +46,12 @@ impl Bed {
         let kills = (self.agent_group.kills(), self.server_group.kills());
         let server = peak_memory(self.server.process().pid()).unwrap_or(0);
         let mib = |bytes: u64| bytes >> 20;
-        println!("{what}: {:.1} s, agent {} MiB, server {} MiB", output.elapsed().as_secs_f64(), mib(peak), mib(server));
+        println!(
+            "{what}: {:.1} s, agent {} MiB, server {} MiB",
+            output.elapsed().as_secs_f64(),
+            mib(peak),
+            mib(server)
+        );
         assert_eq!(kills, (0, 0), "killed for want of memory, agent and server; {output}");
         assert!(peak < LIMIT && server < LIMIT, "{what}: agent {peak}, server {server} bytes");
         output.success()
@@ -79,12 +84,13 @@ fn very_many_small_files() {
 
     let bed = Bed::new(data.path());
     bed.watch("first backup", bed.agent().spawn(["backup", "data"]));
-    let unchanged = bed.watch("unchanged backup", bed.agent().spawn(["backup", "data", "--json"])).json();
+    let unchanged = bed.watch("unchanged backup", bed.agent().spawn(["backup", "data", "--json"])).summary();
     assert_eq!((&unchanged["files_opened"], &unchanged["data_blobs"]), (&0.into(), &0.into()), "{unchanged}");
     let target = vsync_tests::scratch();
     let to = target.path().to_str().expect("a path");
     bed.watch("full restore", bed.agent().spawn(["restore", "data", "--to-path", to]));
-    let again = bed.watch("restore over it", bed.agent().spawn(["restore", "data", "--to-path", to, "--json"])).json();
+    let again =
+        bed.watch("restore over it", bed.agent().spawn(["restore", "data", "--to-path", to, "--json"])).summary();
     assert_eq!(again["bytes_restored"], 0, "{again}");
     assert_same(&Tree::read(data.path()), &Tree::read(target.path()));
 }
@@ -127,7 +133,7 @@ fn a_stream_of_mostly_nothing() {
     let redirect = format!("exec \"$@\" <{}", fifo.display());
     let backup = bed.agent().through(["sh", "-c", &redirect, "sh"]).spawn(["backup", "--stdin", "image", "--json"]);
     let writer = write_stream(fifo, islands.clone());
-    let summary = bed.watch("backup of 32 GiB", backup).json();
+    let summary = bed.watch("backup of 32 GiB", backup).summary();
     writer.join().expect("the writer").expect("a stream that was read to its end");
     assert_eq!(summary["bytes_read"], STREAM, "{summary}");
     let sent = summary["data_added_packed"].as_u64().expect("a number");

@@ -36,13 +36,13 @@ impl Montagu {
     }
 
     fn back_up(&self, machine: &str, volume: &str) -> Value {
-        self.on(machine).run(["backup", volume, "--json"]).success().json()
+        self.on(machine).run(["backup", volume, "--json"]).success().summary()
     }
 
     /// Restores on uat.
     fn restore(&self, arguments: &[&str]) -> Value {
         let words = ["restore", "--json"].into_iter().chain(arguments.iter().copied());
-        self.on("uat").run(words).success().json()
+        self.on("uat").run(words).success().summary()
     }
 }
 
@@ -162,7 +162,8 @@ fn labels_come_back_unless_others_are_given() {
     let labels = serde_json::json!({"team": "malaria", "tier": "staging", "new": "yes"});
     assert_eq!(target.inspect()["Labels"], labels);
     assert_eq!(target.inspect()["Driver"], "local");
-    assert_eq!(target.inspect()["Options"], source.inspect()["Options"]);
+    // The engine tells no options in two ways.
+    assert_eq!(target.inspect()["Options"].as_object().map_or(0, serde_json::Map::len), 0);
 }
 
 #[test]
@@ -207,5 +208,5 @@ fn a_client_backs_up_a_volume_while_it_is_used() {
 
     let target = DockerVolume::absent("copy");
     montagu.restore(&[source.name(), "--to-volume", target.name()]);
-    assert_same(&Tree::with_holes(source.path()), &Tree::with_holes(target.path()));
+    assert_same(&Tree::read(source.path()), &Tree::read(target.path()));
 }

@@ -112,14 +112,8 @@ pub(super) fn told(name: &VolumeName, path: PathBuf) -> Option<VolumeDescription
 fn files(session: &Session, volume: &VolumeDescription) -> Result<Vec<HelperFile>, Failure> {
     let context = &session.context;
     let machine = &context.bundle.machine;
-    let read = |path: &std::path::Path| {
-        std::fs::read(path).map(Zeroizing::new).map_err(|error| Failure::of(&error, Exit::Failed))
-    };
-    let told = Told {
-        driver: volume.driver.clone(),
-        options: volume.options.clone(),
-        labels: volume.labels.clone(),
-    };
+    let read = |path: &Path| std::fs::read(path).map(Zeroizing::new).map_err(|error| Failure::of(&error, Exit::Failed));
+    let told = Told { driver: volume.driver.clone(), options: volume.options.clone(), labels: volume.labels.clone() };
     let told = serde_json::to_vec(&told).map_err(|error| Failure::of(&error, Exit::Failed))?;
     Ok(vec![
         HelperFile { path: TOLD.into(), contents: Zeroizing::new(told) },

@@ -2,8 +2,8 @@
 
 use vsync_protocol::tree::{Entry, EntryPath};
 
-use super::{Report, RestoreError};
 use super::transfer::Transferred;
+use super::{Report, RestoreError};
 use crate::volume::{Target, TargetError};
 
 /// Finishes a restore whose content is in place; `top` is the target's own directory.

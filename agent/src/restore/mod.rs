@@ -113,7 +113,7 @@ pub fn run(
     }
     let target = Arc::new(Target::open(directory)?);
     let cutter = vault.cutter(snapshot.sealed.chunker);
-    let restore = transfer::Restore { remote, vault, cutter, target, options, progress };
+    let restore = transfer::Restore { remote, vault, cutter, target, options, progress, bytes: snapshot.sealed.bytes };
     let mut outcome = restore.transfer(tree)?;
     if outcome.report.entries == 0 && !options.selection.is_all() {
         return Err(RestoreError::NothingSelected { snapshot: snapshot.id });

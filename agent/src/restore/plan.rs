@@ -74,9 +74,7 @@ impl Plan<'_, '_> {
         let existing = self.existing(&entry.path)?;
         match entry.kind {
             EntryKind::Directory => self.directory(entry),
-            EntryKind::HardLink => {
-                self.done.links.push(&entry).map_err(RestoreError::Deferred)
-            }
+            EntryKind::HardLink => self.done.links.push(&entry).map_err(RestoreError::Deferred),
             EntryKind::File => self.file(entry, existing.is_some_and(|found| found.entry.kind == EntryKind::File)),
             _ => self.node(&entry, existing),
         }
@@ -158,8 +156,13 @@ impl Plan<'_, '_> {
             self.make_parents(&entry.path)?;
         }
         let (first, complete) = self.pieces()?;
-        // A stream tells its length by its pieces only.
-        let size = if complete { first.iter().map(Piece::len).sum() } else { entry.size };
+        // A stream's entry, made before its end, does not tell its length; but a stream is all
+        // that there is in its snapshot.
+        let size = match (complete, entry.size) {
+            (true, _) => first.iter().map(Piece::len).sum(),
+            (false, 0) => self.shared.restore.bytes,
+            (false, size) => size,
+        };
         self.done.report.bytes += size;
         let (pieces, queue) = bounded(4);
         let job = CompareJob { entry: Entry { size, ..entry }, pieces: queue, exists };

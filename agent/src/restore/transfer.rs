@@ -45,6 +45,8 @@ pub(super) struct Restore<'a> {
     pub(super) target: Arc<Target>,
     pub(super) options: &'a Options,
     pub(super) progress: &'a Arc<Progress>,
+    /// Bytes of all content in the snapshot.
+    pub(super) bytes: u64,
 }
 
 /// What is left to be done when all content is there.
