@@ -320,6 +320,16 @@ impl Output {
         self.stdout().lines().map(parse).collect()
     }
 
+    /// The last JSON value on standard output, which sums up what a backup or restore did; those before it tell how
+    /// far it was.
+    #[must_use]
+    #[track_caller]
+    pub fn summary(&self) -> serde_json::Value {
+        let last = self.json_lines().pop();
+        let summary = last.filter(|value| value["message_type"] == "summary");
+        summary.unwrap_or_else(|| panic!("expected a summary as the last line of {self}"))
+    }
+
     /// The exit status; `None` after a signal.
     #[must_use]
     pub fn status(&self) -> Option<i32> {

@@ -14,6 +14,7 @@
 //! Everything is real: processes, sockets, PostgreSQL, Docker, the kernel's file systems. Whatever is missing is a
 //! panic that names it, never a test skipped; `tests/run` provides it all.
 
+pub mod cgroup;
 pub mod cli;
 pub mod damage;
 pub mod docker;
@@ -27,6 +28,7 @@ pub mod site;
 pub mod tree;
 pub mod volume;
 
+pub use cgroup::MemoryGroup;
 pub use cli::{Output, Running, Vsync};
 pub use damage::{Damage, Place};
 pub use docker::{Container, DockerVolume, Postgres};

@@ -338,6 +338,7 @@ impl From<RestoreError> for Failure {
             | RestoreError::Walk(_)
             | RestoreError::Opener(_)
             | RestoreError::Output(_)
+            | RestoreError::Deferred(_)
             | RestoreError::Stopped => Self::of(&error, Exit::Failed),
         }
     }

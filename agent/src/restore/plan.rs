@@ -64,7 +64,7 @@ impl Plan<'_, '_> {
         }
         if selection.is_all() {
             while let Some(found) = self.present.next.take() {
-                self.extraneous(&found);
+                self.extraneous(&found)?;
             }
         }
         Ok(self.done)
@@ -75,7 +75,7 @@ impl Plan<'_, '_> {
         let path = selection.place(&entry.path, self.base_is_directory);
         let entry = Entry { path, ..entry };
         self.done.report.entries += 1;
-        let existing = self.existing(&entry.path);
+        let existing = self.existing(&entry.path)?;
         if existing.as_ref().is_some_and(|found| found.entry.kind == EntryKind::Directory)
             && entry.kind != EntryKind::Directory
         {
@@ -84,10 +84,7 @@ impl Plan<'_, '_> {
         }
         match entry.kind {
             EntryKind::Directory => self.directory(entry),
-            EntryKind::HardLink => {
-                self.done.links.push(entry);
-                Ok(())
-            }
+            EntryKind::HardLink => self.done.links.push(&entry).map_err(RestoreError::Deferred),
             EntryKind::File => {
                 let existing = existing.map_or(Existing::Nothing, |found| self.usable(&found));
                 self.file(entry, existing)
@@ -97,32 +94,33 @@ impl Plan<'_, '_> {
     }
 
     /// What is at `path` now. Everything before it that was not asked for is extraneous.
-    fn existing(&mut self, path: &EntryPath) -> Option<Box<Found>> {
+    fn existing(&mut self, path: &EntryPath) -> Result<Option<Box<Found>>, RestoreError> {
         loop {
             let order = self.present.next.as_ref().map(|found| found.entry.path.cmp(path));
             match order {
-                None | Some(Ordering::Greater) => return None,
+                None | Some(Ordering::Greater) => return Ok(None),
                 Some(Ordering::Equal) => {
                     let found = self.present.next.take();
                     self.present.advance();
-                    return found;
+                    return Ok(found);
                 }
                 Some(Ordering::Less) => {
                     let found = self.present.next.take();
-                    found.iter().for_each(|found| self.extraneous(found));
+                    found.iter().try_for_each(|found| self.extraneous(found))?;
                 }
             }
         }
     }
 
     /// Notes an entry that the snapshot does not have; a directory stands for its content.
-    fn extraneous(&mut self, found: &Found) {
+    fn extraneous(&mut self, found: &Found) -> Result<(), RestoreError> {
         let whole = self.shared.restore.options.selection.is_all();
         if whole && self.present.swept.as_ref().is_none_or(|swept| !found.entry.path.is_within(swept)) {
             self.present.swept = Some(found.entry.path.clone());
-            self.done.extraneous.push(found.entry.path.clone());
+            self.done.extraneous.push(&found.entry.path).map_err(RestoreError::Deferred)?;
         }
         self.present.advance();
+        Ok(())
     }
 
     fn directory(&mut self, entry: Entry) -> Result<(), RestoreError> {
@@ -131,8 +129,7 @@ impl Plan<'_, '_> {
             self.shared.restore.target.create_directory(&entry.path)?;
         }
         self.shared.restore.progress.entries.add(1);
-        self.done.directories.push(entry);
-        Ok(())
+        self.done.directories.push(&entry).map_err(RestoreError::Deferred)
     }
 
     /// With patterns, a file may be selected without the directories above it.
@@ -183,8 +180,13 @@ impl Plan<'_, '_> {
             self.make_parents(&entry.path)?;
         }
         let (first, complete) = self.pieces()?;
-        // A stream tells its length by its pieces only.
-        let size = if complete { first.iter().map(Piece::len).sum() } else { entry.size };
+        // A stream's entry, made before its end, does not tell its length; but a stream is all
+        // that there is in its snapshot.
+        let size = match (complete, entry.size) {
+            (true, _) => first.iter().map(Piece::len).sum(),
+            (false, 0) => self.shared.restore.bytes,
+            (false, size) => size,
+        };
         self.done.report.bytes += size;
         let (pieces, queue) = bounded(4);
         let job = CompareJob { entry: Entry { size, ..entry }, pieces: queue, existing };
