@@ -108,7 +108,10 @@ class Tool:
             time.sleep(0.05)
 
     def prepare(self, *words, cwd="/"):
-        subprocess.run([str(word) for word in words], env=self.env, cwd=cwd, check=True, stdout=subprocess.DEVNULL)
+        words = [str(word) for word in words]
+        done = subprocess.run(words, env=self.env, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
 
     def command(self, *words, cwd=None, fine=(0,)):
         return Command([str(word) for word in words], self.env, str(cwd or self.place.source), fine)

@@ -47,7 +47,8 @@ pub(crate) fn run(harness: &Harness) {
             harness.run(&format!("seal/{name}/{kind}"), bytes, || seal(&vault, data));
             if harness.wants("open") {
                 let sealed = seal(&vault, data);
-                let copies = || sealed.iter().map(|(sealed, child)| (sealed.blob.to_vec(), sealed.cid, *child)).collect();
+                let copies =
+                    || sealed.iter().map(|(sealed, child)| (sealed.blob.to_vec(), sealed.cid, *child)).collect();
                 harness.run_with(&format!("open/{name}/{kind}"), bytes, copies, |blobs| open(&vault, blobs));
             }
         }
