@@ -4,8 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::Value;
-use vsync_tests::docker::docker;
-use vsync_tests::{DockerVolume, Tree, Volume, Vsync, assert_same};
+use vsync_tests::{DockerVolume, Tree, Volume, Vsync, assert_same, docker};
 
 const DEMO: &str = "vsync-quickstart-demo";
 const RESTORED: &str = "vsync-quickstart-demo-restored";
