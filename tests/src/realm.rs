@@ -88,6 +88,7 @@ impl RealmBuilder {
         let admin = realm.root.path().join("admin");
         fs::create_dir(&admin).expect("a directory");
         fs::write(admin.join("vsync.toml"), self.toml(realm.root.path())).expect("vsync.toml");
+        Vsync::at(&admin).run(["init"]).success();
         Vsync::at(&admin).run(["keygen", "--all"]).success();
         for name in self.servers.iter().map(|it| &it.0).chain(self.clients.iter().map(|it| &it.0)) {
             realm.configure(name);
