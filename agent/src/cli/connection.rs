@@ -146,7 +146,8 @@ fn buffers() -> Finding {
         Ok(socket) => {
             use rustix::net::sockopt::{socket_recv_buffer_size, socket_send_buffer_size};
             // Linux reports twice what it grants.
-            let sizes = [socket_recv_buffer_size(&socket), socket_send_buffer_size(&socket)].map(|size| size.unwrap_or(0) / 2);
+            let sizes =
+                [socket_recv_buffer_size(&socket), socket_send_buffer_size(&socket)].map(|size| size.unwrap_or(0) / 2);
             let least = sizes.into_iter().min().unwrap_or(0);
             if least >= wanted {
                 return Finding::good(format!("UDP socket buffers hold {}", output::size(least as u64)));
