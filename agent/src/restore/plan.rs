@@ -25,8 +25,17 @@ pub(super) fn run(
     let walker = shared.restore.target.scan()?;
     let mut present = Present { walker, next: None, swept: None };
     present.advance();
-    Plan { shared, tree, item: None, jobs, present, done: Transferred::default(), base_is_directory: false, kept: HashSet::new() }
-        .run()
+    Plan {
+        shared,
+        tree,
+        item: None,
+        jobs,
+        present,
+        done: Transferred::default(),
+        base_is_directory: false,
+        kept: HashSet::new(),
+    }
+    .run()
 }
 
 struct Plan<'a, 'b> {
