@@ -17,7 +17,7 @@ const TYPED: &[Typed] = &[
     (&["backup", "../data"], 2, &["../data"]),
     (&["backup", "data", "--tag", "novalue"], 2, &["novalue", "KEY=VALUE"]),
     (&["backup", "data", "--server", "stor"], 2, &["no server stor", "store"]),
-    (&["backup", "data", "--as", "hosts"], 2, &["hosts", "did you mean host"]),
+    (&["backup", "data", "--as", "hosts"], 2, &["hosts", "did you mean `host`"]),
     (&["backup", "--stdin-from-command", "stream"], 2, &["COMMAND"]),
     (&["backup", "--stdin-from-command", "data", "--", "/no/such/program"], 20, &["/no/such/program"]),
     (&["backup", "--stdin-from-command", "data", "--", "false"], 20, &["false failed"]),
@@ -133,9 +133,8 @@ fn a_server_that_is_not_there_is_unreachable() {
 
 #[test]
 fn who_may_not_is_told_so() {
-    let mut site = Site::with(3, |realm| {
-        realm.client("other", &["data"]).client_with("writer", &["data"], "role = \"writer\"")
-    });
+    let mut site =
+        Site::with(3, |realm| realm.client("other", &["data"]).client_with("writer", &["data"], "role = \"writer\""));
     site.data.write("file", "content");
     site.backup();
     let admin = |words: &[&str]| drop(vsync_tests::Vsync::at(&site.realm.admin()).run(words).success().stdout());
@@ -305,8 +304,14 @@ fn nobody_listens_and_nothing_panics() {
     let site = Site::new(9);
     site.data.write("file", "content");
     site.backup();
-    let commands: &[&[&str]] =
-        &[&["snapshots"], &["--help"], &["man"], &["completions", "bash"], &["backup", "data"], &["snapshots", "--json"]];
+    let commands: &[&[&str]] = &[
+        &["snapshots"],
+        &["--help"],
+        &["man"],
+        &["completions", "bash"],
+        &["backup", "data"],
+        &["snapshots", "--json"],
+    ];
     for words in commands {
         for (shape, codes) in [
             ("set -o pipefail; \"$@\" | true", &[0][..]),

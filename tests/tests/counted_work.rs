@@ -112,7 +112,8 @@ fn restoring_over_an_equal_tree_fetches_nothing() {
     site.backup();
     let there = vsync_tests::scratch();
     site.restore(&["data"], there.path());
-    let files = || shell::run("sh", ["-c", "cd \"$0\"; find . -printf '%P %i %C@\\n' | sort", there.path().to_str().unwrap()]);
+    let files =
+        || shell::run("sh", ["-c", "cd \"$0\"; find . -printf '%P %i %C@\\n' | sort", there.path().to_str().unwrap()]);
     let before = files();
     let again = site.restore(&["data"], there.path());
     assert_eq!((again.number("bytes_restored"), again.number("files_restored")), (0, 0), "{again:?}");

@@ -66,7 +66,10 @@ fn a_writer_backs_up_and_reads_nothing() {
     assert!(refused.stderr().contains("to do:") && !target.exists(), "{refused}");
     // It sees that its backups are there, and nothing of what is in them.
     let listed = office.writer().run(["snapshots", "--json"]).success();
-    assert!(listed.stdout().contains("\"volume\":\"data\"") && listed.stdout().contains("\"total_bytes\":null"), "{listed}");
+    assert!(
+        listed.stdout().contains("\"volume\":\"data\"") && listed.stdout().contains("\"total_bytes\":null"),
+        "{listed}"
+    );
 
     let restore = ["restore", "data", "--to-path", target.to_str().unwrap()];
     office.realm.vsync("reader").run(restore).success();

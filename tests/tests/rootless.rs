@@ -9,8 +9,7 @@ const USER: u32 = 12_321;
 
 /// A realm of that user on one machine, with a server in each command.
 fn realm(data: &Volume) -> (Realm, Vsync) {
-    let realm =
-        Realm::new().embedded("disk").client("laptop", &["data"]).directory("data", data.path()).build();
+    let realm = Realm::new().embedded("disk").client("laptop", &["data"]).directory("data", data.path()).build();
     let root = realm.admin().parent().unwrap().to_owned();
     shell::run("chown", ["-R", &format!("{USER}:{USER}"), root.to_str().unwrap()]);
     let user = [format!("--reuid={USER}"), format!("--regid={USER}"), "--clear-groups".into()];

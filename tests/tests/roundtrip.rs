@@ -33,7 +33,9 @@ const BEFORE: &[Before] = &[
     ("FIFOs for files", |it| it.remove("random").fifo("random").remove("text").socket("text")),
     ("other links", |it| it.remove("links/loop").symlink("links/loop", "else")),
     ("no hard link", |it| it.remove("links/hard").random("links/hard", 3 << 20)),
-    ("other hard links", |it| it.remove("small").link("small", "text").remove("links/hard").link("links/hard", "zeros")),
+    ("other hard links", |it| {
+        it.remove("small").link("small", "text").remove("links/hard").link("links/hard", "zeros")
+    }),
     ("more hard links", |it| it.link("outside", "random").link("void/again", "text").link("fifo", "special/fifo")),
     ("one name of all", |it| {
         it.remove("twin2").link("twin2", "twin1").remove("zeros").link("zeros", "twin1").link("x", "twin1")
@@ -109,7 +111,12 @@ fn versions_come_back_over_one_another() {
     std::thread::sleep(Duration::from_millis(1100));
     let between = jiff_now();
     std::thread::sleep(Duration::from_millis(1100));
-    site.data.patch("a", 2 << 20, "new").insert("b", 5, "shift").remove("c").write("c", "now a file").remove("many/000");
+    site.data
+        .patch("a", 2 << 20, "new")
+        .insert("b", 5, "shift")
+        .remove("c")
+        .write("c", "now a file")
+        .remove("many/000");
     site.backup();
     let new = Tree::read(site.data.path());
 
