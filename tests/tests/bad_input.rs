@@ -17,7 +17,7 @@ const TYPED: &[Typed] = &[
     (&["backup", "../data"], 2, &["../data"]),
     (&["backup", "data", "--tag", "novalue"], 2, &["novalue", "KEY=VALUE"]),
     (&["backup", "data", "--server", "stor"], 2, &["no server stor", "store"]),
-    (&["backup", "data", "--as", "hosts"], 2, &["hosts", "did you mean host"]),
+    (&["backup", "data", "--as", "hosts"], 2, &["hosts", "did you mean `host`"]),
     (&["backup", "--stdin-from-command", "stream"], 2, &["COMMAND"]),
     (&["backup", "--stdin-from-command", "data", "--", "/no/such/program"], 20, &["/no/such/program"]),
     (&["backup", "--stdin-from-command", "data", "--", "false"], 20, &["false failed"]),

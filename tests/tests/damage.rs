@@ -102,8 +102,13 @@ fn damage_is_found_named_and_healed() {
                 }
             }
             let rebuilt = site.realm.vsync("store").run(["server", "rebuild", "--rehash"]);
-            assert!(matches!(rebuilt.status(), Some(0 | 13)), "{what}: {rebuilt}");
             assert!(!rebuilt.stderr().contains("panicked"), "{what}: {rebuilt}");
+            if place == Place::Log && rebuilt.status() == Some(1) {
+                // Nothing else says what was committed and forgotten, and in which order.
+                assert!(rebuilt.stderr().contains("chain.log is damaged at byte"), "{what}: {rebuilt}");
+                continue;
+            }
+            assert!(matches!(rebuilt.status(), Some(0 | 13)), "{what}: {rebuilt}");
             site.server = site.realm.serve("store");
             site.host().run(["backup", "data"]).success();
             assert!(restore_tells_the_truth(&site, &expected, &what), "{what}: not right after the rebuild");
