@@ -9,16 +9,16 @@ use crate::volume::{Target, TargetError};
 /// Finishes a restore whose content is in place; `top` is the target's own directory.
 pub(super) fn run(target: &Target, done: &mut Transferred, top: Option<Entry>) -> Result<(), RestoreError> {
     let report = &mut done.report;
-    for link in done.links.from_first() {
+    for link in done.links.forwards() {
         create_link(target, report, &link.map_err(RestoreError::Deferred)?)?;
     }
     // Only now: until here the old version's files were all still there.
-    for path in done.extraneous.from_first() {
+    for path in done.extraneous.forwards() {
         target.remove(&path.map_err(RestoreError::Deferred)?)?;
     }
     // Deepest first: what is done inside a directory changes its times, and its mode may
     // shut us out.
-    for directory in done.directories.from_last().chain(top.map(Ok)) {
+    for directory in done.directories.backwards().chain(top.map(Ok)) {
         report.unrestored.extend(target.apply_metadata(&directory.map_err(RestoreError::Deferred)?)?);
     }
     Ok(target.sync()?)

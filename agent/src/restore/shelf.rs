@@ -45,13 +45,13 @@ impl<T: Encode<()> + for<'b> Decode<'b, ()>> Shelf<T> {
     }
 
     /// All of them, the first first; a page at a time is in memory.
-    pub(super) fn from_first(&self) -> impl Iterator<Item = io::Result<T>> {
+    pub(super) fn forwards(&self) -> impl Iterator<Item = io::Result<T>> {
         let pages = self.pages.iter().map(unpack).chain(std::iter::once_with(|| read(&self.open)));
         pages.flat_map(|page| each(page.map(Vec::into_iter)))
     }
 
     /// All of them, the last first.
-    pub(super) fn from_last(&self) -> impl Iterator<Item = io::Result<T>> {
+    pub(super) fn backwards(&self) -> impl Iterator<Item = io::Result<T>> {
         let pages = std::iter::once_with(|| read(&self.open)).chain(self.pages.iter().rev().map(unpack));
         pages.flat_map(|page| each(page.map(|things| things.into_iter().rev())))
     }
@@ -86,11 +86,11 @@ mod tests {
     fn what_was_put_on_it_comes_back_in_both_orders_and_takes_little_room() {
         let path = |number: u64| format!("a/directory/of/some/depth/{number}");
         let mut shelf = Shelf::default();
-        assert_eq!(shelf.from_last().count(), 0);
+        assert_eq!(shelf.backwards().count(), 0);
         (0..50_000).for_each(|number| shelf.push(&path(number)).unwrap());
-        let forward: Vec<String> = shelf.from_first().map(Result::unwrap).collect();
+        let forward: Vec<String> = shelf.forwards().map(Result::unwrap).collect();
         assert_eq!(forward, (0..50_000).map(path).collect::<Vec<_>>());
-        let backward: Vec<String> = shelf.from_last().map(Result::unwrap).collect();
+        let backward: Vec<String> = shelf.backwards().map(Result::unwrap).collect();
         assert!(backward.iter().eq(forward.iter().rev()));
         assert_eq!(shelf.len(), 50_000);
         let kept: usize = shelf.pages.iter().map(|(_, page)| page.len()).sum();
