@@ -246,7 +246,7 @@ fn names_cannot_play_with_the_terminal() {
 #[test]
 fn files_that_do_not_hold_still_are_listed() {
     let site = Site::new(7);
-    site.data.many("many", 1500, 3000).random("grows", 3 << 20).random("shrinks", 30 << 20).random("quiet", 4 << 20);
+    site.data.many("many", 1500, 3000).random("grows", 30 << 20).random("shrinks", 30 << 20).random("quiet", 4 << 20);
     site.data.fifo("fifo").socket("socket");
     let stop = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {
