@@ -1,6 +1,8 @@
 //! Whatever happens to a store: no wrong file gets its name, the damage is named, the rest comes back, and the next
 //! backup or a rebuild heals.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::fs;
 
 use vsync_tests::site::Summary;
