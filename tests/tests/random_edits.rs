@@ -1,6 +1,8 @@
 //! Random trees, random edits, several backups: every snapshot comes back exactly, into an empty directory and over
 //! any other version.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
