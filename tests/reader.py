@@ -2,17 +2,17 @@
 """Restores a snapshot from the files of a vsync server, without any of vsync's code.
 
 Written from docs/format.md alone, to prove that the page is enough, and for the day on which nothing else is left: it
-needs the recovery kit (or the root secret in hexadecimal), the server's directory, and vsync.pub. It checks everything
-that can be checked and stops at the first thing that is not as it must be.
+needs the recovery kit (or the root secret in hexadecimal) and the server's directory. It checks everything that can be
+checked and stops at the first thing that is not as it must be. A vsync.pub given with --pub is trusted as it is.
 
-    reader.py --kit kit.txt --store DIR --pub vsync.pub [--id HEX] [--volume NAME] [--source NAME] TARGET
+    reader.py --kit kit.txt --store DIR [--pub vsync.pub] [--id HEX] [--volume NAME] [--source NAME] TARGET
 """
 
 import argparse, os, pathlib, re, stat, struct, sys
 
 import blake3, cbor2, pyrage, zstandard
 from cryptography.exceptions import InvalidSignature, InvalidTag
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
 CHUNK, LEAF, INNER, ROOT = 1, 2, 3, 4
@@ -104,14 +104,19 @@ class Epoch:
         self.convergence = derived("convergence", self.writer)
 
 
-def read_registry(text):
-    """Every key with which each machine signs or ever signed."""
+def read_registry(data, root):
+    """Every key with which each machine signs or ever signed; with a root secret, the file must be signed."""
+    if root:
+        text, _, hexadecimal = data.rpartition(b"signature ")
+        admin = Ed25519PrivateKey.from_private_bytes(derived("admin signing", root)).public_key()
+        require(re.fullmatch(rb"[0-9a-f]{128}\n", hexadecimal) and text.endswith(b"\n"), "vsync.pub is not signed")
+        signature = bytes.fromhex(hexadecimal.decode())
+        require(signs(admin, signature, b"vsync.v1 registry\0" + hashed(text)), "vsync.pub is not signed by the realm")
     keys = {}
-    for line in text.splitlines():
-        words = line.split("#")[0].split()
-        if words and words[0] in ("machine", "retired"):
-            require(len(words) == 4 and words[2] == "ed25519" and len(words[3]) == 64, f"vsync.pub: {line}")
-            keys.setdefault(words[1], []).append(bytes.fromhex(words[3]))
+    for words in (line.split(b"#")[0].split() for line in data.splitlines()):
+        if words and words[0] in (b"machine", b"retired"):
+            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(words[3].decode()))
+            keys.setdefault(words[1].decode(), []).append(key)
     return keys
 
 
@@ -225,8 +230,9 @@ class Snapshot:
         self.body_hash, self.body = hashed(body), decoded(body)
         require(self.body[0] == realm, "a manifest of another realm")
         self.volume, self.source, self.epoch = self.body[1], self.body[2], self.body[5]
-        signed = (signs(key, manifest[-64:], hashed(manifest[:-64])) for key in keys.get(self.source, []))
-        require(any(signed), f"snapshot {self.id.hex()}: not signed by {self.source}")
+        message = b"vsync.v1 manifest\0" + hashed(manifest[:-64])
+        signed = any(signs(key, manifest[-64:], message) for key in keys.get(self.source, []))
+        require(signed, f"snapshot {self.id.hex()}: not signed by {self.source}")
 
 
 def counted(data):
@@ -235,11 +241,11 @@ def counted(data):
     return data[4 : 4 + length], data[4 + length :]
 
 
-def signs(key, signature, digest):
+def signs(key, signature, message):
     try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, b"vsync.v1 manifest\0" + digest)
+        key.verify(signature, message)
         return True
-    except (InvalidSignature, ValueError):
+    except InvalidSignature:
         return False
 
 
@@ -374,14 +380,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("target")
     for option in ("--kit", "--store", "--pub", "--id", "--volume", "--source"):
-        parser.add_argument(option, required=option in ("--kit", "--store", "--pub"))
+        parser.add_argument(option, required=option in ("--kit", "--store"))
     args, _ = parser.parse_args(), os.umask(0o077)
     root = root_secret(pathlib.Path(args.kit).read_text())
-    realm, keys = derived("realm id", root)[:16], read_registry(pathlib.Path(args.pub).read_text())
-    store = Store(args.store, realm)
+    realm = derived("realm id", root)[:16]
+    store, public = Store(args.store, realm), pathlib.Path(args.pub or f"{args.store}/vsync.pub")
+    keys = read_registry(public.read_bytes(), None if args.pub else root)
     found = [Snapshot(realm, keys, manifest) for manifest in store.manifests()]
-    wanted = (args.volume, args.source)
-    found = [s for s in found if all(w in (None, of) for w, of in zip(wanted, (s.volume, s.source)))]
+    found = [s for s in found if args.volume in (None, s.volume) and args.source in (None, s.source)]
     found = [s for s in found if s.id.hex().startswith(args.id or "")]
     require(len({(s.volume, s.source) for s in found}) == 1, "no such snapshot, or of several volumes or sources")
     restore(found[-1], Epoch(root, found[-1].epoch), store, args.target)

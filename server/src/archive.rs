@@ -44,6 +44,9 @@ pub struct Archive {
     catalog: Catalog,
     files: Files,
     journal: Mutex<Journal>,
+    /// Held from the question what is new in a pack to the answer's being true: two sessions
+    /// that bring the same blobs at once would else both be told that they are new.
+    storing: Mutex<()>,
     _home: Home,
 }
 
@@ -86,7 +89,7 @@ impl Archive {
         let (journal, missed) = files.open_journal(&home, &catalog)?;
         replay(&files.manifests, &catalog, missed)?;
         adopt(&files.packs, &catalog)?;
-        Ok(Self { catalog, files, journal: Mutex::new(journal), _home: home })
+        Ok(Self { catalog, files, journal: Mutex::new(journal), storing: Mutex::default(), _home: home })
     }
 
     /// The index.
@@ -131,6 +134,7 @@ impl Archive {
     /// When they are not durable and known.
     pub fn put(&self, pack: PackBuilder) -> Result<(), ArchiveError> {
         let cids: Vec<Cid> = pack.records().iter().map(|record| record.cid).collect();
+        let _storing = self.storing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.catalog.have(&cids)?.into_iter();
         let pack = pack.retain(|_| !known.next().unwrap_or(false));
         if pack.is_empty() {

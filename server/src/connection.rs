@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use vsync_protocol::id::{Cid, MachineKey, RealmId, VolumeName};
 use vsync_protocol::wire::{
-    MESSAGE_HEAD_LEN, Refusal, RefusalCode, Reply, Request, UPLOAD_HEAD_LEN, UploadHead, VERSION, encode_message,
+    Cids, MESSAGE_HEAD_LEN, Refusal, RefusalCode, Reply, Request, UPLOAD_HEAD_LEN, UploadHead, VERSION, encode_message,
     message_len,
 };
 
@@ -141,8 +141,11 @@ impl Connection {
             Request::Open { volume } => self.open(&member, volume).await?,
             Request::Have { session, cids } => {
                 self.session(session)?;
-                let answers = self.blocking(move |shared| Ok(shared.archive.catalog().have(cids.as_slice())?)).await?;
-                Reply::Have(answers.into_iter().collect())
+                self.have(cids).await?
+            }
+            Request::Holds { cids } => {
+                require_reader(&member)?;
+                self.have(cids).await?
             }
             Request::Flush { session, frames } => {
                 self.session(session)?.flush(&frames).await?;
@@ -199,6 +202,11 @@ impl Connection {
         Ok(Reply::Opened { session: sessions.opened, last })
     }
 
+    async fn have(&self, cids: Cids) -> Result<Reply, Refusal> {
+        let answers = self.blocking(move |shared| Ok(shared.archive.catalog().have(cids.as_slice())?)).await?;
+        Ok(Reply::Have(answers.into_iter().collect()))
+    }
+
     async fn commit(&self, member: &Member, session: u32, manifest: Vec<u8>) -> Result<Reply, Refusal> {
         let session = self.session(session)?;
         // So that what has arrived counts, flushed or not.
@@ -211,10 +219,7 @@ impl Connection {
 
     async fn fetch(&self, send: &mut SendStream, cids: Vec<Cid>) -> Result<Option<Reply>, Refusal> {
         let member = self.greeted_member()?;
-        if !member.may_read {
-            let message = format!("{} may write backups but not read them", member.name);
-            return Err(refusal(RefusalCode::NotAuthorised, message));
-        }
+        require_reader(&member)?;
         let plan = self.blocking(move |shared| Ok(Plan::new(&shared.archive, &cids)?)).await?;
         if self.send_blobs(send, plan).await.is_ok() {
             let _ = send.finish();
@@ -300,6 +305,13 @@ impl Connection {
         let done = tokio::task::spawn_blocking(move || work(&shared)).await;
         done.map_err(|_| refusal(RefusalCode::Store, "internal error"))?
     }
+}
+
+fn require_reader(member: &Member) -> Result<(), Refusal> {
+    if member.may_read {
+        return Ok(());
+    }
+    Err(refusal(RefusalCode::NotAuthorised, format!("{} may write backups but not read them", member.name)))
 }
 
 async fn read_request(recv: &mut RecvStream) -> Result<Request, Refusal> {

@@ -44,8 +44,8 @@ impl Bench {
     fn read(&self, select: [&str; 2], target: &Path) -> Result<String, String> {
         let mut command = Command::new(python());
         command.arg(reader()).args(select).arg("--kit").arg(self.kit()).arg("--store").arg(self.store());
-        command.arg("--pub").arg(self.realm.admin().join("vsync.pub")).arg(target);
-        shell::attempt(&mut command)
+        // No `--pub`: the kit and the store are enough.
+        shell::attempt(command.arg(target))
     }
 
     #[track_caller]
@@ -143,6 +143,9 @@ fn a_bit_that_is_wrong_anywhere_is_refused() {
             places.into_iter().chain([end]).for_each(|at| bench.with_flipped(&file, at, "a byte"));
         }
     }
+    let registry = bench.store().join("vsync.pub");
+    let end = fs::metadata(&registry).unwrap().len() as usize - 2;
+    [0, 300, end].into_iter().for_each(|at| bench.with_flipped(&registry, at, "a byte"));
     bench.assert_restores(["--volume", "data"], &Tree::read(volume.path()));
 }
 
@@ -222,6 +225,8 @@ print("gear 1, first:", gear[7::-1].hex())
 print("gear 1, last:", gear[:-9:-1].hex())
 print("gear 1, hash:", hashed(gear).hex())
 print("plaintext 1:", derived("local plaintext id", epoch.writer).hex())
+print("admin:", derived("admin signing", root).hex())
+print("recovery:", derived("recovery identity", root).hex())
 "#,
     );
     let pinned = include_str!("../../agent/src/keys/derive.golden");

@@ -7,11 +7,17 @@ mod check;
 mod completions;
 mod config;
 mod configure;
+mod connection;
 pub mod context;
+mod diff;
+mod dump;
+mod entries;
+mod find;
 mod helper;
 mod init;
 mod key;
 mod keygen;
+mod ls;
 mod man;
 pub mod output;
 mod progress;
@@ -24,9 +30,12 @@ mod session;
 mod signal;
 mod snapshots;
 mod spec;
+mod stats;
+mod status;
 #[cfg(test)]
 mod tests;
 pub mod time;
+mod verify;
 mod volumes;
 
 use std::path::PathBuf;
@@ -112,6 +121,13 @@ enum Command {
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
     Snapshots(snapshots::SnapshotsArgs),
+    Ls(ls::LsArgs),
+    Find(find::FindArgs),
+    Diff(diff::DiffArgs),
+    Dump(dump::DumpArgs),
+    Stats(stats::StatsArgs),
+    Status(status::StatusArgs),
+    Verify(verify::VerifyArgs),
     #[command(subcommand)]
     Server(server::ServerCommand),
     Completions(completions::CompletionsArgs),
@@ -149,6 +165,13 @@ impl Args {
             Command::Backup(args) => args.run(global),
             Command::Restore(args) => args.run(global),
             Command::Snapshots(args) => args.run(global),
+            Command::Ls(args) => args.run(global),
+            Command::Find(args) => args.run(global),
+            Command::Diff(args) => args.run(global),
+            Command::Dump(args) => args.run(global),
+            Command::Stats(args) => args.run(global),
+            Command::Status(args) => args.run(global),
+            Command::Verify(args) => args.run(global),
             Command::Server(command) => command.run(global),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),

@@ -15,7 +15,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
+use vsync_protocol::id::{Cid, MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::manifest::LogPosition;
 use vsync_protocol::wire::{Listing, Reply, Request, ServerStatus, SnapshotRecord};
 
@@ -113,12 +113,27 @@ impl Remote {
         self.runtime.block_on(self.connector.request(request))
     }
 
+    /// Asks as [`Self::request`] does, without waiting. `deliver` runs on the network thread
+    /// and must not wait.
+    pub fn request_later(&self, request: Request, deliver: impl FnOnce(Result<Reply, RemoteError>) + Send + 'static) {
+        let connector = self.connector.clone();
+        self.runtime.spawn(async move { deliver(connector.request(&request).await) });
+    }
+
     /// Begins a backup of `volume`.
     ///
     /// # Errors
     /// When the server refuses or stays away.
     pub fn upload(&self, volume: VolumeName) -> Result<Upload, RemoteError> {
         Upload::begin(&self.runtime, self.connector.clone(), volume)
+    }
+
+    /// Tells the server of a blob that did not match its name, so that it looks for itself.
+    ///
+    /// # Errors
+    /// When the server refuses or stays away.
+    pub fn report_damage(&self, cid: Cid) -> Result<(), RemoteError> {
+        self.request(&Request::Damaged { cid }).map(|_| ())
     }
 
     /// Something that fetches blobs.

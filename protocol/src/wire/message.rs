@@ -91,6 +91,14 @@ pub enum Request {
     /// checks the signature itself.
     #[n(10)]
     Registry,
+    /// Which of these blobs are durable here and whole? As `Have`, but outside of a backup,
+    /// so that nothing is kept for the asker's sake. For readers.
+    #[n(11)]
+    Holds {
+        /// The blobs.
+        #[n(0)]
+        cids: Cids,
+    },
 }
 
 /// Which snapshots to list.
@@ -193,7 +201,7 @@ pub enum Reply {
         #[n(1)]
         last: Option<(u64, ManifestHash)>,
     },
-    /// To `Have`.
+    /// To `Have` and `Holds`.
     #[n(3)]
     Have(#[n(0)] Answers),
     /// To `Flush`: all of it is durable.
