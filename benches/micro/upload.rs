@@ -65,6 +65,7 @@ fn pair() -> Pair {
         identity: server.clone(),
         listen: ([127, 0, 0, 1], 0).into(),
         members: Arc::new(move |key| (key == known).then(|| member.clone())),
+        registry: store.path().join("vsync.pub"),
         reserve: Reserve::default(),
         congestion: Congestion::default(),
     };

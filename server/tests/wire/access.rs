@@ -74,6 +74,21 @@ async fn a_connection_begins_with_a_fitting_hello() {
 }
 
 #[tokio::test]
+async fn members_get_the_registry_as_it_is_now() {
+    let bed = Bed::new();
+    let client = bed.connect(WRITER).await.unwrap();
+    assert_eq!(refused(&client.ask(&Request::Registry).await), Some(RefusalCode::Malformed));
+    client.hello().await;
+    assert_eq!(refused(&client.ask(&Request::Registry).await), Some(RefusalCode::Store));
+    for text in ["one\n", "another\n"] {
+        std::fs::write(bed.registry(), text).unwrap();
+        assert_eq!(client.ask(&Request::Registry).await, Reply::Registry(text.as_bytes().to_vec()));
+    }
+    std::fs::write(bed.registry(), vec![b'#'; vsync_protocol::limits::MAX_MESSAGE_LEN]).unwrap();
+    assert_eq!(refused(&client.ask(&Request::Registry).await), Some(RefusalCode::Store));
+}
+
+#[tokio::test]
 async fn a_session_belongs_to_its_connection_and_its_volume() {
     let bed = Bed::new();
     let mut client = bed.open("data").await;
