@@ -39,7 +39,7 @@ impl Bed {
 }
 
 fn texts<'a>(values: impl IntoIterator<Item = &'a Value>, key: &str) -> Vec<String> {
-    values.into_iter().map(|value| value[key].as_str().unwrap().to_owned()).collect()
+    values.into_iter().map(|value| value[key].as_str().expect("text").to_owned()).collect()
 }
 
 #[test]
