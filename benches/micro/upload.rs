@@ -10,8 +10,7 @@ use vsync_benches::{Amount, Harness};
 use vsync_protocol::blob::Suite;
 use vsync_protocol::id::{MachineKey, RealmId};
 use vsync_server::store::disk::Reserve;
-use vsync_server::transport::Congestion;
-use vsync_server::{Member, Running, Server, ServerConfig};
+use vsync_server::{Congestion, Member, Running, Server, ServerConfig};
 
 use crate::chunks;
 
