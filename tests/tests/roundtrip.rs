@@ -1,7 +1,5 @@
 //! What was backed up comes back exactly: into a new directory, and over anything that may be there.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
