@@ -18,7 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::tree::{Item, Piece, Reference, TreeError, TreeReader};
 use crate::vault::{OpenError, Vault};
 
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A block of a tar archive.
 const BLOCK: u64 = 512;
@@ -30,8 +30,13 @@ pub enum DumpError {
     #[error(transparent)]
     Restore(#[from] RestoreError),
     /// The tree cannot be read on.
-    #[error(transparent)]
-    Tree(#[from] TreeError<NodeError>),
+    #[error("the description of {path} cannot be read on")]
+    Tree {
+        /// Where.
+        path: EntryPath,
+        /// Why.
+        source: Box<TreeError<NodeError>>,
+    },
     /// Network or server.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -108,7 +113,7 @@ pub fn run(
     if path.is_root() && !stream {
         return dump.archive(path, None, output);
     }
-    let first = match dump.tree.next_entry(None)? {
+    let first = match dump.tree.next_entry(None).map_err(|source| unreadable(path, source))? {
         Some(entry) if stream || entry.path == *path => entry,
         _ => return Err(DumpError::NotFound(path.clone())),
     };
@@ -123,6 +128,13 @@ pub fn run(
             }
         }
         kind => Err(DumpError::NoContent { path: path.clone(), kind: kind_name(kind) }),
+    }
+}
+
+fn unreadable(path: &EntryPath, source: TreeError<NodeError>) -> DumpError {
+    match source {
+        TreeError::Node { source: NodeError::Remote(error), .. } => error.into(),
+        source => DumpError::Tree { path: path.clone(), source: Box::new(source) },
     }
 }
 
@@ -167,7 +179,7 @@ impl Dump<'_> {
         let mut more = true;
         loop {
             while more && !self.content.is_full() {
-                more = match self.tree.next_item()? {
+                more = match self.tree.next_item().map_err(|source| unreadable(&entry.path, source))? {
                     Some(Item::Piece(piece)) => self.push(piece),
                     Some(Item::Entry(_)) | None => false,
                 };
@@ -229,12 +241,14 @@ impl Dump<'_> {
         if let Some(first) = first {
             self.content.push(Mark::Entry(Box::new(first)), None);
         }
+        let mut last = base.clone();
         let mut more = true;
         loop {
             while more && !self.content.is_full() {
-                more = match self.tree.next_item()? {
+                more = match self.tree.next_item().map_err(|source| unreadable(&last, source))? {
                     Some(Item::Piece(piece)) => self.push(piece),
                     Some(Item::Entry(entry)) if entry.path.is_within(base) => {
+                        last.clone_from(&entry.path);
                         self.content.push(Mark::Entry(entry), None);
                         true
                     }

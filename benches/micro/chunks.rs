@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use vsync::chunk::{Cutter, PARAMETERS, Profile};
+use vsync::keys::WriterKeys;
 use vsync::vault::{Opener, Sealed, Sealer, Vault};
 use vsync_benches::{Amount, Harness};
 use vsync_protocol::blob::{BlobKind, Suite};
@@ -12,14 +13,18 @@ use vsync_protocol::tree::Child;
 const LEN: usize = 32 << 20;
 const CHUNK: usize = 64 << 10;
 
+fn gear() -> [u64; 256] {
+    let bytes = crate::noise(0, 2048);
+    std::array::from_fn(|n| u64::from_le_bytes(bytes[n * 8..n * 8 + 8].try_into().expect("eight bytes")))
+}
+
 pub(crate) fn vault(suite: Suite) -> Arc<Vault> {
-    Arc::new(Vault::new(RealmId::from_bytes([1; 16]), suite, 1, [2; 32], [3; 32]))
+    let keys = WriterKeys { convergence: [2; 32], gear: Box::new(gear()), plaintext: [3; 32] };
+    Arc::new(Vault::new(RealmId::from_bytes([1; 16]), suite, 1, keys))
 }
 
 pub(crate) fn cutter() -> Cutter {
-    let gear = crate::noise(0, 2048);
-    let gear = std::array::from_fn(|n| u64::from_le_bytes(gear[n * 8..n * 8 + 8].try_into().expect("eight bytes")));
-    Cutter::new(PARAMETERS, &gear).expect("vsync's own parameters")
+    Cutter::new(PARAMETERS, &gear()).expect("vsync's own parameters")
 }
 
 /// Cuts all of `data`, and says into how many chunks.
@@ -40,7 +45,7 @@ pub(crate) fn run(harness: &Harness) {
     let keys = vault(Suite::Aes256Gcm);
     harness.run("cut/noise", bytes, || cut(&cutter, &noise));
     harness.run("cut/text", bytes, || cut(&cutter, &text));
-    harness.run("pid", bytes, || noise.chunks(CHUNK).map(|chunk| keys.pid(chunk)).last());
+    harness.run("pid", bytes, || noise.chunks(CHUNK).fold(None, |_, chunk| Some(keys.pid(chunk))));
     for (suite, name) in [(Suite::Aes256Gcm, "aes"), (Suite::ChaCha20Poly1305, "chacha")] {
         for (data, kind) in [(&noise, "noise"), (&text, "text")] {
             let vault = vault(suite);

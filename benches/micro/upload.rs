@@ -10,8 +10,7 @@ use vsync_benches::{Amount, Harness};
 use vsync_protocol::blob::Suite;
 use vsync_protocol::id::{MachineKey, RealmId};
 use vsync_server::store::disk::Reserve;
-use vsync_server::transport::Congestion;
-use vsync_server::{Member, Running, Server, ServerConfig};
+use vsync_server::{Congestion, Member, Running, Server, ServerConfig};
 
 use crate::chunks;
 
@@ -65,6 +64,7 @@ fn pair() -> Pair {
         identity: server.clone(),
         listen: ([127, 0, 0, 1], 0).into(),
         members: Arc::new(move |key| (key == known).then(|| member.clone())),
+        registry: store.path().join("vsync.pub"),
         reserve: Reserve::default(),
         congestion: Congestion::default(),
     };

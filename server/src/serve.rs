@@ -27,7 +27,7 @@ use crate::store::disk::Reserve;
 
 /// Connections altogether, and of one machine.
 const MAX_CONNECTIONS: usize = 256;
-const MAX_CONNECTIONS_EACH: usize = 8;
+const MAX_CONNECTIONS_EACH: usize = 32;
 
 /// Short work that blocks on disk or catalog, at a time.
 const TURNS: usize = 8;

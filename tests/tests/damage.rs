@@ -1,6 +1,8 @@
 //! Whatever happens to a store: no wrong file gets its name, the damage is named, the rest comes back, and the next
 //! backup or a rebuild heals.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::fs;
 
 use vsync_tests::site::Summary;
@@ -97,15 +99,28 @@ fn damage_is_found_named_and_healed() {
                 Err(refused) => {
                     found += 1;
                     assert!(matches!(place, Place::Catalog | Place::Log), "{what}: {refused}");
-                    let refused = refused.code(13);
-                    assert!(refused.stderr().contains("vsync server rebuild"), "{what}: {refused}");
+                    assert!(refused.stderr().contains("damaged"), "{what}: {refused}");
+                    let helped = refused.stderr().contains("vsync server rebuild");
+                    assert!(helped || place == Place::Log, "{what}: {refused}");
                 }
             }
             let rebuilt = site.realm.vsync("store").run(["server", "rebuild", "--rehash"]);
-            assert!(matches!(rebuilt.status(), Some(0 | 13)), "{what}: {rebuilt}");
             assert!(!rebuilt.stderr().contains("panicked"), "{what}: {rebuilt}");
+            if place == Place::Log && rebuilt.status() == Some(1) {
+                // Nothing else says what was committed and forgotten, and in which order.
+                assert!(rebuilt.stderr().contains("chain.log is damaged at byte"), "{what}: {rebuilt}");
+                continue;
+            }
+            assert!(matches!(rebuilt.status(), Some(0 | 13)), "{what}: {rebuilt}");
             site.server = site.realm.serve("store");
-            site.host().run(["backup", "data"]).success();
+            let after = site.host().run(["backup", "data"]);
+            if place == Place::Log && after.status() == Some(14) {
+                // A log that was cut off has lost snapshots: who has seen them says so.
+                let _ = after.stderr_contains("rolled back or rewritten");
+                site.server.stop().success();
+                continue;
+            }
+            let _ = after.success();
             assert!(restore_tells_the_truth(&site, &expected, &what), "{what}: not right after the rebuild");
             site.server.stop().success();
         }

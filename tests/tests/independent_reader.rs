@@ -152,22 +152,25 @@ fn a_bit_that_is_wrong_anywhere_is_refused() {
 impl Bench {
     /// The reader refuses the store while one bit of a file is wrong.
     fn with_flipped(&self, file: &Path, at: usize, region: &str) {
-        let good = fs::read(file).unwrap();
+        let good = fs::read(file).expect("a file");
         let mut bad = good.clone();
         bad[at] ^= 0x10;
-        fs::write(file, bad).unwrap();
+        fs::write(file, bad).expect("a file");
         self.assert_refuses(&format!("{region} at byte {at} of {}", file.display()));
-        fs::write(file, good).unwrap();
+        fs::write(file, good).expect("a file");
     }
 }
 
 /// One place in each region of a pack, as `docs/format.md` lays it out.
 fn regions(pack: &[u8]) -> Vec<(&'static str, usize)> {
     let footer = pack.len() - 48;
-    let table = footer - usize::try_from(u64::from_le_bytes(pack[footer..footer + 8].try_into().unwrap())).unwrap();
+    let table = footer
+        - usize::try_from(u64::from_le_bytes(pack[footer..footer + 8].try_into().expect("bytes"))).expect("a number");
     let row = table + 48 * ((footer - table) / 48 / 2);
-    let blob = usize::try_from(u64::from_le_bytes(pack[row + 32..row + 40].try_into().unwrap())).unwrap();
-    let len = usize::try_from(u32::from_le_bytes(pack[row + 40..row + 44].try_into().unwrap())).unwrap();
+    let blob =
+        usize::try_from(u64::from_le_bytes(pack[row + 32..row + 40].try_into().expect("bytes"))).expect("a number");
+    let len =
+        usize::try_from(u32::from_le_bytes(pack[row + 40..row + 44].try_into().expect("bytes"))).expect("a number");
     vec![
         ("magic", 0),
         ("magic of a record", blob - 40),
@@ -193,8 +196,8 @@ fn regions(pack: &[u8]) -> Vec<(&'static str, usize)> {
 
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
-        match entry.file_type().unwrap().is_dir() {
+    for entry in fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry")) {
+        match entry.file_type().expect("a type").is_dir() {
             true => files.extend(self::files(&entry.path())),
             false => files.push(entry.path()),
         }

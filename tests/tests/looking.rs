@@ -39,7 +39,7 @@ impl Bed {
 }
 
 fn texts<'a>(values: impl IntoIterator<Item = &'a Value>, key: &str) -> Vec<String> {
-    values.into_iter().map(|value| value[key].as_str().unwrap().to_owned()).collect()
+    values.into_iter().map(|value| value[key].as_str().expect("text").to_owned()).collect()
 }
 
 #[test]
@@ -61,9 +61,9 @@ fn ls_shows_a_directory_a_file_or_everything() {
     let all = bed.run("ls latest --recursive --json").success().json_lines();
     let tree = Tree::read(bed.data.path());
     assert_eq!(all.len(), tree.paths().count() - 1, "every entry but the volume itself");
-    let random = all.iter().find(|node| node["path"] == "random").unwrap();
-    assert_eq!((&random["struct_type"], &random["name"]), (&"node".into(), &"random".into()));
-    assert_eq!((&random["type"], &random["size"]), (&"file".into(), &(3 << 20).into()));
+    let text = all.iter().find(|node| node["path"] == "text").unwrap();
+    assert_eq!((&text["struct_type"], &text["name"]), (&"node".into(), &"text".into()));
+    assert_eq!((&text["type"], &text["size"]), (&"file".into(), &(2 << 20).into()));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn dump_brings_back_bytes_and_archives() {
     let there = vsync_tests::scratch();
     let status = Command::new("tar")
         .args(["--extract", "--same-owner", "--same-permissions", "--xattrs", "--xattrs-include=*", "--file"])
-        .args([&archive, "--directory".as_ref(), there.path()])
+        .args([archive.as_path(), "--directory".as_ref(), there.path()])
         .status()
         .unwrap();
     assert!(status.success());

@@ -10,23 +10,23 @@ use vsync_tests::{DockerVolume, Realm, Tree, Volume, Vsync, assert_same};
 fn bare(realm: &Realm) -> (tempfile::TempDir, Vsync) {
     let home = vsync_tests::scratch();
     Vsync::at(&realm.admin()).run(["key", "recovery-kit", "--out", "kit.txt"]).success();
-    fs::rename(realm.admin().join("kit.txt"), home.path().join("kit.txt")).unwrap();
+    fs::rename(realm.admin().join("kit.txt"), home.path().join("kit.txt")).expect("kit.txt");
     let vsync = Vsync::at(home.path());
     (home, vsync)
 }
 
 /// Only the line with the secret, as somebody would type it from paper.
 fn only_the_secret(home: &Path) {
-    let page = fs::read_to_string(home.join("kit.txt")).unwrap();
-    let line = page.lines().find(|line| line.starts_with("secret")).unwrap();
-    fs::write(home.join("kit.txt"), format!("{line}\n")).unwrap();
-    fs::set_permissions(home.join("kit.txt"), fs::Permissions::from_mode(0o600)).unwrap();
+    let page = fs::read_to_string(home.join("kit.txt")).expect("kit.txt");
+    let line = page.lines().find(|line| line.starts_with("secret")).expect("a secret");
+    fs::write(home.join("kit.txt"), format!("{line}\n")).expect("kit.txt");
+    fs::set_permissions(home.join("kit.txt"), fs::Permissions::from_mode(0o600)).expect("kit.txt");
 }
 
 /// Where the server is, as somebody would read it in the configuration.
 fn address(realm: &Realm) -> String {
-    let toml = fs::read_to_string(realm.admin().join("vsync.toml")).unwrap();
-    let line = toml.lines().find_map(|line| line.strip_prefix("address = ")).unwrap();
+    let toml = fs::read_to_string(realm.admin().join("vsync.toml")).expect("vsync.toml");
+    let line = toml.lines().find_map(|line| line.strip_prefix("address = ")).expect("an address");
     line.trim_matches('"').to_owned()
 }
 

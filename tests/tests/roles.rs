@@ -1,5 +1,7 @@
 //! What a machine that only writes can do, and what a thief of it and of the server cannot.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

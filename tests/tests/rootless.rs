@@ -1,5 +1,7 @@
 //! An ordinary user backs up and restores what is his, and is told of what is not.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::fs;
 
 use vsync_tests::{Realm, Tree, Volume, Vsync, assert_same, shell};

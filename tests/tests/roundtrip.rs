@@ -205,6 +205,9 @@ fn a_killed_restore_goes_on_and_shows_no_half_file() {
 
 /// Bytes of the blocks that files below a directory have.
 fn disk_usage(path: &Path) -> u64 {
-    let used = vsync_tests::shell::run("sh", ["-c", "du -s -B1 \"$0\" 2>/dev/null | cut -f1", path.to_str().unwrap()]);
+    let used = vsync_tests::shell::run(
+        "sh",
+        ["-c", "du -s -B1 \"$0\" 2>/dev/null | cut -f1", path.to_str().expect("a path in UTF-8")],
+    );
     used.parse().unwrap_or(0)
 }

@@ -83,7 +83,8 @@ impl LsArgs {
             return output::line(&entry.path);
         }
         let target = entry.target.as_ref().map_or(String::new(), |target| format!(" -> {}", entries::escaped(target)));
-        let mtime = Timestamp::from_second(entry.mtime.seconds).map_or("-".to_owned(), |at| time::format(at, now));
+        let mtime =
+            Timestamp::from_second(entry.mtime.seconds).map_or_else(|_| "-".to_owned(), |at| time::format(at, now));
         output::line(format_args!(
             "{} {:>5} {:>5} {:>12} {mtime} {}{target}",
             entries::permissions(entry),

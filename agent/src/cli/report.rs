@@ -354,10 +354,12 @@ impl From<DumpError> for Failure {
     fn from(error: DumpError) -> Self {
         match error {
             DumpError::Restore(error) => error.into(),
-            DumpError::Tree(error) => error.into(),
             DumpError::Remote(error) => error.into(),
-            DumpError::Blob { .. } | DumpError::Length { .. } => Self::of(&error, Exit::Damage)
-                .hint("what was written is right, but not all: use an older snapshot, or `vsync restore`".to_owned()),
+            DumpError::Tree { .. } | DumpError::Blob { .. } | DumpError::Length { .. } => {
+                Self::of(&error, Exit::Damage).hint(
+                    "what was written is right, but not all: use an older snapshot, or `vsync restore`".to_owned(),
+                )
+            }
             DumpError::NotFound(_) => {
                 Self::of(&error, Exit::NotFound).hint("`vsync ls` shows what there is".to_owned())
             }

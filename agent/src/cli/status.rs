@@ -212,7 +212,7 @@ fn print_volumes(asked: &[Asked], declared: &[Declared]) -> Result<(), Failure> 
             short(listed.record.id),
             time::format(timestamp(listed.body.started), &now),
             output::duration(age(listed)),
-            size.map_or("-".to_owned(), output::size),
+            size.map_or_else(|| "-".to_owned(), output::size),
             if listed.body.kind == SnapshotKind::Partial { "partial".to_owned() } else { String::new() },
         ]);
     }

@@ -21,7 +21,7 @@ const READ_AHEAD: usize = 16;
 /// The nodes above a place, the nearest first.
 pub(super) struct Above {
     cid: Cid,
-    next: Option<Rc<Above>>,
+    next: Option<Rc<Self>>,
 }
 
 /// What is in and below a node. Facts of neighbours add up to those of their parent.
