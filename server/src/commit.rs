@@ -2,7 +2,6 @@
 //! and everything that its tree needs is here.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ed25519_dalek::{Signer, SigningKey};
 use thiserror::Error;
@@ -13,8 +12,7 @@ use vsync_protocol::log::Receipt;
 use vsync_protocol::manifest::{Body, Manifest, ManifestError};
 
 use crate::archive::{Archive, ArchiveError};
-use crate::catalog::{Accepted, Location, Snapshot};
-use crate::store::StoreError;
+use crate::catalog::{Accepted, Location, Seen, Snapshot};
 
 /// Who commits, and to what.
 pub struct Author<'a> {
@@ -75,12 +73,6 @@ pub enum CommitError {
     Archive(#[from] ArchiveError),
 }
 
-impl From<StoreError> for CommitError {
-    fn from(error: StoreError) -> Self {
-        Self::Archive(error.into())
-    }
-}
-
 /// Commits `manifest` if it is acceptable and its tree is whole, and signs a receipt with
 /// `identity`. Committing it again gives the same receipt.
 ///
@@ -101,17 +93,19 @@ pub fn commit(
         return Ok(sign(accepted));
     }
     follows(&body, archive.catalog().last(&body.volume, &body.source).map_err(ArchiveError::from)?)?;
-    let missing = Walk::new(archive)?.close(body.root)?;
-    if !missing.is_empty() {
-        return Ok(Outcome::Missing(missing));
+    loop {
+        let walk = Walk::new(archive)?;
+        let seen = walk.as_of;
+        let missing = walk.close(body.root)?;
+        if !missing.is_empty() {
+            return Ok(Outcome::Missing(missing));
+        }
+        // None: garbage collection removed something meanwhile. It happens at most a few
+        // times a day, so that this ends.
+        if let Some(accepted) = archive.commit(snapshot.clone(), seen, |last| follows(&body, last))? {
+            return Ok(sign(accepted));
+        }
     }
-    archive.commit(snapshot, now(), |last| follows(&body, last)).map(sign)
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn check(realm: RealmId, author: &Author<'_>, manifest: &[u8]) -> Result<Body, CommitError> {
@@ -144,7 +138,7 @@ fn receipt(identity: &SigningKey, realm: RealmId, manifest: ManifestHash, accept
 /// references, and stops at nodes that an earlier walk found whole.
 struct Walk<'a> {
     archive: &'a Archive,
-    generation: u64,
+    as_of: Seen,
     /// Whether everything below a node seen in this walk is here.
     seen: HashMap<Cid, bool>,
     missing: HashSet<Cid>,
@@ -154,8 +148,8 @@ impl<'a> Walk<'a> {
     fn new(archive: &'a Archive) -> Result<Self, CommitError> {
         // Read first: damage found while walking begins a new generation, and what this
         // walk says of its own is then worth nothing.
-        let generation = archive.catalog().generation().map_err(ArchiveError::from)?;
-        Ok(Self { archive, generation, seen: HashMap::new(), missing: HashSet::new() })
+        let as_of = archive.catalog().seen().map_err(ArchiveError::from)?;
+        Ok(Self { archive, as_of, seen: HashMap::new(), missing: HashSet::new() })
     }
 
     /// Walks from `root` and returns some of what is missing, at most [`MAX_CIDS`].
@@ -168,7 +162,7 @@ impl<'a> Walk<'a> {
         };
         let whole: Vec<Cid> = self.seen.into_iter().filter_map(|(cid, whole)| whole.then_some(cid)).collect();
         if !whole.is_empty() {
-            self.archive.catalog().add_closed(whole, self.generation).map_err(ArchiveError::from)?;
+            self.archive.catalog().add_closed(whole, self.as_of).map_err(ArchiveError::from)?;
         }
         Ok(self.missing.into_iter().take(MAX_CIDS).collect())
     }
@@ -179,7 +173,7 @@ impl<'a> Walk<'a> {
             self.missing.insert(node);
             return Ok(false);
         };
-        if location.closed == self.generation {
+        if location.closed == self.as_of.generation {
             return Ok(true);
         }
         if let Some(&whole) = self.seen.get(&node) {
@@ -220,7 +214,7 @@ impl<'a> Walk<'a> {
     /// The children that a node names, read from its bytes, which are hashed again; none
     /// when they are damaged.
     fn references(&self, node: Cid, location: &Location) -> Result<Option<Vec<Cid>>, CommitError> {
-        let Some(blob) = self.archive.read(node, location)? else { return Ok(None) };
+        let Some(blob) = self.archive.read_moved(node, location)? else { return Ok(None) };
         let header = Header::parse(&blob).map_err(|_| CommitError::Tree { node, what: "it is no blob" })?;
         if header.kind != location.kind {
             return Err(CommitError::Tree { node, what: "its kind is not what the catalog says" });

@@ -13,16 +13,18 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
-use vsync_protocol::limits::MAX_MESSAGE_LEN;
-use vsync_protocol::wire::{Cids, Listing, Refusal, RefusalCode, Reply, ServerStatus};
+use vsync_protocol::id::{MachineKey, MachineName, RealmId, SnapshotId, VolumeName};
+use vsync_protocol::limits::{MAX_MESSAGE_LEN, MAX_VERDICTS};
+use vsync_protocol::plan::{Fate, Verdict};
+use vsync_protocol::wire::{Cids, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, ServerStatus};
 use vsync_transport::{Congestion, TransportError};
 
 use crate::archive::{Archive, ArchiveError};
-use crate::commit::{Author, Outcome, commit, now};
+use crate::commit::{Author, Outcome, commit};
 use crate::connection::Connection;
-use crate::refusal::number;
+use crate::refusal::{number, refusal};
 use crate::store::disk::Reserve;
+use crate::upkeep::Upkeep;
 
 /// Connections altogether, and of one machine.
 const MAX_CONNECTIONS: usize = 256;
@@ -59,6 +61,8 @@ pub struct Member {
     /// Whether it may fetch blobs and list other machines' snapshots; false for a machine
     /// that only writes.
     pub may_read: bool,
+    /// Whether it may forget, pin and bring back snapshots of all machines.
+    pub may_admin: bool,
 }
 
 /// Who may connect now. Asked at the handshake and again on every request, so that a
@@ -81,6 +85,8 @@ pub struct ServerConfig {
     pub reserve: Reserve,
     /// How fast to send.
     pub congestion: Congestion,
+    /// How the store is looked after.
+    pub upkeep: Upkeep,
 }
 
 /// Why a server does not start.
@@ -200,6 +206,7 @@ pub(crate) struct Shared {
     /// A permit is held by each walk over a tree.
     pub(crate) walks: Semaphore,
     identity: SigningKey,
+    upkeep: Upkeep,
     connections: Mutex<HashMap<MachineKey, usize>>,
 }
 
@@ -213,6 +220,7 @@ impl Shared {
             turns: Semaphore::new(TURNS),
             walks: Semaphore::new(WALKS),
             identity: config.identity,
+            upkeep: config.upkeep,
             connections: Mutex::default(),
         }
     }
@@ -304,15 +312,61 @@ impl Shared {
         let totals = self.archive.catalog().totals()?;
         Ok(Reply::Status(Box::new(ServerStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            now: now(),
+            now: self.archive.time().0.now,
             snapshots: totals.snapshots,
             blobs: totals.blobs,
             packs: totals.packs,
             bytes: totals.bytes,
             free: self.archive.free()?,
             read_only: self.archive.failure().map(str::to_owned),
+            warnings: self.warnings()?,
         })))
     }
+
+    /// What an operator must look at.
+    fn warnings(&self) -> Result<Vec<String>, Refusal> {
+        let (moment, kept) = self.archive.time();
+        Ok(kept.evidence(&moment).check(None).err().iter().map(ToString::to_string).collect())
+    }
+
+    /// Forgets all of `ids` that can be; says no when one of them cannot.
+    pub(crate) fn forget(&self, member: &Member, ids: &[SnapshotId]) -> Result<Reply, Refusal> {
+        let mut refused = None;
+        for &id in bounded(ids)? {
+            let forgotten = self.archive.forget(&self.upkeep, id, &format!("by {}", member.name));
+            refused = refused.or(forgotten.err());
+        }
+        refused.map_or_else(|| Ok(Reply::Done(self.archive.position())), |error| Err(error.into()))
+    }
+
+    pub(crate) fn plan(&self, request: &PlanRequest) -> Result<Reply, Refusal> {
+        let mut report = PlanReport::default();
+        let mut ids: Vec<SnapshotId> = bounded(&request.ids)?.to_vec();
+        if ids.is_empty() {
+            let plans = self.archive.plan(&self.upkeep, request.volume.as_ref(), request.source.as_ref())?;
+            ids = plans.iter().flat_map(|plan| plan.forgotten()).map(|(id, _)| id).collect();
+            for plan in plans {
+                match plan.verdicts {
+                    Ok(verdicts) => report.verdicts.extend(verdicts),
+                    Err(frozen) => report.frozen = Some(frozen),
+                }
+            }
+        }
+        report.verdicts.sort_by_key(|Verdict { fate, .. }| matches!(fate, Fate::Keep(_)));
+        report.verdicts.truncate(MAX_VERDICTS);
+        report.forgotten = ids.len() as u64;
+        if !ids.is_empty() {
+            report.bytes = self.archive.needed_only_by(&ids)?;
+        }
+        Ok(Reply::Plan(Box::new(report)))
+    }
+}
+
+fn bounded(ids: &[SnapshotId]) -> Result<&[SnapshotId], Refusal> {
+    if ids.len() <= MAX_VERDICTS {
+        return Ok(ids);
+    }
+    Err(refusal(RefusalCode::Malformed, format!("more than {MAX_VERDICTS} snapshots at once")))
 }
 
 /// Waits until all of `connections` have ended.

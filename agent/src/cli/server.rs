@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use clap::Subcommand;
-use vsync_protocol::id::{MachineKey, MachineName};
+use vsync_protocol::id::{MachineKey, MachineName, VolumeName};
+use vsync_protocol::plan::{Policy, Zone};
 use vsync_protocol::registry::Registry;
-use vsync_server::{Member, Members, Running, Server, ServerConfig, ServerError};
+use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
 
 use super::GlobalArgs;
 use super::context::{Context, key_store, load_registry};
@@ -173,12 +174,14 @@ fn start(
 ) -> Result<Running, Failure> {
     let registry = load_registry(config)?;
     let realm = registry.realm.id;
+    let watched = Arc::new(Watched::new(config, registry));
     let config = ServerConfig {
         data: server.data.clone(),
         realm,
         identity,
         listen,
-        members: members(config, registry),
+        members: members(&watched),
+        upkeep: Upkeep { policies: policies(&watched), zone: zone(), ..Upkeep::default() },
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
     };
@@ -186,10 +189,23 @@ fn start(
 }
 
 /// Who may connect, by `vsync.pub` and `vsync.toml` as they are at the moment of asking.
-fn members(config: &Config, registry: Registry) -> Members {
-    let watched = Watched { path: config.path.clone(), registry_path: config.registry_path(), known: Mutex::new(None) };
-    watched.remember(Access { config: config.clone(), registry });
-    Arc::new(move |key| watched.member(key))
+fn members(watched: &Arc<Watched>) -> Members {
+    let watched = Arc::clone(watched);
+    Arc::new(move |key| watched.look(|access| access.member(key)).flatten())
+}
+
+/// What is kept, by `vsync.toml` as it is at the moment of asking. A file that cannot be
+/// understood keeps everything.
+fn policies(watched: &Arc<Watched>) -> Policies {
+    let watched = Arc::clone(watched);
+    Arc::new(move |volume| watched.look(|access| access.policy(volume)).unwrap_or_default())
+}
+
+/// This machine's time zone, with its changes of clocks up to some distant year.
+fn zone() -> Zone {
+    let (zone, first) = (jiff::tz::TimeZone::system(), jiff::Timestamp::UNIX_EPOCH);
+    let changes = zone.following(first).take(500).map(|at| (at.timestamp().as_millisecond(), at.offset().seconds()));
+    Zone::new(zone.to_offset(first).seconds(), changes.collect())
 }
 
 struct Access {
@@ -207,6 +223,13 @@ struct Watched {
 }
 
 impl Watched {
+    fn new(config: &Config, registry: Registry) -> Self {
+        let (path, registry_path) = (config.path.clone(), config.registry_path());
+        let watched = Self { path, registry_path, known: Mutex::new(None) };
+        watched.remember(Access { config: config.clone(), registry });
+        watched
+    }
+
     fn stamp(&self) -> Stamp {
         let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         (modified(&self.path), modified(&self.registry_path))
@@ -217,7 +240,8 @@ impl Watched {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, Some(access)));
     }
 
-    fn member(&self, key: MachineKey) -> Option<Member> {
+    /// Looks at the files as they are now; none when they cannot be understood.
+    fn look<T>(&self, ask: impl FnOnce(&Access) -> T) -> Option<T> {
         let stamp = self.stamp();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref().is_none_or(|(seen, _)| *seen != stamp) {
@@ -230,7 +254,7 @@ impl Watched {
             *known = Some((stamp, access));
         }
         let (_, access) = known.as_ref()?;
-        access.as_ref()?.member(key)
+        access.as_ref().map(ask)
     }
 }
 
@@ -238,7 +262,25 @@ impl Access {
     fn member(&self, key: MachineKey) -> Option<Member> {
         let name: MachineName = self.registry.machine_of(&key)?.clone();
         let machine = self.config.machines().find(|machine| machine.name == name)?;
-        Some(Member { may_read: machine.role == Role::Full, name })
+        // Deciding about snapshots is for whoever is at home on a server anyway.
+        let may_admin = self.config.servers.iter().any(|server| server.machine.name == name);
+        Some(Member { may_read: machine.role == Role::Full, may_admin, name })
+    }
+
+    fn policy(&self, volume: &VolumeName) -> Policy {
+        let own = self.config.volumes.iter().find(|known| known.name == *volume);
+        let retention = own.and_then(|volume| volume.retention.as_ref()).or(self.config.retention.as_ref());
+        let Some(retention) = retention else { return Policy::default() };
+        Policy {
+            last: retention.last,
+            hourly: retention.hourly,
+            daily: retention.daily,
+            weekly: retention.weekly,
+            monthly: retention.monthly,
+            yearly: retention.yearly,
+            within: retention.within.map(|within| u64::try_from(within.as_millis()).unwrap_or(u64::MAX)),
+            ..Policy::default()
+        }
     }
 }
 

@@ -10,7 +10,9 @@ pub mod message;
 pub mod spki;
 
 pub use cids::{Answers, Cids};
-pub use message::{Listing, Refusal, RefusalCode, Reply, Request, ServerStatus, SnapshotRecord};
+pub use message::{
+    Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, Request, ServerStatus, SnapshotRecord,
+};
 
 use crate::id::Cid;
 use crate::limits::{MAX_BLOB_LEN, MAX_MESSAGE_LEN, MAX_UPLOAD_STREAMS};

@@ -17,7 +17,7 @@ fn pack(byte: u8) -> PackId {
 
 fn open() -> (tempfile::TempDir, Catalog) {
     let dir = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(&dir.path().join("catalog.sqlite")).unwrap();
+    let catalog = Catalog::open(&dir.path().join("catalog.sqlite"), Steps::default()).unwrap();
     (dir, catalog)
 }
 
@@ -49,16 +49,16 @@ fn a_damaged_blob_is_absent_until_it_comes_again() {
     let (_dir, catalog) = open();
     let cid = record(0).cid;
     catalog.add_pack(pack(1), 1, vec![record(0)]).unwrap();
-    let before = catalog.generation().unwrap();
+    let before = catalog.seen().unwrap();
     catalog.add_closed(vec![cid], before).unwrap();
     catalog.add_damage(cid, pack(2)).unwrap();
     assert_eq!(catalog.have(&[cid]).unwrap(), [true], "another copy was meant");
     catalog.add_damage(cid, pack(1)).unwrap();
     assert_eq!(catalog.have(&[cid]).unwrap(), [false]);
-    assert!(catalog.generation().unwrap() > before);
+    assert!(catalog.seen().unwrap().generation > before.generation);
     catalog.add_pack(pack(9), 1, vec![record(0)]).unwrap();
     let location = catalog.locate(&[cid]).unwrap()[0].unwrap();
-    assert_eq!((location.pack, location.closed), (pack(9), before));
+    assert_eq!((location.pack, location.closed), (pack(9), before.generation));
     catalog.lose_pack(pack(9)).unwrap();
     assert_eq!(catalog.have(&[cid]).unwrap(), [false]);
     assert_eq!(catalog.totals().unwrap(), Totals { packs: 1, bytes: 1, ..Totals::default() });
@@ -154,13 +154,13 @@ fn a_damaged_or_newer_file_is_refused() {
     catalog.add_pack(pack(1), 1, (0..200).map(record).collect()).unwrap();
     drop(catalog);
     let path = dir.path().join("catalog.sqlite");
-    drop(Catalog::open(&path).unwrap());
+    drop(Catalog::open(&path, Steps::default()).unwrap());
     let connection = Connection::open(&path).unwrap();
-    connection.pragma_update(None, "user_version", 2).unwrap();
+    connection.pragma_update(None, "user_version", 3).unwrap();
     drop(connection);
-    assert!(matches!(Catalog::open(&path), Err(CatalogError::Format { found: 2, .. })));
+    assert!(matches!(Catalog::open(&path, Steps::default()), Err(CatalogError::Format { found: 3, .. })));
     std::fs::write(&path, vec![7; 8192]).unwrap();
-    assert!(matches!(Catalog::open(&path), Err(CatalogError::Damaged(_))));
+    assert!(matches!(Catalog::open(&path, Steps::default()), Err(CatalogError::Damaged(_))));
 }
 
 #[test]

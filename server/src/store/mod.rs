@@ -19,6 +19,7 @@ pub mod journal;
 pub mod memory;
 pub mod pack;
 pub mod room;
+pub mod steps;
 
 #[cfg(test)]
 mod conformance;

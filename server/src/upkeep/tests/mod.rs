@@ -1,0 +1,3 @@
+//! What upkeep promises, on real stores with clocks of their own.
+
+mod retention;
