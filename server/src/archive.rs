@@ -19,7 +19,7 @@ use vsync_protocol::limits::MAX_MANIFEST_LEN;
 use vsync_protocol::log::LogEntry;
 use vsync_protocol::manifest::{LogPosition, Manifest, manifest_hash};
 
-use crate::catalog::{Accepted, Catalog, CatalogError, Location, Seen, Snapshot, State};
+use crate::catalog::{Accepted, Catalog, CatalogError, Location, Snapshot, State};
 use crate::clock::{Clock, Kept, Moment};
 use crate::pins::{Pins, SessionPins};
 use crate::store::disk::{DiskStore, Reserve};
@@ -71,13 +71,15 @@ pub struct Archive {
     time: Mutex<Kept>,
     /// Uptime of the last time that was kept on disk.
     kept_until: AtomicU64,
-    pub(crate) home: Home,
+    _home: Home,
 }
 
 /// A store's files without its catalog.
 pub(crate) struct Files {
     pub(crate) packs: DiskStore,
     pub(crate) manifests: Room,
+    pub(crate) trash: PathBuf,
+    pub(crate) quarantine: PathBuf,
     pub(crate) health: Health,
 }
 
@@ -85,13 +87,15 @@ impl Files {
     pub(crate) fn open(home: &Home, reserve: Reserve, steps: Steps) -> Result<Self, StoreError> {
         let health = Health::announcing(steps);
         let packs = DiskStore::open(home.path().join("packs"), reserve, health.clone())?;
+        let (trash, quarantine) = (home.path().join("trash"), home.path().join("quarantine"));
+        fs::create_dir_all(&trash).map_err(StoreError::io("create", &trash))?;
         let manifests = Room::open(home.path().join("manifests"), health.clone())?;
-        Ok(Self { packs, manifests, health })
+        Ok(Self { packs, manifests, trash, quarantine, health })
     }
 
     pub(crate) fn open_journal(&self, home: &Home, catalog: &Catalog) -> Result<(Journal, Vec<Logged>), ArchiveError> {
-        let (log, quarantine) = (home.path().join("log"), home.path().join("quarantine"));
-        Ok(Journal::open(&log, &quarantine, catalog.mark()?, self.health.clone())?)
+        let log = home.path().join("log");
+        Ok(Journal::open(&log, &self.quarantine, catalog.mark()?, self.health.clone())?)
     }
 }
 
@@ -128,7 +132,7 @@ impl Archive {
         let time =
             kept.map_or_else(|| Kept { uptime: KEEP_TIME, ..Kept::begin(&moment) }, |kept| kept.advance(&moment));
         let (journal, time) = (Mutex::new(journal), Mutex::new(time));
-        Ok(Self { catalog, files, journal, pins: Pins::default(), clock: world.clock, time, kept_until, home })
+        Ok(Self { catalog, files, journal, pins: Pins::default(), clock: world.clock, time, kept_until, _home: home })
     }
 
     /// What time it is, and what is known of the time that has passed.
@@ -296,8 +300,8 @@ impl Archive {
     }
 
     /// Makes a checked `manifest` a snapshot, unless it is one already. Its tree was found
-    /// whole as of `seen`; if blobs became absent since, it must be looked at again, and the
-    /// answer is none. `check` decides, while nobody else can commit, whether it may follow
+    /// whole in `generation`; if blobs became absent since, it must be looked at again, and
+    /// the answer is none. `check` decides, while nobody else can commit, whether it may follow
     /// the last of its sequence.
     ///
     /// # Errors
@@ -305,7 +309,7 @@ impl Archive {
     pub(crate) fn commit<E: From<ArchiveError>>(
         &self,
         snapshot: Snapshot,
-        seen: Seen,
+        generation: u64,
         check: impl FnOnce(Option<(u64, ManifestHash)>) -> Result<(), E>,
     ) -> Result<Option<Accepted>, E> {
         let mut journal = self.lock_journal();
@@ -313,7 +317,7 @@ impl Archive {
             return Ok(Some(accepted));
         }
         // Who removes blobs holds the journal: from here on nothing becomes absent.
-        if self.catalog.seen().map_err(ArchiveError::from)? != seen {
+        if self.catalog.generation().map_err(ArchiveError::from)? != generation {
             return Ok(None);
         }
         let at = self.time().0.now;

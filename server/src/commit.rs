@@ -12,7 +12,7 @@ use vsync_protocol::log::Receipt;
 use vsync_protocol::manifest::{Body, Manifest, ManifestError};
 
 use crate::archive::{Archive, ArchiveError};
-use crate::catalog::{Accepted, Location, Seen, Snapshot};
+use crate::catalog::{Accepted, Location, Snapshot};
 
 /// Who commits, and to what.
 pub struct Author<'a> {
@@ -95,14 +95,14 @@ pub fn commit(
     follows(&body, archive.catalog().last(&body.volume, &body.source).map_err(ArchiveError::from)?)?;
     loop {
         let walk = Walk::new(archive)?;
-        let seen = walk.as_of;
+        let generation = walk.generation;
         let missing = walk.close(body.root)?;
         if !missing.is_empty() {
             return Ok(Outcome::Missing(missing));
         }
-        // None: garbage collection removed something meanwhile. It happens at most a few
-        // times a day, so that this ends.
-        if let Some(accepted) = archive.commit(snapshot.clone(), seen, |last| follows(&body, last))? {
+        // None: something became absent meanwhile, by damage or by garbage collection. That is
+        // rare, so that this ends.
+        if let Some(accepted) = archive.commit(snapshot.clone(), generation, |last| follows(&body, last))? {
             return Ok(sign(accepted));
         }
     }
@@ -138,7 +138,7 @@ fn receipt(identity: &SigningKey, realm: RealmId, manifest: ManifestHash, accept
 /// references, and stops at nodes that an earlier walk found whole.
 struct Walk<'a> {
     archive: &'a Archive,
-    as_of: Seen,
+    generation: u64,
     /// Whether everything below a node seen in this walk is here.
     seen: HashMap<Cid, bool>,
     missing: HashSet<Cid>,
@@ -148,8 +148,8 @@ impl<'a> Walk<'a> {
     fn new(archive: &'a Archive) -> Result<Self, CommitError> {
         // Read first: damage found while walking begins a new generation, and what this
         // walk says of its own is then worth nothing.
-        let as_of = archive.catalog().seen().map_err(ArchiveError::from)?;
-        Ok(Self { archive, as_of, seen: HashMap::new(), missing: HashSet::new() })
+        let generation = archive.catalog().generation().map_err(ArchiveError::from)?;
+        Ok(Self { archive, generation, seen: HashMap::new(), missing: HashSet::new() })
     }
 
     /// Walks from `root` and returns some of what is missing, at most [`MAX_CIDS`].
@@ -162,7 +162,7 @@ impl<'a> Walk<'a> {
         };
         let whole: Vec<Cid> = self.seen.into_iter().filter_map(|(cid, whole)| whole.then_some(cid)).collect();
         if !whole.is_empty() {
-            self.archive.catalog().add_closed(whole, self.as_of).map_err(ArchiveError::from)?;
+            self.archive.catalog().add_closed(whole, self.generation).map_err(ArchiveError::from)?;
         }
         Ok(self.missing.into_iter().take(MAX_CIDS).collect())
     }
@@ -173,7 +173,7 @@ impl<'a> Walk<'a> {
             self.missing.insert(node);
             return Ok(false);
         };
-        if location.closed == self.as_of.generation {
+        if location.closed == self.generation {
             return Ok(true);
         }
         if let Some(&whole) = self.seen.get(&node) {

@@ -1,5 +1,8 @@
 //! What garbage collection and scrub ask and change.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, Transaction, params};
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, PackId};
@@ -7,7 +10,7 @@ use vsync_protocol::id::{Cid, PackId};
 use super::read::unsigned;
 use super::schema::{CONDEMNED, CORRUPT, LIVE};
 use super::{Catalog, CatalogError, write};
-use crate::store::pack::{RECORD_HEAD_LEN, Record};
+use crate::store::pack::{RECORD_HEAD_LEN, ROW_LEN, Record};
 
 /// How a blob stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +62,7 @@ pub struct Kept {
     pub pack: PackId,
     /// Its bytes.
     pub bytes: u64,
-    /// Bytes of records that must stay.
+    /// Bytes of records that must stay, and of their rows in the table.
     pub kept: u64,
 }
 
@@ -140,13 +143,14 @@ impl Catalog {
         })
     }
 
-    /// Makes those of `cids` absent that are live, and forgets that `open` were found whole.
-    /// Returns how many it made absent.
+    /// Makes those of `cids` absent that are live. A new generation begins; those of `nodes`
+    /// that were closed in the last one, and below which there is none of `cids`, stay so.
+    /// Returns how many became absent.
     ///
     /// # Errors
     /// When it is not recorded; then none of it is.
-    pub fn condemn(&self, cids: Vec<Cid>, open: Vec<Cid>) -> Result<u64, CatalogError> {
-        self.write("condemn blobs", move |t| condemn(t, &cids, &open))
+    pub(crate) fn condemn(&self, cids: Vec<Cid>, nodes: Arc<HashSet<Cid>>) -> Result<u64, CatalogError> {
+        self.write("condemn blobs", move |t| condemn(t, &cids, &nodes))
     }
 
     /// Makes those of `cids` live again that are condemned. Returns those that are live.
@@ -231,6 +235,18 @@ impl Catalog {
         })
     }
 
+    /// The uptime at which the last round began, if any did.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn last_round(&self) -> Result<Option<u64>, CatalogError> {
+        self.read("find the last round", |reader| {
+            reader
+                .query_row("SELECT uptime FROM rounds ORDER BY number DESC LIMIT 1", [], |row| unsigned(row, 0))
+                .optional()
+        })
+    }
+
     /// Notes that `pack` is no more in the trash.
     ///
     /// # Errors
@@ -301,17 +317,19 @@ fn entries(reader: &Connection, cids: &[Cid]) -> rusqlite::Result<Vec<Option<Ent
     cids.iter().map(|cid| find.query_row([cid.as_bytes()], entry).optional()).collect()
 }
 
-fn condemn(t: &Transaction<'_>, cids: &[Cid], open: &[Cid]) -> rusqlite::Result<u64> {
+fn condemn(t: &Transaction<'_>, cids: &[Cid], nodes: &HashSet<Cid>) -> rusqlite::Result<u64> {
     let mut update = t.prepare_cached(
-        "UPDATE blobs SET state = ?2, closed = 0, since = (SELECT round FROM totals) WHERE cid = ?1 AND state = ?3",
+        "UPDATE blobs SET state = ?2, since = (SELECT round FROM totals) WHERE cid = ?1 AND state = ?3",
     )?;
     let mut condemned = 0;
     for cid in cids {
         condemned += update.execute(params![cid.as_bytes(), CONDEMNED, LIVE])? as u64;
     }
-    let mut reopen = t.prepare_cached("UPDATE blobs SET closed = 0 WHERE cid = ?1")?;
-    open.iter().try_for_each(|cid| reopen.execute([cid.as_bytes()]).map(drop))?;
-    t.execute("UPDATE totals SET removals = removals + 1", [])?;
+    write::begin_generation(t)?;
+    let mut reclose = t.prepare_cached(
+        "UPDATE blobs SET closed = closed + 1 WHERE cid = ?1 AND closed = (SELECT generation - 1 FROM totals)",
+    )?;
+    nodes.iter().try_for_each(|cid| reclose.execute([cid.as_bytes()]).map(drop))?;
     Ok(condemned)
 }
 
@@ -342,7 +360,7 @@ fn kept(reader: &Connection, ripe: u64) -> rusqlite::Result<Vec<Kept>> {
                   WHERE state = ?2 OR (state = ?3 AND since > ?4) GROUP BY pack) ON pack = number
              WHERE doomed = 0 ORDER BY number",
         )?
-        .query_map(params![RECORD_HEAD_LEN as i64, LIVE, CONDEMNED, ripe as i64], row)?
+        .query_map(params![(RECORD_HEAD_LEN + ROW_LEN) as i64, LIVE, CONDEMNED, ripe as i64], row)?
         .collect()
 }
 

@@ -128,16 +128,6 @@ pub struct Accepted {
     pub at: i64,
 }
 
-/// What a finding that nodes are whole depends on. While it is the same, no blob has become
-/// absent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// The generation of closed nodes; a new one begins with damage.
-    pub generation: u64,
-    /// How often blobs were removed on purpose.
-    pub removals: u64,
-}
-
 /// How much there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -202,13 +192,12 @@ impl Catalog {
         self.write("add a pack", move |t| write::add_pack(t, pack, bytes, &mut records))
     }
 
-    /// Records that everything below `nodes` was found present, provided that nothing has
-    /// become absent since `seen`.
+    /// Records that everything below `nodes` was found present in `generation`.
     ///
     /// # Errors
     /// When it is not recorded.
-    pub fn add_closed(&self, nodes: Vec<Cid>, seen: Seen) -> Result<(), CatalogError> {
-        self.write("mark nodes", move |t| write::add_closed(t, &nodes, seen))
+    pub fn add_closed(&self, nodes: Vec<Cid>, generation: u64) -> Result<(), CatalogError> {
+        self.write("mark nodes", move |t| write::add_closed(t, &nodes, generation))
     }
 
     /// Records that the copy of `cid` in `pack` is damaged. A new generation begins, since
@@ -252,12 +241,12 @@ impl Catalog {
         self.read("locate blobs", |reader| read::locate(reader, cids))
     }
 
-    /// What a finding that nodes are whole depends on.
+    /// The current generation of closed nodes. While it is the same, no blob becomes absent.
     ///
     /// # Errors
     /// When the catalog cannot be read.
-    pub fn seen(&self) -> Result<Seen, CatalogError> {
-        self.read("read the generation", read::seen)
+    pub fn generation(&self) -> Result<u64, CatalogError> {
+        self.read("read the generation", read::generation)
     }
 
     /// The last snapshot of `volume` from `source`, forgotten or not: its sequence number

@@ -9,7 +9,7 @@ use vsync_protocol::manifest::LogPosition;
 use vsync_protocol::wire::{Listing, SnapshotRecord};
 
 use super::schema::LIVE;
-use super::{Accepted, Location, Seen, Totals};
+use super::{Accepted, Location, Totals};
 use crate::store::journal::Mark;
 
 /// What a record takes in a reply besides its manifest, at most.
@@ -31,10 +31,8 @@ pub(super) fn locate(reader: &Connection, cids: &[Cid]) -> rusqlite::Result<Vec<
     cids.iter().map(|cid| find.query_row(params![cid.as_bytes(), LIVE], location).optional()).collect()
 }
 
-pub(super) fn seen(reader: &Connection) -> rusqlite::Result<Seen> {
-    reader
-        .prepare_cached("SELECT generation, removals FROM totals")?
-        .query_row([], |row| Ok(Seen { generation: unsigned(row, 0)?, removals: unsigned(row, 1)? }))
+pub(super) fn generation(reader: &Connection) -> rusqlite::Result<u64> {
+    reader.prepare_cached("SELECT generation FROM totals")?.query_row([], |row| unsigned(row, 0))
 }
 
 pub(super) fn last(

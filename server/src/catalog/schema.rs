@@ -24,8 +24,6 @@ pub(super) const CONDEMNED: i64 = 2;
 /// `snapshots` keeps the forgotten ones too, because their sequence goes on after them.
 /// A blob's `since` is the round of garbage collection in which it came into its state. A
 /// doomed pack has given up all its blobs and waits to be moved to the trash.
-/// `totals.removals` grows with every transaction that makes blobs absent on purpose: what
-/// was found whole before is then to be looked at again.
 const TABLES: &str = "
     CREATE TABLE packs (
         number INTEGER PRIMARY KEY,
@@ -75,10 +73,9 @@ const TABLES: &str = "
         snapshots INTEGER NOT NULL,
         generation INTEGER NOT NULL,
         clean INTEGER NOT NULL,
-        round INTEGER NOT NULL,
-        removals INTEGER NOT NULL
+        round INTEGER NOT NULL
     ) STRICT;
-    INSERT INTO totals VALUES (1, 0, 0, 0, 0, 1, 1, 1, 0);
+    INSERT INTO totals VALUES (1, 0, 0, 0, 0, 1, 1, 1);
     CREATE TABLE rounds (
         number INTEGER PRIMARY KEY,
         log INTEGER NOT NULL,

@@ -90,12 +90,7 @@ pub(super) fn add_pack_row(t: &Transaction<'_>, pack: PackId, bytes: u64) -> rus
     t.prepare_cached("SELECT number FROM packs WHERE id = ?1")?.query_row([pack.as_bytes()], |row| row.get(0))
 }
 
-/// Does nothing when blobs were removed since `seen`: the nodes may then not be whole.
-pub(super) fn add_closed(t: &Transaction<'_>, nodes: &[Cid], seen: super::Seen) -> rusqlite::Result<()> {
-    if super::read::seen(t)? != seen {
-        return Ok(());
-    }
-    let generation = seen.generation;
+pub(super) fn add_closed(t: &Transaction<'_>, nodes: &[Cid], generation: u64) -> rusqlite::Result<()> {
     let mut update = t.prepare_cached("UPDATE blobs SET closed = ?2 WHERE cid = ?1")?;
     nodes.iter().try_for_each(|cid| update.execute(params![cid.as_bytes(), generation as i64]).map(drop))
 }
@@ -126,7 +121,7 @@ pub(super) fn lose_pack(t: &Transaction<'_>, pack: PackId) -> rusqlite::Result<(
 }
 
 /// Forgets in one step which nodes were closed.
-fn begin_generation(t: &Transaction<'_>) -> rusqlite::Result<()> {
+pub(super) fn begin_generation(t: &Transaction<'_>) -> rusqlite::Result<()> {
     t.execute("UPDATE totals SET generation = generation + 1", []).map(drop)
 }
 

@@ -5,11 +5,13 @@
 //! for each blob.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use thiserror::Error;
 use vsync_protocol::blob::{BlobKind, Header};
 use vsync_protocol::id::{Cid, SnapshotId};
 use vsync_protocol::limits::{MAX_CIDS, MAX_TREE_DEPTH};
+use vsync_protocol::log::LogEntry;
 use vsync_protocol::manifest::Manifest;
 
 use super::throttle::Throttle;
@@ -57,20 +59,33 @@ impl From<StoreError> for MarkError {
 /// Everything that some snapshots need.
 #[derive(Default)]
 pub(crate) struct Mark {
-    nodes: HashSet<Cid>,
+    nodes: Arc<HashSet<Cid>>,
     blobs: CidSet,
     /// The last place in the log whose snapshot is marked.
     position: u64,
+    /// How much of the log was looked through for snapshots that were brought back.
+    log: u64,
 }
 
 impl Mark {
+    /// Marks nothing yet; snapshots that are brought back after the log's place `log` will
+    /// be noticed.
+    pub(crate) fn since(log: u64) -> Self {
+        Self { log, ..Self::default() }
+    }
+
+    /// All nodes that are needed.
+    pub(crate) fn nodes(&self) -> Arc<HashSet<Cid>> {
+        Arc::clone(&self.nodes)
+    }
+
     /// Whether `cid` is needed. May be wrong by saying yes.
     pub(crate) fn contains(&self, cid: &Cid) -> bool {
         self.blobs.contains(cid)
     }
 
     /// Marks all snapshots that are not forgotten, have not been marked, and are not `left
-    /// out`, up to the log's end as it is when this is called last.
+    /// out`. Called again, it marks what was committed or brought back meanwhile.
     pub(crate) fn extend(
         &mut self,
         archive: &Archive,
@@ -80,13 +95,30 @@ impl Mark {
         loop {
             // A few at a time: manifests may be large.
             let page = archive.catalog().standing_after(self.position, 16)?;
-            let Some(last) = page.last() else { return Ok(()) };
+            let Some(last) = page.last() else { return self.extend_by_revived(archive, throttle) };
             let reached = last.position;
             for known in page.iter().filter(|known| !left_out.contains(&known.hash.into())) {
                 let (snapshot, root) = root_of(known)?;
                 self.add(archive, throttle, snapshot, root)?;
             }
             self.position = reached;
+        }
+    }
+
+    fn extend_by_revived(&mut self, archive: &Archive, throttle: &Throttle) -> Result<(), MarkError> {
+        loop {
+            let entries = archive.catalog().log(self.log, 1 << 20)?;
+            if entries.is_empty() {
+                return Ok(());
+            }
+            self.log += entries.len() as u64;
+            for entry in entries.iter().filter(|entry| matches!(entry, LogEntry::Undelete { .. })) {
+                let known = archive.catalog().known(entry.manifest().into())?;
+                if let Some(known) = known.filter(|known| !known.forgotten) {
+                    let (snapshot, root) = root_of(&known)?;
+                    self.add(archive, throttle, snapshot, root)?;
+                }
+            }
         }
     }
 
@@ -98,9 +130,11 @@ impl Mark {
         root: Cid,
     ) -> Result<(), MarkError> {
         let mut walk = Walk { archive, throttle, snapshot, revive: false };
+        // Nobody else holds the set while it grows, so that this copies nothing.
+        let nodes = Arc::make_mut(&mut self.nodes);
         walk.from(root, |cid, kind| {
             self.blobs.insert(cid);
-            kind != BlobKind::Chunk && self.nodes.insert(*cid)
+            kind != BlobKind::Chunk && nodes.insert(*cid)
         })
     }
 }

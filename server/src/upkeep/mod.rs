@@ -4,6 +4,8 @@
 //! All of it works on an open [`Archive`](crate::archive::Archive), beside backups and
 //! restores. Nothing here knows a key of the realm or what a request is.
 
+mod compact;
+pub mod gc;
 pub mod mark;
 pub mod retention;
 pub mod throttle;

@@ -166,7 +166,7 @@ impl Archive {
     pub fn undelete(&self, id: SnapshotId, by: &str) -> Result<LogPosition, RetentionError> {
         loop {
             let known = self.find(id)?;
-            let seen = self.catalog().seen()?;
+            let generation = self.catalog().generation()?;
             if known.forgotten && !self.revive_tree(&known)? {
                 return Err(RetentionError::Collected(id));
             }
@@ -174,7 +174,7 @@ impl Archive {
             let position = self.note(|at| {
                 let known = self.find(id)?;
                 // Garbage collection may have undone the revival: then it is repeated.
-                removed = known.forgotten && self.catalog().seen()? != seen;
+                removed = known.forgotten && self.catalog().generation()? != generation;
                 let entry = LogEntry::Undelete { manifest: known.hash, at, by: short(by) };
                 Ok::<_, RetentionError>(Some(entry).filter(|_| known.forgotten && !removed))
             })?;

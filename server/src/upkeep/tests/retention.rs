@@ -1,22 +1,13 @@
 //! Forgetting by policy and by order, pins, bringing back, clocks that jump.
 
-use std::sync::Arc;
-
 use vsync_protocol::id::SnapshotId;
 use vsync_protocol::manifest::SnapshotKind;
-use vsync_protocol::plan::{Frozen, Policy, Zone};
+use vsync_protocol::plan::{Frozen, Policy};
 
+use super::{NO_FLOOR, keep};
 use crate::testing::{DAY, HOUR, Store, tree};
-use crate::upkeep::Upkeep;
 use crate::upkeep::retention::RetentionError;
 use crate::{Trust, rebuild};
-
-pub(super) fn keep(policy: Policy) -> Upkeep {
-    Upkeep { policies: Arc::new(move |_| policy), zone: Zone::utc(), ..Upkeep::default() }
-}
-
-const NO_FLOOR: Policy =
-    Policy { last: 0, hourly: 0, daily: 0, weekly: 0, monthly: 0, yearly: 0, within: None, floor: 0 };
 
 /// Daily snapshots, each with content of its own and content shared by all.
 fn history(store: &Store, volume: &str, days: usize) -> Vec<SnapshotId> {
