@@ -25,6 +25,7 @@ use crate::connection::Connection;
 use crate::refusal::{number, refusal};
 use crate::store::disk::Reserve;
 use crate::upkeep::Upkeep;
+use crate::upkeep::keeper::{Keeper, Notices};
 
 /// Connections altogether, and of one machine.
 const MAX_CONNECTIONS: usize = 256;
@@ -118,14 +119,20 @@ impl Server {
         let quic = vsync_transport::server_config(&config.identity, admit, config.congestion)?;
         let socket = vsync_transport::bind(config.listen)?;
         let address = socket.local_addr().map_err(ServerError::Thread)?;
-        let shared = Arc::new(Shared::new(config, archive));
+        let notices = Notices::default();
+        let keeper = Keeper::start(Arc::clone(&archive), config.upkeep.clone(), notices.clone());
+        let keeper = keeper.map_err(ServerError::Thread)?;
+        let shared = Arc::new(Shared::new(config, archive, notices));
         let (stop, stopped) = oneshot::channel();
         let (listening, ready) = mpsc::channel();
         let thread = std::thread::Builder::new().name("vsync-quic".to_owned()).spawn(move || {
             // One thread: quinn runs faster on a runtime of its own that never migrates.
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
-                Err(error) => return drop(listening.send(Err(error))),
+                Err(error) => {
+                    keeper.end();
+                    return drop(listening.send(Err(error)));
+                }
             };
             runtime.block_on(async {
                 let config = vsync_transport::endpoint_config();
@@ -138,6 +145,7 @@ impl Server {
                 }
             });
             runtime.shutdown_timeout(FINISH_TIMEOUT);
+            keeper.end();
             shared.archive.close();
         });
         let thread = thread.map_err(ServerError::Thread)?;
@@ -207,11 +215,12 @@ pub(crate) struct Shared {
     pub(crate) walks: Semaphore,
     identity: SigningKey,
     upkeep: Upkeep,
+    notices: Notices,
     connections: Mutex<HashMap<MachineKey, usize>>,
 }
 
 impl Shared {
-    fn new(config: ServerConfig, archive: Arc<Archive>) -> Self {
+    fn new(config: ServerConfig, archive: Arc<Archive>, notices: Notices) -> Self {
         Self {
             archive,
             realm: config.realm,
@@ -221,6 +230,7 @@ impl Shared {
             walks: Semaphore::new(WALKS),
             identity: config.identity,
             upkeep: config.upkeep,
+            notices,
             connections: Mutex::default(),
         }
     }
@@ -326,7 +336,10 @@ impl Shared {
     /// What an operator must look at.
     fn warnings(&self) -> Result<Vec<String>, Refusal> {
         let (moment, kept) = self.archive.time();
-        Ok(kept.evidence(&moment).check(None).err().iter().map(ToString::to_string).collect())
+        let mut warnings = self.notices.all();
+        let clock = kept.evidence(&moment).check(None).err().map(|frozen| frozen.to_string());
+        warnings.extend(clock.filter(|clock| !warnings.contains(clock)));
+        Ok(warnings)
     }
 
     /// Forgets all of `ids` that can be; says no when one of them cannot.

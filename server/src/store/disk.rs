@@ -68,6 +68,11 @@ impl DiskStore {
         space(self.room.path()).map(|(free, _)| free)
     }
 
+    /// The file of a pack.
+    pub(crate) fn path_of(&self, pack: PackId) -> PathBuf {
+        self.room.path().join(name(pack))
+    }
+
     fn no_space(&self, free: u64, reserve: u64) -> StoreError {
         StoreError::NoSpace { path: self.room.path().to_owned(), free, reserve }
     }

@@ -1,9 +1,11 @@
 //! What upkeep promises, on real stores with clocks of their own.
 
+mod faults;
 mod gc;
 mod model;
 mod retention;
 mod scrub;
+mod thrash;
 
 use std::sync::Arc;
 
