@@ -92,6 +92,9 @@ impl Cache {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "OFF")?;
         connection.pragma_update(None, "cell_size_check", true)?;
+        // Keys of older snapshots must not outlive their rows: a machine that may only write
+        // could otherwise be made to read them.
+        connection.pragma_update(None, "secure_delete", true)?;
         let version: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if version != VERSION {
             connection.execute_batch(

@@ -103,3 +103,29 @@ impl Snapshot {
         Reference { cid: self.body.root, child }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{RootSecret, Secret};
+
+    /// A manifest that another implementation made opens for ever.
+    #[test]
+    fn golden_snapshot_opens() {
+        let hex: String = include_str!("snapshot.golden").lines().filter(|line| !line.starts_with('#')).collect();
+        let digits = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        let manifest: Vec<u8> = (0..hex.len()).step_by(2).map(digits).collect();
+        let root = RootSecret::new(Secret::new(std::array::from_fn(|at| u8::try_from(at).unwrap())));
+        let signer = MachineKey::from_bytes(SigningKey::from_bytes(&[3; 32]).verifying_key().to_bytes());
+        let reader = root.epoch(1).identity();
+        let open = |signer| Snapshot::open(&manifest, root.realm_id(), [signer], Some(&reader));
+        let snapshot = open(signer).unwrap();
+        let Snapshot { body, sealed, .. } = &snapshot;
+        assert_eq!((body.volume.as_str(), body.source.as_str(), body.sequence), ("barman_recover", "annex2", 2));
+        assert_eq!((body.kind, body.witness.unwrap().index), (manifest::SnapshotKind::Partial, 300));
+        assert_eq!((snapshot.root().child.ck, snapshot.root().child.raw_len), ([5; 32], 300));
+        assert_eq!((sealed.entries, sealed.bytes, sealed.defects), (7, 1 << 33, 1));
+        assert_eq!((sealed.chunker.average, sealed.chunker.fixed), (64 << 10, 32 << 10));
+        assert!(open(MachineKey::from_bytes([3; 32])).is_err());
+    }
+}

@@ -23,3 +23,6 @@ pub mod plan;
 pub mod registry;
 pub mod tree;
 pub mod wire;
+
+#[cfg(test)]
+mod testing;

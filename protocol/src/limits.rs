@@ -1,6 +1,8 @@
 //! Every bound of the formats and the wire, with its reason. A length that comes from
 //! outside is compared with one of these before anything is allocated.
 
+use crate::blob::{ENCODED_HEAD_LEN, FIXED_HEADER_LEN, TAG_LEN, padme};
+
 /// Longest plaintext of a blob: a chunk, or the payload of a tree node.
 pub const MAX_RAW_LEN: usize = 8 << 20;
 
@@ -8,7 +10,7 @@ pub const MAX_RAW_LEN: usize = 8 << 20;
 pub const MAX_REFS: usize = 65_536;
 
 /// Longest blob: an incompressible chunk, its envelope and padding, and its references.
-pub const MAX_BLOB_LEN: usize = MAX_RAW_LEN + (64 << 10) + MAX_REFS * 32;
+pub const MAX_BLOB_LEN: usize = MAX_RAW_LEN + (512 << 10) + MAX_REFS * 32;
 
 /// Longest control message on the wire.
 pub const MAX_MESSAGE_LEN: usize = 1 << 20;
@@ -45,3 +47,7 @@ pub const MAX_UPLOAD_STREAMS: u32 = 16;
 pub const MAX_WINDOW_LOG: u32 = 23;
 
 const _: () = assert!(MAX_CIDS * 32 < MAX_MESSAGE_LEN && MAX_MANIFEST_LEN < MAX_MESSAGE_LEN);
+
+/// The longest plaintext, padded, with the most references, is a blob that may be sent.
+const LONGEST_BLOB: usize = FIXED_HEADER_LEN + MAX_REFS * 32 + padme(ENCODED_HEAD_LEN + MAX_RAW_LEN) + TAG_LEN;
+const _: () = assert!(LONGEST_BLOB <= MAX_BLOB_LEN);

@@ -173,6 +173,33 @@ mod tests {
         assert_ne!(ab, ba);
     }
 
+    /// The chain and a receipt, for ever.
+    #[test]
+    fn golden_chain_and_receipt() {
+        let (realm, manifest) = (RealmId::from_bytes([1; 16]), ManifestHash::from_bytes([2; 32]));
+        let commit = minicbor::to_vec(LogEntry::Commit { manifest, at: 1_795_000_000_000 }).unwrap();
+        let forget = LogEntry::Forget { manifest, at: 1_795_000_000_001, reason: "keep-daily 30".into() };
+        let forget = minicbor::to_vec(forget).unwrap();
+        let (one, two) = (chain(GENESIS, &commit), chain(chain(GENESIS, &commit), &forget));
+        let log = LogPosition { index: 2, head: two };
+        let message = Receipt::message(realm, manifest, log, 1_795_000_000_001);
+        let signature = SigningKey::from_bytes(&[5; 32]).sign(&message).to_bytes();
+        let receipt = Receipt { realm, manifest, log, at: 1_795_000_000_001, signature };
+        let (at, by) = (1_795_000_000_002, "office".to_owned());
+        let found = [
+            ("commit", commit),
+            ("head after it", one.as_bytes().to_vec()),
+            ("forget", forget),
+            ("head after both", two.as_bytes().to_vec()),
+            ("signed message", message),
+            ("receipt", minicbor::to_vec(receipt).unwrap()),
+            ("undelete", minicbor::to_vec(LogEntry::Undelete { manifest, at, by: by.clone() }).unwrap()),
+            ("pin", minicbor::to_vec(LogEntry::Pin { manifest, at, by: by.clone() }).unwrap()),
+            ("unpin", minicbor::to_vec(LogEntry::Unpin { manifest, at, by }).unwrap()),
+        ];
+        crate::testing::assert_golden(&found, include_str!("log.golden"));
+    }
+
     #[test]
     fn entries_keep_their_numbers() {
         let (manifest, at, text) = (ManifestHash::from_bytes([7; 32]), 9, "x".to_owned());

@@ -302,6 +302,43 @@ mod tests {
         assert!(parsed.verify([MachineKey::from_bytes([9; 32])]).is_err());
     }
 
+    /// A manifest and the CBOR of its sealed part, for ever. Ed25519 signs without chance, so all of it is fixed.
+    #[test]
+    fn golden_manifest() {
+        let chunker =
+            ChunkerParameters { algorithm: 1, min: 1024, average: 4096, max: 65_536, normalization: 1, fixed: 8192 };
+        let sealed = Sealed {
+            body: [4; 32],
+            root_key: [5; 32],
+            root_len: 300,
+            entries: 7,
+            bytes: 1 << 33,
+            defects: 1,
+            chunker,
+            program: "vsync 1.2.3".into(),
+            duration: 1500,
+        };
+        let second = Body {
+            sequence: 2,
+            previous: Some(ManifestHash::from_bytes([6; 32])),
+            kind: SnapshotKind::Partial,
+            started: -1,
+            witness: Some(LogPosition { index: 300, head: LogHead::from_bytes([7; 32]) }),
+            ..body()
+        };
+        let first = manifest(&SigningKey::from_bytes(&[3; 32]));
+        let found = [
+            ("sealed part", minicbor::to_vec(&sealed).unwrap()),
+            ("second body", minicbor::to_vec(&second).unwrap()),
+            ("signed message", signed_message(&first[..first.len() - SIGNATURE_LEN])),
+            ("manifest", first.clone()),
+            ("snapshot", snapshot_id(&first).as_bytes().to_vec()),
+        ];
+        crate::testing::assert_golden(&found, include_str!("manifest.golden"));
+        assert_eq!(minicbor::decode::<Sealed>(&found[0].1).unwrap(), sealed);
+        assert_eq!(minicbor::decode::<Body>(&found[1].1).unwrap(), second);
+    }
+
     #[test]
     fn no_bit_can_be_changed() {
         let key = SigningKey::from_bytes(&[3; 32]);

@@ -6,17 +6,30 @@
 //! reader 1 age1…                             one for each key epoch: who can read its backups
 //! machine annex2 ed25519 <64 hex>            may connect; its signatures count
 //! retired annex2 ed25519 <64 hex>            may not connect; its old signatures still count
+//! signature <128 hex>                        last; by the realm's admin key, over everything before it
 //! # a comment
 //! ```
+//!
+//! Machines that have the file from git trust git and ask for no signature. It is for the
+//! one machine that has nothing but the recovery kit and gets the file from a server.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use ed25519_dalek::{Signature, VerifyingKey};
 use thiserror::Error;
 
 use crate::blob::Suite;
 use crate::id::{BadName, MachineKey, MachineName, NotHex, RealmId, RealmName};
+
+/// The machine as which the recovery kit connects. No machine of the configuration may have this name.
+pub const RECOVERY_MACHINE: &str = "recovery-kit";
+
+/// Separates these signatures from all others.
+const SIGNING_CONTEXT: &[u8] = b"vsync.v1 registry\0";
+
+const SIGNATURE_WORD: &str = "signature ";
 
 /// What a newly written file says about itself.
 const PREAMBLE: &str = "\
@@ -71,7 +84,9 @@ pub struct RegistryError {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum RegistryProblem {
     /// An unknown first word, or the wrong number of words after it.
-    #[error("expected `realm NAME id=HEX epoch=N suite=N`, `reader N age1…`, or `machine|retired NAME ed25519 HEX`")]
+    #[error(
+        "expected `realm NAME id=HEX epoch=N suite=N`, `reader N age1…`, `machine|retired NAME ed25519 HEX` or `signature HEX`"
+    )]
     Shape,
     /// The realm's line is absent, not first, or there are two.
     #[error("exactly one line must begin with `realm`, before all others")]
@@ -171,9 +186,56 @@ impl Registry {
                 self.enrol(name, key.parse()?)
             }
             ["retired", name, "ed25519", key] => self.retire(name.parse()?, key.parse()?),
+            // Whether it fits is for those to ask who hold the key; see `is_signed`.
+            ["signature", _] => Ok(()),
             _ => Err(RegistryProblem::Shape),
         }
     }
+}
+
+/// The text of a file with a signature as its last line; `sign` makes an Ed25519 signature of
+/// the message that it is given.
+#[must_use]
+pub fn signed(text: &str, sign: impl FnOnce(&[u8]) -> [u8; 64]) -> String {
+    use fmt::Write as _;
+    let mut signed = format!("{text}{SIGNATURE_WORD}");
+    for byte in sign(&message(text)) {
+        // Writing into a string cannot fail.
+        let _ = write!(signed, "{byte:02x}");
+    }
+    signed.push('\n');
+    signed
+}
+
+/// Whether the file with this text is exactly as the holder of `admin` signed it.
+#[must_use]
+pub fn is_signed(text: &str, admin: MachineKey) -> bool {
+    let verify = || {
+        let (text, line) = text.split_at(text.strip_suffix('\n')?.rfind('\n')? + 1);
+        let hex = line.strip_prefix(SIGNATURE_WORD)?.strip_suffix('\n')?;
+        let signature = Signature::from_bytes(&signature_bytes(hex)?);
+        VerifyingKey::from_bytes(admin.as_bytes()).ok()?.verify_strict(&message(text), &signature).ok()
+    };
+    verify().is_some()
+}
+
+fn message(text: &str) -> Vec<u8> {
+    [SIGNING_CONTEXT, blake3::hash(text.as_bytes()).as_bytes()].concat()
+}
+
+/// Only lower case, so that a signature has one form.
+fn signature_bytes(hex: &str) -> Option<[u8; 64]> {
+    let digit = |c: u8| match c {
+        b'0'..=b'9' => Some(c - b'0'),
+        b'a'..=b'f' => Some(c - b'a' + 10),
+        _ => None,
+    };
+    let hex: &[u8; 128] = hex.as_bytes().try_into().ok()?;
+    let mut bytes = [0; 64];
+    for (byte, digits) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
+        *byte = digit(digits[0])? << 4 | digit(digits[1])?;
+    }
+    Some(bytes)
 }
 
 impl Realm {
@@ -273,12 +335,47 @@ mod tests {
         }
     }
 
+    /// The file as it is written, for ever.
+    #[test]
+    fn golden_file() {
+        let mut registry = Registry::new(realm(2));
+        registry.enrol(name("annex2"), key(1)).unwrap();
+        registry.enrol(name("annex2"), key(2)).unwrap();
+        registry.enrol(name("uat"), key(3)).unwrap();
+        assert_eq!(registry.to_string(), include_str!("registry.golden"));
+    }
+
     fn name(text: &str) -> MachineName {
         text.parse().unwrap()
     }
 
     const fn key(byte: u8) -> MachineKey {
         MachineKey::from_bytes([byte; 32])
+    }
+
+    #[test]
+    fn a_signature_covers_everything_before_it_and_stands_last() {
+        let admin = ed25519_dalek::SigningKey::from_bytes(&[5; 32]);
+        let public = MachineKey::from_bytes(admin.verifying_key().to_bytes());
+        let sign = |text: &str| signed(text, |message| ed25519_dalek::Signer::sign(&admin, message).to_bytes());
+        let mut registry = Registry::new(realm(1));
+        registry.enrol(name("annex2"), key(1)).unwrap();
+        let text = sign(&registry.to_string());
+        assert!(is_signed(&text, public));
+        assert_eq!(text.parse::<Registry>().unwrap(), registry);
+
+        assert!(!is_signed(&text, key(1)), "by another key");
+        assert!(!is_signed(&registry.to_string(), public), "without a signature");
+        assert!(!is_signed(&text.replace("annex2", "annex3"), public), "with a line changed");
+        assert!(!is_signed(&text.replace("# The public keys", "# Public keys"), public), "with a comment changed");
+        assert!(!is_signed(&format!("{text}machine b ed25519 {}\n", key(2)), public), "with a line after it");
+        assert!(!is_signed(text.trim_end(), public), "cut short");
+        for not in ["", "\n", "signature \n", "signature", &format!("signature {}\n", "zz".repeat(64))] {
+            assert!(!is_signed(not, public), "{not:?}");
+        }
+        // Signing anew replaces the old signature, as `Display` does not write it.
+        let again = sign(&text.parse::<Registry>().unwrap().to_string());
+        assert_eq!(again, text);
     }
 
     #[test]

@@ -71,6 +71,9 @@ pub struct Archive {
     time: Mutex<Kept>,
     /// Uptime of the last time that was kept on disk.
     kept_until: AtomicU64,
+    /// Held from the question what is new in a pack to the answer's being true: two sessions
+    /// that bring the same blobs at once would else both be told that they are new.
+    storing: Mutex<()>,
     _home: Home,
 }
 
@@ -132,7 +135,17 @@ impl Archive {
         let time =
             kept.map_or_else(|| Kept { uptime: KEEP_TIME, ..Kept::begin(&moment) }, |kept| kept.advance(&moment));
         let (journal, time) = (Mutex::new(journal), Mutex::new(time));
-        Ok(Self { catalog, files, journal, pins: Pins::default(), clock: world.clock, time, kept_until, _home: home })
+        Ok(Self {
+            catalog,
+            files,
+            journal,
+            pins: Pins::default(),
+            clock: world.clock,
+            time,
+            kept_until,
+            storing: Mutex::default(),
+            _home: home,
+        })
     }
 
     /// What time it is, and what is known of the time that has passed.
@@ -227,6 +240,7 @@ impl Archive {
     /// When they are not durable and known.
     pub fn put(&self, pins: &SessionPins, pack: PackBuilder) -> Result<(), ArchiveError> {
         let cids: Vec<Cid> = pack.records().iter().map(|record| record.cid).collect();
+        let _storing = self.storing.lock().unwrap_or_else(PoisonError::into_inner);
         let _gate = self.pins.hold();
         pins.pin(&cids);
         self.revive(&cids)?;

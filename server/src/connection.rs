@@ -140,9 +140,12 @@ impl Connection {
             Request::Open { volume } => self.open(&member, volume).await?,
             Request::Have { session, cids } => {
                 let session = self.session(session)?;
-                let have = move |shared: &Shared| Ok(shared.archive.have(&session.pins, cids.as_slice())?);
-                let answers = self.blocking(have).await?;
-                Reply::Have(answers.into_iter().collect())
+                self.blocking(move |shared| Ok(shared.archive.have(&session.pins, cids.as_slice())?)).await.map(have)?
+            }
+            Request::Holds { cids } => {
+                require_reader(&member)?;
+                let answers = self.blocking(move |shared| Ok(shared.archive.catalog().have(cids.as_slice())?));
+                answers.await.map(have)?
             }
             Request::Flush { session, frames } => {
                 self.session(session)?.flush(&frames).await?;
@@ -150,6 +153,7 @@ impl Connection {
             }
             Request::Commit { session, manifest } => self.commit(&member, session, manifest).await?,
             Request::Snapshots(listing) => self.blocking(move |shared| shared.snapshots(&member, listing)).await?,
+            Request::Registry => self.blocking(|shared| shared.registry()).await?,
             Request::Log { from } => self.blocking(move |shared| shared.log(from)).await?,
             Request::Status => self.blocking(|shared| shared.status()).await?,
             Request::Damaged { cid } => {
@@ -236,10 +240,7 @@ impl Connection {
 
     async fn fetch(&self, send: &mut SendStream, cids: Vec<Cid>) -> Result<Option<Reply>, Refusal> {
         let member = self.greeted_member()?;
-        if !member.may_read {
-            let message = format!("{} may write backups but not read them", member.name);
-            return Err(refusal(RefusalCode::NotAuthorised, message));
-        }
+        require_reader(&member)?;
         let plan = self.blocking(move |shared| Ok(Plan::new(&shared.archive, &cids)?)).await?;
         if self.send_blobs(send, plan).await.is_ok() {
             let _ = send.finish();
@@ -325,6 +326,17 @@ impl Connection {
         let done = tokio::task::spawn_blocking(move || work(&shared)).await;
         done.map_err(|_| refusal(RefusalCode::Store, "internal error"))?
     }
+}
+
+fn have(answers: Vec<bool>) -> Reply {
+    Reply::Have(answers.into_iter().collect())
+}
+
+fn require_reader(member: &Member) -> Result<(), Refusal> {
+    if member.may_read {
+        return Ok(());
+    }
+    Err(refusal(RefusalCode::NotAuthorised, format!("{} may write backups but not read them", member.name)))
 }
 
 async fn read_request(recv: &mut RecvStream) -> Result<Request, Refusal> {

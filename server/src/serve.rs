@@ -1,6 +1,7 @@
 //! The running server: accepts connections, and ends without cutting anything off.
 
 use std::collections::HashMap;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -29,7 +30,7 @@ use crate::upkeep::keeper::{Keeper, Notices};
 
 /// Connections altogether, and of one machine.
 const MAX_CONNECTIONS: usize = 256;
-const MAX_CONNECTIONS_EACH: usize = 8;
+const MAX_CONNECTIONS_EACH: usize = 32;
 
 /// Short work that blocks on disk or catalog, at a time.
 const TURNS: usize = 8;
@@ -82,6 +83,9 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Who may connect.
     pub members: Members,
+    /// `vsync.pub`, handed to members that ask for it; kept in the store, too, which may be
+    /// all that is left one day.
+    pub registry: PathBuf,
     /// Space that stays free.
     pub reserve: Reserve,
     /// How fast to send.
@@ -207,6 +211,7 @@ pub(crate) struct Shared {
     pub(crate) archive: Arc<Archive>,
     pub(crate) realm: RealmId,
     pub(crate) members: Members,
+    registry: PathBuf,
     /// A permit is held by each running request.
     pub(crate) running: Semaphore,
     /// A permit is held by each short piece of work that blocks.
@@ -225,6 +230,7 @@ impl Shared {
             archive,
             realm: config.realm,
             members: config.members,
+            registry: config.registry,
             running: Semaphore::new(MAX_RUNNING as usize),
             turns: Semaphore::new(TURNS),
             walks: Semaphore::new(WALKS),
@@ -312,6 +318,16 @@ impl Shared {
             listing.source = Some(member.name.clone());
         }
         Ok(Reply::Snapshots(self.archive.catalog().snapshots(&listing, PAGE)?))
+    }
+
+    /// It is read each time, as members are.
+    pub(crate) fn registry(&self) -> Result<Reply, Refusal> {
+        let unreadable = |error| refusal(RefusalCode::Store, format!("the server cannot read its vsync.pub: {error}"));
+        let bytes = fs::read(&self.registry).map_err(unreadable)?;
+        if bytes.len() > MAX_MESSAGE_LEN / 2 {
+            return Err(refusal(RefusalCode::Store, "the server's vsync.pub is too long to send"));
+        }
+        Ok(Reply::Registry(bytes))
     }
 
     pub(crate) fn log(&self, from: u64) -> Result<Reply, Refusal> {

@@ -106,6 +106,8 @@ impl Vsync {
         command.args(&words[1..]).current_dir(&self.home).env_clear();
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         command.envs([("LANG", "C.UTF-8"), ("TZ", "UTC"), ("RUST_BACKTRACE", "1")]).env("HOME", &self.home);
+        // As root, vsync would keep its state where that of other tests is.
+        command.env("VSYNC_STATE_DIR", self.home.join("state"));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(if self.stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
         command.stdout(create("stdout")).stderr(create("stderr"));
@@ -316,6 +318,16 @@ impl Output {
             serde_json::from_str(line).unwrap_or_else(|error| panic!("expected JSON ({error}) in {line:?} from {self}"))
         };
         self.stdout().lines().map(parse).collect()
+    }
+
+    /// The last JSON value on standard output, which sums up what a backup or restore did; those before it tell how
+    /// far it was.
+    #[must_use]
+    #[track_caller]
+    pub fn summary(&self) -> serde_json::Value {
+        let last = self.json_lines().pop();
+        let summary = last.filter(|value| value["message_type"] == "summary");
+        summary.unwrap_or_else(|| panic!("expected a summary as the last line of {self}"))
     }
 
     /// The exit status; `None` after a signal.

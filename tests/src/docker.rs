@@ -48,6 +48,19 @@ impl DockerVolume {
         volume
     }
 
+    /// A new volume of exactly this name, for tests that tell a story whose volumes have names.
+    ///
+    /// # Panics
+    /// If there is one already: two tests want the same name.
+    #[must_use]
+    #[track_caller]
+    pub fn exactly(name: &str, arguments: &[&str]) -> Self {
+        let volume = Self::named(name);
+        assert!(!volume.exists(), "there is a volume {name} already");
+        docker(["volume", "create"].iter().chain(arguments).chain(&[name]));
+        volume
+    }
+
     /// Removes, at the end, a volume that something else makes: the target of a restore.
     #[must_use]
     pub fn named(name: &str) -> Self {

@@ -14,6 +14,7 @@
 //! Everything is real: processes, sockets, PostgreSQL, Docker, the kernel's file systems. Whatever is missing is a
 //! panic that names it, never a test skipped; `tests/run` provides it all.
 
+pub mod cgroup;
 pub mod cli;
 pub mod damage;
 pub mod docker;
@@ -23,9 +24,11 @@ pub mod relay;
 pub mod rng;
 pub mod server;
 pub mod shell;
+pub mod site;
 pub mod tree;
 pub mod volume;
 
+pub use cgroup::MemoryGroup;
 pub use cli::{Output, Running, Vsync};
 pub use damage::{Damage, Place};
 pub use docker::{Container, DockerVolume, Postgres};
@@ -34,6 +37,7 @@ pub use realm::Realm;
 pub use relay::{Link, Relay};
 pub use rng::Rng;
 pub use server::Server;
+pub use site::Site;
 pub use tree::{Tree, assert_same};
 pub use volume::Volume;
 

@@ -14,6 +14,7 @@ pub struct RealmBuilder {
     clients: Vec<(String, Vec<String>, String)>,
     directories: Vec<(String, PathBuf, String)>,
     extra: String,
+    suite: Option<String>,
 }
 
 impl RealmBuilder {
@@ -72,6 +73,13 @@ impl RealmBuilder {
         self
     }
 
+    /// Another cipher than the default one, in the words of `vsync init --suite`.
+    #[must_use]
+    pub fn suite(mut self, suite: &str) -> Self {
+        self.suite = Some(suite.into());
+        self
+    }
+
     /// Further tables at the end of the configuration.
     #[must_use]
     pub fn extra(mut self, toml: &str) -> Self {
@@ -88,6 +96,8 @@ impl RealmBuilder {
         let admin = realm.root.path().join("admin");
         fs::create_dir(&admin).expect("a directory");
         fs::write(admin.join("vsync.toml"), self.toml(realm.root.path())).expect("vsync.toml");
+        let suite = self.suite.iter().map(|suite| format!("--suite={suite}"));
+        Vsync::at(&admin).run(["init".to_owned()].into_iter().chain(suite)).success();
         Vsync::at(&admin).run(["keygen", "--all"]).success();
         for name in self.servers.iter().map(|it| &it.0).chain(self.clients.iter().map(|it| &it.0)) {
             realm.configure(name);
@@ -154,7 +164,9 @@ impl Realm {
     /// vsync as a machine runs it.
     #[must_use]
     pub fn vsync(&self, machine: &str) -> Vsync {
-        Vsync::at(&self.machine(machine))
+        let home = self.machine(machine);
+        // As root, state would be shared by all tests of this machine, and stay behind.
+        Vsync::at(&home).env("VSYNC_STATE_DIR", home.join("state"))
     }
 
     /// Hands the configuration as it is now to a machine, which takes its keys from the key store.

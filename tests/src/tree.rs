@@ -196,7 +196,7 @@ impl Entry {
             kind if kind.is_file() => {
                 let mut file = File::open(path)?;
                 let data = holes.then(|| data_of(&file, meta.len())).transpose()?;
-                let (size, content) = hash(&mut file)?;
+                let (size, content) = hash(&mut file, meta.len())?;
                 Kind::File { size, content, data }
             }
             kind if kind.is_symlink() => Kind::Symlink(fs::read_link(path)?.into_os_string().as_bytes().to_vec()),
@@ -287,9 +287,10 @@ fn show(bytes: &[u8]) -> String {
     format!("\"{}\"", bytes.escape_ascii())
 }
 
-fn hash(file: &mut File) -> io::Result<(u64, blake3::Hash)> {
+fn hash(file: &mut File, size: u64) -> io::Result<(u64, blake3::Hash)> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 20];
+    // Not larger than the file: to clear it would take longer than to read a small one.
+    let mut buffer = vec![0; usize::try_from(size.clamp(1, 1 << 20)).expect("a buffer")];
     loop {
         match file.read(&mut buffer)? {
             0 => return Ok((hasher.count(), hasher.finalize())),

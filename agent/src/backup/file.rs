@@ -10,6 +10,7 @@ use super::BackupError;
 use super::pipeline::{FilePart, Segment, Shared};
 use super::predict::{Cut, Predictor};
 use crate::chunk::Profile;
+use crate::remote::Permit;
 use crate::tree::Piece;
 use crate::volume::{Found, SourceFile};
 
@@ -35,6 +36,8 @@ pub(super) struct FileJob {
     pub(super) parent: Vec<Piece>,
     pub(super) parent_profile: Profile,
     pub(super) parts: Sender<FilePart>,
+    /// For the parent's pieces.
+    pub(super) _kept: Permit,
 }
 
 /// Reads files until there are no more.
@@ -274,7 +277,7 @@ impl<'a> Chunking<'a> {
     }
 
     /// Hands a segment to a sealer, or straight on when nothing in it is new.
-    fn pass(&self, data: Vec<u8>, cuts: Vec<Cut>, mut permit: crate::remote::Permit) -> Result<(), BackupError> {
+    fn pass(&self, data: Vec<u8>, cuts: Vec<Cut>, mut permit: Permit) -> Result<(), BackupError> {
         if cuts.is_empty() {
             return Ok(());
         }

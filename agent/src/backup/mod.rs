@@ -19,7 +19,7 @@ mod error;
 mod file;
 mod hardlinks;
 mod pipeline;
-mod predict;
+pub mod predict;
 mod scan;
 mod seal;
 mod stream;

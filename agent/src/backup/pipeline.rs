@@ -30,8 +30,9 @@ const READ_BUDGET: usize = 48 << 20;
 /// Bytes sealed and not yet durable on the server.
 const SEND_BUDGET: usize = 64 << 20;
 
-/// Sealed chunks remembered within a run, so that repeated content is sealed once.
-const REMEMBERED: usize = 1 << 18;
+/// Sealed chunks remembered within a run, so that repeated content is sealed once: as many
+/// as a table of 2^18 places holds before it doubles.
+const REMEMBERED: usize = (1 << 18) / 8 * 7;
 
 /// What the threads share.
 pub(super) struct Pipeline {

@@ -19,7 +19,7 @@ const RETRY_AFTER: u32 = 32;
 
 /// One chunk or hole of a file, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
+pub enum Cut {
     /// The parent has it.
     Known(Reference),
     /// Zeros.
@@ -29,7 +29,10 @@ pub(super) enum Cut {
 }
 
 impl Cut {
-    pub(super) const fn len(&self) -> usize {
+    /// Bytes of content.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "no cut is empty")]
+    pub const fn len(&self) -> usize {
         match self {
             Self::Known(reference) => reference.child.raw_len as usize,
             Self::Hole(len) => *len as usize,
@@ -39,7 +42,7 @@ impl Cut {
 }
 
 /// The parent's pieces of one file, and where among them the new version seems to be.
-pub(super) struct Predictor {
+pub struct Predictor {
     pieces: Vec<Piece>,
     /// Piece expected next.
     next: usize,
@@ -53,14 +56,16 @@ pub(super) struct Predictor {
 }
 
 impl Predictor {
-    pub(super) const fn new(pieces: Vec<Piece>) -> Self {
+    /// Expects the parent's `pieces`; without any, everything is scanned.
+    #[must_use]
+    pub const fn new(pieces: Vec<Piece>) -> Self {
         Self { pieces, next: 0, offset: 0, shift: 0, misses: 0, scanned: 0, by_pid: None }
     }
 
     /// Cuts the chunk at the start of `data`, which lies at `offset` of the new version.
     /// `data` must be as long as [`Cutter::cut`] wants it; `last` says that it ends where
     /// the run of data ends.
-    pub(super) fn cut(
+    pub fn cut(
         &mut self,
         vault: &Vault,
         cutter: &Cutter,

@@ -13,6 +13,7 @@ use super::hardlinks::HardLinks;
 use super::pipeline::{FilePart, Shared, Slot};
 use crate::cache::{CacheReader, Parent};
 use crate::chunk::Profile;
+use crate::remote::Budget;
 use crate::tree::{Item, Node, NodeSource, Piece, Reference, TreeError, TreeReader};
 use crate::vault::Opener;
 use crate::volume::{Found, Step, Walker};
@@ -24,9 +25,13 @@ const SETTLED: i64 = 2;
 /// Parts of one file that may wait for the assembler.
 const PARTS: usize = 32;
 
-/// Pieces of one file kept in memory to recognise its content: 40 GiB of file. What lies
-/// beyond is sealed again and found on the server.
-const KEPT_PIECES: usize = 1 << 19;
+/// Pieces of one file kept in memory to recognise its content: 8 GiB of a database file,
+/// twice that of others. What lies beyond is sealed again and found on the server.
+const KEPT_PIECES: usize = 1 << 18;
+
+/// Pieces of all files that are being read or wait for it. Segments of a large database,
+/// a gibibyte each, are many at once.
+const KEPT_IN_ALL: usize = KEPT_PIECES;
 
 /// Pieces of an unchanged file passed on at once.
 const PASSED: usize = 1024;
@@ -45,7 +50,8 @@ pub(super) fn run(
     root.send(walker.root().clone()).map_err(|_| BackupError::Stopped)?;
     let settled_before = parent.as_ref().map_or(i64::MIN, |parent| parent.started - SETTLED);
     let parent = parent.map(|parent| ParentTree::open(shared, &parent, nodes)).transpose()?;
-    Scan { shared, slots, jobs, parent, settled_before, links: HardLinks::default() }.walk(walker)
+    Scan { shared, slots, jobs, parent, settled_before, links: HardLinks::default(), kept: Budget::new(KEPT_IN_ALL) }
+        .walk(walker)
 }
 
 struct Scan<'a> {
@@ -55,6 +61,7 @@ struct Scan<'a> {
     parent: Option<ParentTree>,
     settled_before: i64,
     links: HardLinks,
+    kept: Budget,
 }
 
 impl Scan<'_> {
@@ -133,9 +140,11 @@ impl Scan<'_> {
         };
         let guess = |entry: &Entry| Profile::guess(entry.path.as_bytes(), entry.size);
         let parent_profile = self.shared.pipeline.profile.or_else(|| known.map(guess)).unwrap_or_default();
+        let kept = self.kept.take(pieces.len());
         let (parts, queue) = bounded::<FilePart>(PARTS);
         self.send(Slot::File(queue))?;
-        self.jobs.send(FileJob { found, parent: pieces, parent_profile, parts }).map_err(|_| BackupError::Stopped)
+        let job = FileJob { found, parent: pieces, parent_profile, parts, _kept: kept };
+        self.jobs.send(job).map_err(|_| BackupError::Stopped)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::cache::{CacheReader, Parent};
 const NAME: &[u8] = b"stream";
 
 /// Pieces of the parent kept in memory to recognise content.
-const KEPT_PIECES: usize = 1 << 19;
+const KEPT_PIECES: usize = 1 << 18;
 
 /// Reads the stream to its end.
 pub(super) fn run(

@@ -66,6 +66,10 @@ impl BackupArgs {
         if let Some(tag) = self.tag.iter().find(|tag| !tag.contains('=')) {
             return Err(Failure::new(Exit::Usage, format!("tag {tag:?} is not of the form KEY=VALUE")));
         }
+        if global.recovery.kit.is_some() {
+            return Err(Failure::new(Exit::Usage, "the recovery kit only reads")
+                .hint("to back up again, bring the realm back: `vsync init --kit FILE`".to_owned()));
+        }
         let session = Session::open(global, self.server.as_ref())?;
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());

@@ -6,6 +6,7 @@ use vsync_protocol::id::MachineName;
 use vsync_protocol::registry::Registry;
 
 use super::GlobalArgs;
+use super::connection;
 use super::context::{self, key_store, load_config, load_registry};
 use super::output::{self, Colour};
 use super::report::{Exit, Failure};
@@ -33,15 +34,15 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    fn good(what: impl Into<String>) -> Self {
+    pub(super) fn good(what: impl Into<String>) -> Self {
         Self { ok: true, what: what.into(), to_do: None }
     }
 
-    fn bad(what: impl Into<String>, to_do: impl Into<String>) -> Self {
+    pub(super) fn bad(what: impl Into<String>, to_do: impl Into<String>) -> Self {
         Self { ok: false, what: what.into(), to_do: Some(to_do.into()) }
     }
 
-    fn failure(failure: Failure) -> Self {
+    pub(super) fn failure(failure: Failure) -> Self {
         let hint = failure.hint.clone();
         Self { ok: false, what: Failure { hint: None, ..failure }.to_string(), to_do: hint }
     }
@@ -51,7 +52,7 @@ impl CheckArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let mut findings = offline(global);
         if self.connection && findings.iter().all(|finding| finding.ok) {
-            findings.extend(connection(global));
+            findings.extend(connection::findings(global));
         }
         findings.iter().try_for_each(|finding| print(global, finding))?;
         Ok(if findings.iter().all(|finding| finding.ok) { Exit::Exact } else { Exit::Failed })
@@ -87,6 +88,7 @@ fn offline(global: &GlobalArgs) -> Vec<Finding> {
     let registry = load_registry(&config).map_err(|error| findings.push(Finding::failure(error.into()))).ok();
     if let Some(registry) = &registry {
         findings.push(Finding::good(format!("vsync.pub lists {} machines", registry.machines().count())));
+        findings.extend(signature(&config));
     }
     match identity(global, &config) {
         Ok(name) => {
@@ -97,6 +99,21 @@ fn offline(global: &GlobalArgs) -> Vec<Finding> {
         Err(failure) => findings.push(Finding::failure(failure)),
     }
     findings
+}
+
+/// Whether a holder of the recovery kit could believe this vsync.pub. Only the administrator's
+/// machine has the key with which to tell.
+fn signature(config: &Config) -> Option<Finding> {
+    let realm = key_store(config).ok()?.realm().ok()?;
+    let text = std::fs::read_to_string(config.registry_path()).ok()?;
+    Some(if realm.is_signed(&text) {
+        Finding::good("the signature of vsync.pub is current")
+    } else {
+        Finding::bad(
+            "the signature of vsync.pub is stale: a machine with nothing but the recovery kit would not believe it",
+            "run `vsync keygen --all` to sign again, and commit vsync.pub",
+        )
+    })
 }
 
 fn identity(global: &GlobalArgs, config: &Config) -> Result<MachineName, Failure> {
@@ -138,9 +155,4 @@ fn clock(now: Timestamp) -> Finding {
         }
         _ => Finding::good("the clock is plausible"),
     }
-}
-
-/// What only a connection can tell.
-fn connection(_: &GlobalArgs) -> Vec<Finding> {
-    vec![Finding::bad("connections cannot be checked by this version", "run `vsync snapshots`")]
 }

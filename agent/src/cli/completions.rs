@@ -1,11 +1,10 @@
 //! `vsync completions`.
 
-use std::io::Write;
-
 use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::Args;
+use super::output;
 use super::report::{Exit, Failure};
 
 /// Print completions for a shell
@@ -20,7 +19,7 @@ impl CompletionsArgs {
     pub(super) fn run(&self) -> Result<Exit, Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Args::command(), "vsync", &mut script);
-        std::io::stdout().write_all(&script).map_err(|error| Failure::of(&error, Exit::Failed))?;
+        output::print(&script)?;
         Ok(Exit::Exact)
     }
 }

@@ -17,7 +17,7 @@ use crate::keys::{Existing, file};
 #[command(after_help = "Example:\n  vsync configure production2")]
 pub(super) struct ConfigureArgs {
     /// The machine, as in vsync.toml
-    name: MachineName,
+    pub(super) name: MachineName,
 }
 
 impl ConfigureArgs {

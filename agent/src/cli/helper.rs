@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+use vsync_protocol::id::VolumeName;
 use zeroize::Zeroizing;
 
 use super::GlobalArgs;
@@ -14,6 +17,7 @@ use crate::docker::{
     CONFIG_INSIDE, DEFAULT_IMAGE, Engine, HelperFile, HelperJob, HelperOutput, STATE_INSIDE, VOLUMES_INSIDE,
     VolumeDescription, VolumeUse,
 };
+use crate::keys::recovery_machine;
 
 /// Backs a volume up from inside a container.
 pub(super) fn backup(
@@ -55,6 +59,15 @@ async fn run(
         )
         .hint("use a server with an address, or a volume of the local driver without options".to_owned()));
     }
+    if session.context.bundle.machine == recovery_machine() {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("volume {} can only be reached by a container, which cannot use the recovery kit", volume.name),
+        )
+        .hint(
+            "restore with --to-path, or make this machine part of the realm again: `vsync init --kit FILE`".to_owned(),
+        ));
+    }
     arguments.extend(["--server".to_owned(), session.remote.server().to_string()]);
     if global.json {
         arguments.push("--json".to_owned());
@@ -69,7 +82,7 @@ async fn run(
         volume_use,
         arguments,
         environment: environment(session),
-        files: files(session)?,
+        files: files(session, volume)?,
     };
     let engine = Engine::connect().await?;
     let code = engine.run_helper(&job, &mut pass_on).await?;
@@ -88,14 +101,32 @@ fn environment(session: &Session) -> BTreeMap<String, String> {
     variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Configuration and this machine's keys, and no others.
-fn files(session: &Session) -> Result<Vec<HelperFile>, Failure> {
+/// What the engine says of the volume, for a helper, which cannot ask it.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    driver: String,
+    options: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+}
+
+const TOLD: &str = "volume.json";
+
+/// The volume that this process was started for as a helper, mounted at `path`.
+pub(super) fn told(name: &VolumeName, path: PathBuf) -> Option<VolumeDescription> {
+    let text = std::fs::read(Path::new(CONFIG_INSIDE).join(TOLD)).ok()?;
+    let Told { driver, options, labels } = serde_json::from_slice(&text).ok()?;
+    Some(VolumeDescription { name: name.clone(), driver, options, labels, mountpoint: path })
+}
+
+/// Configuration, this machine's keys and no others, and what the volume is.
+fn files(session: &Session, volume: &VolumeDescription) -> Result<Vec<HelperFile>, Failure> {
     let context = &session.context;
     let machine = &context.bundle.machine;
-    let read = |path: &std::path::Path| {
-        std::fs::read(path).map(Zeroizing::new).map_err(|error| Failure::of(&error, Exit::Failed))
-    };
+    let read = |path: &Path| std::fs::read(path).map(Zeroizing::new).map_err(|error| Failure::of(&error, Exit::Failed));
+    let told = Told { driver: volume.driver.clone(), options: volume.options.clone(), labels: volume.labels.clone() };
+    let told = serde_json::to_vec(&told).map_err(|error| Failure::of(&error, Exit::Failed))?;
     Ok(vec![
+        HelperFile { path: TOLD.into(), contents: Zeroizing::new(told) },
         HelperFile { path: "vsync.toml".into(), contents: read(&context.config.path)? },
         HelperFile { path: "vsync.pub".into(), contents: read(&context.config.registry_path())? },
         HelperFile {

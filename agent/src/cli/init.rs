@@ -17,8 +17,10 @@ const TEMPLATE: &str = include_str!("init.template.toml");
 
 /// Start a realm: write vsync.toml, and make the realm's secret
 ///
-/// A vsync.toml that is there already is used as it is. Nothing is ever overwritten.
-#[derive(Debug, clap::Args)]
+/// A vsync.toml that is there already is used as it is. Nothing is ever overwritten. With
+/// --kit FILE, a lost realm is brought back from its recovery kit instead of making a new one;
+/// a vsync.pub that is there is kept, and signed again.
+#[derive(Debug, Default, clap::Args)]
 #[command(
     after_help = "Examples:\n  vsync init\n  vsync init --realm montagu --suite aes-256-gcm\n  vsync init --kit kit.txt"
 )]
@@ -28,17 +30,14 @@ pub(super) struct InitArgs {
     realm: Option<RealmName>,
 
     /// Cipher of all backups, which cannot be changed later
-    #[arg(long, env = "VSYNC_SUITE", value_enum, default_value = "chacha20-poly1305")]
+    #[arg(long, env = "VSYNC_SUITE", value_enum, default_value = "chacha20-poly1305", conflicts_with = "kit")]
     suite: Cipher,
-
-    /// Bring a lost realm back from its recovery kit, instead of making a new one
-    #[arg(long, env = "VSYNC_KIT", value_name = "FILE", conflicts_with = "suite")]
-    kit: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
 enum Cipher {
     /// Fast on every processor
+    #[default]
     #[value(name = "chacha20-poly1305")]
     ChaCha20Poly1305,
     /// Faster on processors with AES instructions, slow on others
@@ -49,7 +48,7 @@ enum Cipher {
 impl InitArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let path = global.config.clone().unwrap_or_else(|| PathBuf::from(find::FILE_NAME));
-        let kit = self.kit.as_deref().map(read_kit).transpose()?;
+        let kit = global.recovery.kit.as_deref().map(read_kit).transpose()?;
         let config = self.config(&path, kit.as_ref())?;
         let store = key_store(&config)?;
         let (realm, registry) = match kit {
@@ -58,9 +57,9 @@ impl InitArgs {
         };
         // The secret first: a public file without it would be a realm that nobody can use.
         store.put_realm(&realm)?;
-        if let Some(registry) = registry {
-            file::write_public(&config.registry_path(), &registry.to_string(), Existing::Refuse)?;
-        }
+        let existing = if registry.is_some() { Existing::Replace } else { Existing::Refuse };
+        let registry = registry.unwrap_or_else(|| realm.registry());
+        file::write_public(&config.registry_path(), &realm.sign(&registry), existing)?;
         ignore_identity(&config)?;
         if !global.quiet {
             output::line(next_steps(&config, &store.realm_path()))?;
@@ -68,7 +67,7 @@ impl InitArgs {
         Ok(Exit::Exact)
     }
 
-    /// A new realm, and the `vsync.pub` to write.
+    /// A new realm, which has no `vsync.pub` yet.
     fn generated(&self, config: &Config) -> Result<(RealmKey, Option<Registry>), Failure> {
         let registry = config.registry_path();
         if registry.exists() {
@@ -85,8 +84,7 @@ impl InitArgs {
         };
         let realm =
             RealmKey::generate(config.realm.clone(), suite).map_err(|error| Failure::of(&error, Exit::Failed))?;
-        let registry = Registry::new(realm.public());
-        Ok((realm, Some(registry)))
+        Ok((realm, None))
     }
 
     /// The configuration that is there; else a new one.
@@ -114,25 +112,22 @@ impl InitArgs {
     }
 }
 
-fn read_kit(path: &Path) -> Result<Kit, Failure> {
+pub(super) fn read_kit(path: &Path) -> Result<Kit, Failure> {
     Ok(Kit::parse(&file::read(path)?)?)
 }
 
-/// The realm of a recovery kit, and the `vsync.pub` to write if git has none.
+/// The realm of a recovery kit, and the `vsync.pub` that git has, if it has one.
 fn recovered(config: &Config, kit: Kit) -> Result<(RealmKey, Option<Registry>), Failure> {
     let mut realm = kit.into_realm_key(config.realm.clone());
     match load_registry(config) {
-        Err(ContextError::NoRegistry { .. }) => {
-            let registry = Registry::new(realm.public());
-            Ok((realm, Some(registry)))
-        }
+        Err(ContextError::NoRegistry { .. }) => Ok((realm, None)),
         Ok(registry) if registry.realm.id != realm.root.realm_id() => {
             Err(Failure::new(Exit::NotAuthorised, "the recovery kit is of another realm than vsync.pub"))
         }
         // It may be newer than the kit, or the kit no more than its secret line.
         Ok(registry) => {
             (realm.suite, realm.epoch) = (registry.realm.suite, registry.realm.epoch);
-            Ok((realm, None))
+            Ok((realm, Some(registry)))
         }
         Err(error) => Err(error.into()),
     }

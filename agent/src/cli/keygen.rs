@@ -11,13 +11,14 @@ use super::context::{ContextError, key_store, load_config, load_registry};
 use super::output;
 use super::report::{Exit, Failure};
 use crate::config::{Config, Machine};
-use crate::keys::{Bundle, Existing, KeyFileError, KeyStore, RealmKey, Secret, file};
+use crate::keys::{Bundle, Existing, KeyFileError, KeyStore, RealmKey, Secret, file, recovery_machine};
 
 /// Make the keys of machines, and write their public halves to vsync.pub
 ///
 /// Needs the realm's secret in the key store. A key that exists is left as it is, unless
 /// --rotate asks for a new one; the old one can then no longer connect, but what it signed
-/// stays valid.
+/// stays valid. vsync.pub is signed again each time, so run this after editing it, too. The
+/// name `recovery-kit` lets the recovery kit connect again, if its line was removed.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("which").required(true))]
 #[command(after_help = "Examples:\n  vsync keygen --all\n  vsync keygen uat\n  vsync keygen uat --rotate")]
@@ -88,6 +89,9 @@ enum Outcome {
 impl KeygenArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let config = load_config(global)?;
+        if self.name.as_ref() == Some(&recovery_machine()) {
+            return self.recovery_kit(global, &config);
+        }
         let machines: Vec<&Machine> = match &self.name {
             Some(name) => vec![config.machine(name)?],
             None => config.machines().collect(),
@@ -98,6 +102,34 @@ impl KeygenArgs {
             let outcome = keygen.generate(machine, rotate)?;
             report(global, &machine.name, &outcome)?;
         }
+        keygen.publish()?;
+        Ok(Exit::Exact)
+    }
+
+    /// All keys, none of them again.
+    pub(super) const fn all() -> Self {
+        Self { name: None, all: true, rotate: false }
+    }
+
+    /// The kit's key follows from its secret: it can be let in again, but not replaced.
+    fn recovery_kit(&self, global: &GlobalArgs, config: &Config) -> Result<Exit, Failure> {
+        if self.rotate {
+            return Err(Failure::new(
+                Exit::Usage,
+                "the key of the recovery kit cannot be rotated: it follows from the kit",
+            )
+            .hint("remove its line from vsync.pub to keep the kit from connecting".to_owned()));
+        }
+        let mut keygen = Keygen::open(config)?;
+        let name = recovery_machine();
+        let outcome = if keygen.registry.key_of(&name).is_some() {
+            Outcome::Kept(None)
+        } else {
+            keygen.registry.enrol(name.clone(), keygen.realm.recovery_key()).map_err(KeygenError::from)?;
+            Outcome::Made
+        };
+        keygen.publish()?;
+        report(global, &name, &outcome)?;
         Ok(Exit::Exact)
     }
 }
@@ -135,7 +167,7 @@ impl<'a> Keygen<'a> {
         let store = key_store(config)?;
         let realm = store.realm()?;
         let mut registry = match load_registry(config) {
-            Err(ContextError::NoRegistry { .. }) => Registry::new(realm.public()),
+            Err(ContextError::NoRegistry { .. }) => realm.registry(),
             result => result?,
         };
         if registry.realm.id != realm.root.realm_id() {
@@ -167,8 +199,17 @@ impl<'a> Keygen<'a> {
         // out, while a private key that is not public yet only needs another `keygen`.
         self.store.put_machine(&bundle, existing)?;
         self.registry.enrol(name.clone(), bundle.public_key())?;
-        file::write_public(&self.config.registry_path(), &self.registry.to_string(), Existing::Replace)?;
+        self.publish()?;
         Ok(if held.is_some() || known.is_some() { Outcome::Rotated } else { Outcome::Made })
+    }
+
+    /// Writes `vsync.pub`, signed; not if it is there already, so that git shows no change.
+    fn publish(&self) -> Result<(), KeyFileError> {
+        let (path, text) = (self.config.registry_path(), self.realm.sign(&self.registry));
+        if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
+            return Ok(());
+        }
+        file::write_public(&path, &text, Existing::Replace)
     }
 
     /// What is wrong with keys that are kept.
@@ -207,7 +248,9 @@ mod tests {
 
     fn realm(text: &str) -> (tempfile::TempDir, Config) {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config::parse(&dir.path().join("vsync.toml"), text).unwrap();
+        let path = dir.path().join("vsync.toml");
+        fs::write(&path, text).unwrap();
+        let config = Config::parse(&path, text).unwrap();
         let realm = RealmKey::generate("r".parse().unwrap(), Suite::ChaCha20Poly1305).unwrap();
         key_store(&config).unwrap().put_realm(&realm).unwrap();
         (dir, config)
@@ -232,6 +275,43 @@ mod tests {
         assert_eq!(files(), before);
         let role = |name: &str| store.machine(&name.parse().unwrap()).unwrap().role;
         assert_eq!([role("s"), role("c"), role("w")], [Role::Server, Role::Full, Role::Writer]);
+    }
+
+    #[test]
+    fn whatever_is_written_is_signed() {
+        let (_dir, config) = realm(TOML);
+        generate(&config, Rotate::Keep);
+        let path = config.registry_path();
+        let store = key_store(&config).unwrap();
+        let signed = || store.realm().unwrap().is_signed(&fs::read_to_string(&path).unwrap());
+        assert!(signed());
+        let text = fs::read_to_string(&path).unwrap();
+        let without: String = text.split_inclusive('\n').filter(|line| !line.starts_with("machine w")).collect();
+        fs::write(&path, without).unwrap();
+        assert!(!signed());
+        let global = GlobalArgs { config: Some(config.path.clone()), quiet: true, ..GlobalArgs::default() };
+        KeygenArgs::all().run(&global).unwrap();
+        assert!(signed());
+        assert_eq!(load_registry(&config).unwrap().key_of(&"w".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn the_recovery_kit_is_let_in_again_only_when_asked() {
+        let (_dir, config) = realm(TOML);
+        generate(&config, Rotate::Keep);
+        let path = config.registry_path();
+        let text = fs::read_to_string(&path).unwrap();
+        let line = |text: &str| text.contains("\nmachine recovery-kit ");
+        assert!(line(&text));
+        let without: String = text.split_inclusive('\n').filter(|line| !line.contains("recovery-kit")).collect();
+        fs::write(&path, without).unwrap();
+        let global = GlobalArgs { config: Some(config.path.clone()), quiet: true, ..GlobalArgs::default() };
+        KeygenArgs::all().run(&global).unwrap();
+        assert!(!line(&fs::read_to_string(&path).unwrap()));
+        let args = |rotate| KeygenArgs { name: Some(recovery_machine()), all: false, rotate };
+        assert_eq!(args(true).run(&global).unwrap_err().code, Exit::Usage);
+        args(false).run(&global).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 
     #[test]

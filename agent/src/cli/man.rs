@@ -1,11 +1,12 @@
 //! `vsync man`.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
 use clap::CommandFactory;
 
 use super::Args;
+use super::output;
 use super::report::{Exit, Failure, io_exit};
 
 /// Print the manual page, or write those of all commands to a directory
@@ -19,14 +20,15 @@ pub(super) struct ManArgs {
 
 impl ManArgs {
     pub(super) fn run(&self) -> Result<Exit, Failure> {
-        let written = match &self.directory {
-            Some(directory) => clap_mangen::generate_to(Args::command(), directory),
-            None => page().and_then(|page| io::stdout().write_all(&page)),
-        };
-        written.map(|()| Exit::Exact).map_err(|error| Failure {
+        let failed = |error: io::Error| Failure {
             causes: vec![error.to_string()],
             ..Failure::new(io_exit(&error), "cannot write the manual")
-        })
+        };
+        match &self.directory {
+            Some(directory) => clap_mangen::generate_to(Args::command(), directory).map_err(failed)?,
+            None => output::print(&page().map_err(failed)?)?,
+        }
+        Ok(Exit::Exact)
     }
 }
 

@@ -7,14 +7,22 @@ mod check;
 mod completions;
 mod config;
 mod configure;
+mod connection;
 pub mod context;
+mod diff;
+mod dump;
+mod entries;
+mod find;
 mod helper;
 mod init;
 mod key;
 mod keygen;
+mod ls;
 mod man;
 pub mod output;
 mod progress;
+mod quickstart;
+mod recovery;
 pub mod report;
 mod restore;
 mod server;
@@ -22,9 +30,12 @@ mod session;
 mod signal;
 mod snapshots;
 mod spec;
+mod stats;
+mod status;
 #[cfg(test)]
 mod tests;
 pub mod time;
+mod verify;
 mod volumes;
 
 use std::path::PathBuf;
@@ -91,10 +102,14 @@ pub struct GlobalArgs {
     /// Where caches and journals are [default: /var/lib/vsync, or below ~/.local/state]
     #[arg(long, global = true, env = "VSYNC_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) recovery: recovery::RecoveryArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Quickstart(quickstart::QuickstartArgs),
     Init(init::InitArgs),
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -106,6 +121,13 @@ enum Command {
     Backup(backup::BackupArgs),
     Restore(restore::RestoreArgs),
     Snapshots(snapshots::SnapshotsArgs),
+    Ls(ls::LsArgs),
+    Find(find::FindArgs),
+    Diff(diff::DiffArgs),
+    Dump(dump::DumpArgs),
+    Stats(stats::StatsArgs),
+    Status(status::StatusArgs),
+    Verify(verify::VerifyArgs),
     #[command(subcommand)]
     Server(server::ServerCommand),
     Completions(completions::CompletionsArgs),
@@ -133,6 +155,7 @@ impl Args {
     fn run(self) -> Result<Exit, Failure> {
         let global = &self.global;
         match self.command {
+            Command::Quickstart(args) => args.run(global),
             Command::Init(args) => args.run(global),
             Command::Config(command) => command.run(global),
             Command::Keygen(args) => args.run(global),
@@ -142,6 +165,13 @@ impl Args {
             Command::Backup(args) => args.run(global),
             Command::Restore(args) => args.run(global),
             Command::Snapshots(args) => args.run(global),
+            Command::Ls(args) => args.run(global),
+            Command::Find(args) => args.run(global),
+            Command::Diff(args) => args.run(global),
+            Command::Dump(args) => args.run(global),
+            Command::Stats(args) => args.run(global),
+            Command::Status(args) => args.run(global),
+            Command::Verify(args) => args.run(global),
             Command::Server(command) => command.run(global),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),

@@ -17,7 +17,16 @@ pub const TIME_FORMS: &str =
 /// # Errors
 /// When stdout cannot be written, for example because the disk is full.
 pub fn line(text: impl Display) -> Result<(), Failure> {
-    match writeln!(io::stdout().lock(), "{text}") {
+    print(format!("{text}\n").as_bytes())
+}
+
+/// Prints bytes as they are. A reader that has gone away is no failure.
+///
+/// # Errors
+/// As [`line`].
+pub fn print(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure { causes: vec![error.to_string()], ..Failure::new(io_exit(&error), "cannot write the output") })
         }

@@ -20,11 +20,14 @@ use crate::backup::BackupError;
 use crate::cache::CacheError;
 use crate::config::ConfigError;
 use crate::docker::DockerError;
+use crate::dump::DumpError;
+use crate::find::BadPattern;
 use crate::keys::{KeyFileError, KitError};
 use crate::remote::{NodeError, RemoteError};
 use crate::restore::RestoreError;
 use crate::snapshot::SnapshotError;
 use crate::tree::TreeError;
+use crate::verify::VerifyError;
 
 /// What the process returns. The numbers are promised to scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,6 +266,10 @@ impl Failure {
                 (Exit::NotAuthorised, "compare vsync.toml and vsync.pub on both machines")
             }
             RefusalCode::NoSpace => (Exit::NoSpace, "free space on the server, or move its `data` directory"),
+            RefusalCode::NoSnapshot => (Exit::NotFound, "list those there are with `vsync snapshots`"),
+            RefusalCode::Protected => (Exit::Failed, "nothing was changed for that snapshot"),
+            RefusalCode::Collected => (Exit::NotFound, "restore another snapshot of the volume"),
+            RefusalCode::Clock => (Exit::Failed, "compare the clocks of both machines, then confirm the server's"),
             RefusalCode::ReadOnly | RefusalCode::Store => (Exit::Failed, "look at the server's log"),
             RefusalCode::Draining => (Exit::Unreachable, "the server is stopping; try again when it is back"),
             RefusalCode::OutOfSequence => {
@@ -335,8 +342,52 @@ impl From<RestoreError> for Failure {
             | RestoreError::Walk(_)
             | RestoreError::Opener(_)
             | RestoreError::Output(_)
+            | RestoreError::Deferred(_)
             | RestoreError::Stopped => Self::of(&error, Exit::Failed),
         }
+    }
+}
+
+impl From<TreeError<NodeError>> for Failure {
+    fn from(error: TreeError<NodeError>) -> Self {
+        RestoreError::Tree(error).into()
+    }
+}
+
+impl From<DumpError> for Failure {
+    fn from(error: DumpError) -> Self {
+        match error {
+            DumpError::Restore(error) => error.into(),
+            DumpError::Remote(error) => error.into(),
+            DumpError::Tree { .. } | DumpError::Blob { .. } | DumpError::Length { .. } => {
+                Self::of(&error, Exit::Damage).hint(
+                    "what was written is right, but not all: use an older snapshot, or `vsync restore`".to_owned(),
+                )
+            }
+            DumpError::NotFound(_) => {
+                Self::of(&error, Exit::NotFound).hint("`vsync ls` shows what there is".to_owned())
+            }
+            DumpError::NoContent { .. } => Self::of(&error, Exit::Usage),
+            DumpError::Output(ref source) => Self::of(&error, io_exit(source)),
+            DumpError::Interrupted => Self::of(&error, Exit::Interrupted),
+            DumpError::Opener(_) => Self::of(&error, Exit::Failed),
+        }
+    }
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        match error {
+            VerifyError::Remote(error) => error.into(),
+            VerifyError::Opener(_) => Self::of(&error, Exit::Failed),
+            VerifyError::Interrupted => Self::of(&error, Exit::Interrupted),
+        }
+    }
+}
+
+impl From<BadPattern> for Failure {
+    fn from(error: BadPattern) -> Self {
+        Self::of(&error, Exit::Usage)
     }
 }
 

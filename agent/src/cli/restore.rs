@@ -190,6 +190,18 @@ impl Work<'_> {
         let vault = self.session.vault(self.snapshot)?;
         let (root, _) = restore::open_tree(&self.session.remote, &vault, self.snapshot, &EntryPath::root())?;
         let options: BTreeMap<String, String> = root.volume.options.into_iter().collect();
+        // Under its own name it is the volume itself that comes back; under another, a second
+        // door to the same place.
+        if let Some(device) = mounted_from(&options)
+            && *name != self.snapshot.body.volume
+        {
+            let heading = format!("volume {name} would be a mount of {device}, like the one that was backed up");
+            return Err(Failure::new(Exit::Failed, heading).hint(
+                "what is at that place would be overwritten: make the volume as you want it (`docker volume create`) \
+                 and restore into it, or use --to-path"
+                    .to_owned(),
+            ));
+        }
         let mut labels: BTreeMap<String, String> = root.volume.labels.into_iter().collect();
         labels.extend(self.args.label.iter().cloned());
         let driver = root.volume.driver.unwrap_or_else(|| "local".to_owned());
@@ -346,6 +358,13 @@ impl Work<'_> {
             "total_duration": report.duration.as_secs_f64(),
         })
     }
+}
+
+/// Where a volume with these options keeps its files, if that is not a place of its own: a
+/// bound directory, a share. A second volume with the same options is the same place.
+fn mounted_from(options: &BTreeMap<String, String>) -> Option<&str> {
+    let kind = options.get("type").map_or("none", String::as_str);
+    options.get("device").map(String::as_str).filter(|_| !matches!(kind, "tmpfs" | "ramfs"))
 }
 
 fn exit_of(report: &Report) -> Exit {

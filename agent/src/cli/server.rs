@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use clap::Subcommand;
-use vsync_protocol::id::{MachineKey, MachineName, VolumeName};
+use ed25519_dalek::SigningKey;
+use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::plan::{Policy, Zone};
-use vsync_protocol::registry::Registry;
+use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
 use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
 
 use super::GlobalArgs;
@@ -19,7 +20,10 @@ use super::output;
 use super::report::{Exit, Failure};
 use super::signal;
 use crate::config::{self, Config};
-use crate::keys::Role;
+use crate::keys::{Existing, Role, Secret, file, recovery_machine};
+
+/// The copy of `vsync.pub` in a store.
+const REGISTRY_COPY: &str = "vsync.pub";
 
 /// Run a backup server, or look after its store
 #[derive(Debug, Subcommand)]
@@ -141,17 +145,29 @@ fn own_entry(context: &Context) -> Result<&config::Server, Failure> {
 }
 
 /// A server that runs in this process for as long as a command lasts.
-pub(crate) struct Hosted(Option<Running>);
+pub(crate) struct Hosted {
+    running: Option<Running>,
+    key: MachineKey,
+}
 
 impl Hosted {
+    fn new(running: Running, identity: &SigningKey) -> Self {
+        Self { running: Some(running), key: MachineKey::from_bytes(identity.verifying_key().to_bytes()) }
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
-        self.0.as_ref().map_or_else(|| (Ipv4Addr::LOCALHOST, 0).into(), Running::address)
+        self.running.as_ref().map_or_else(|| (Ipv4Addr::LOCALHOST, 0).into(), Running::address)
+    }
+
+    /// The server's identity.
+    pub(crate) const fn key(&self) -> MachineKey {
+        self.key
     }
 }
 
 impl Drop for Hosted {
     fn drop(&mut self) {
-        if let Some(running) = self.0.take() {
+        if let Some(running) = self.running.take() {
             running.stop();
         }
     }
@@ -163,29 +179,74 @@ pub(crate) fn embedded(config: &Config, server: &config::Server) -> Result<Hoste
     fs::create_dir_all(&server.data).map_err(|error| {
         Failure::of(&error, Exit::Failed).hint(format!("make the data directory {} writable", server.data.display()))
     })?;
-    Ok(Hosted(Some(start(config, server, identity, (Ipv4Addr::LOCALHOST, 0).into())?)))
+    let running = start(config, server, identity.clone(), (Ipv4Addr::LOCALHOST, 0).into())?;
+    Ok(Hosted::new(running, &identity))
+}
+
+/// Starts a server on a store of which nothing else is left, for the holder of the recovery
+/// kit alone. Nobody knows its key before, so it takes a new one.
+pub(crate) fn on_store(data: &Path, realm: RealmId, kit: MachineKey) -> Result<Hosted, Failure> {
+    if !data.join("VERSION").is_file() {
+        return Err(Failure::new(Exit::NotFound, format!("there is no store in {}", data.display()))
+            .hint("give the directory that was `data` of the server, with `packs` and `manifests` in it".to_owned()));
+    }
+    let seed = Secret::random().map_err(|error| Failure::of(&error, Exit::Failed))?;
+    let identity = SigningKey::from_bytes(seed.expose());
+    let members: Members = Arc::new(move |key| {
+        (key == kit).then(|| Member { name: recovery_machine(), may_read: true, may_admin: false })
+    });
+    let running = Server::start(ServerConfig {
+        data: data.to_owned(),
+        realm,
+        identity: identity.clone(),
+        listen: (Ipv4Addr::LOCALHOST, 0).into(),
+        registry: data.join(REGISTRY_COPY),
+        members,
+        // Whoever has only a kit and a store wants the data, and nothing to change.
+        upkeep: Upkeep { collect_every: None, scrub_every: None, ..Upkeep::default() },
+        reserve: vsync_server::Reserve::default(),
+        congestion: vsync_server::Congestion::default(),
+    })?;
+    Ok(Hosted::new(running, &identity))
 }
 
 fn start(
     config: &Config,
     server: &config::Server,
-    identity: ed25519_dalek::SigningKey,
+    identity: SigningKey,
     listen: SocketAddr,
 ) -> Result<Running, Failure> {
     let registry = load_registry(config)?;
     let realm = registry.realm.id;
-    let watched = Arc::new(Watched::new(config, registry));
-    let config = ServerConfig {
+    let copy = server.data.join(REGISTRY_COPY);
+    let watched = Arc::new(Watched::new(config, registry, copy.clone()));
+    let server = ServerConfig {
         data: server.data.clone(),
         realm,
         identity,
         listen,
+        registry: config.registry_path(),
         members: members(&watched),
         upkeep: Upkeep { policies: policies(&watched), zone: zone(), ..Upkeep::default() },
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
     };
-    Ok(Server::start(config)?)
+    let running = Server::start(server)?;
+    // Only now: an empty directory becomes a store, one with a file in it does not.
+    keep_copy(&config.registry_path(), &copy);
+    Ok(running)
+}
+
+/// A store may be all that is left one day, and without vsync.pub nobody could tell whose
+/// snapshots are in it.
+fn keep_copy(registry: &Path, copy: &Path) {
+    let Ok(text) = fs::read_to_string(registry) else { return };
+    if fs::read_to_string(copy).is_ok_and(|there| there == text) {
+        return;
+    }
+    if let Err(error) = file::write_public(copy, &text, Existing::Replace) {
+        tracing::warn!("the store has no copy of vsync.pub: {error}");
+    }
 }
 
 /// Who may connect, by `vsync.pub` and `vsync.toml` as they are at the moment of asking.
@@ -219,13 +280,14 @@ type Stamp = (Option<SystemTime>, Option<SystemTime>);
 struct Watched {
     path: PathBuf,
     registry_path: PathBuf,
+    copy: PathBuf,
     known: Mutex<Option<(Stamp, Option<Access>)>>,
 }
 
 impl Watched {
-    fn new(config: &Config, registry: Registry) -> Self {
+    fn new(config: &Config, registry: Registry, copy: PathBuf) -> Self {
         let (path, registry_path) = (config.path.clone(), config.registry_path());
-        let watched = Self { path, registry_path, known: Mutex::new(None) };
+        let watched = Self { path, registry_path, copy, known: Mutex::new(None) };
         watched.remember(Access { config: config.clone(), registry });
         watched
     }
@@ -251,6 +313,9 @@ impl Watched {
                 Ok(Access { config, registry })
             });
             let access = access.map_err(|error| tracing::error!("nobody can connect: {error}")).ok();
+            if access.is_some() {
+                keep_copy(&self.registry_path, &self.copy);
+            }
             *known = Some((stamp, access));
         }
         let (_, access) = known.as_ref()?;
@@ -261,6 +326,9 @@ impl Watched {
 impl Access {
     fn member(&self, key: MachineKey) -> Option<Member> {
         let name: MachineName = self.registry.machine_of(&key)?.clone();
+        if name.as_str() == RECOVERY_MACHINE {
+            return Some(Member { may_read: true, may_admin: false, name });
+        }
         let machine = self.config.machines().find(|machine| machine.name == name)?;
         // Deciding about snapshots is for whoever is at home on a server anyway.
         let may_admin = self.config.servers.iter().any(|server| server.machine.name == name);

@@ -10,6 +10,7 @@ use vsync_protocol::wire::{Listing, SnapshotRecord};
 
 use super::GlobalArgs;
 use super::context::Context;
+use super::recovery;
 use super::report::{Exit, Failure};
 use super::server::{self, Hosted};
 use super::spec::{At, Spec};
@@ -21,6 +22,9 @@ use crate::vault::Vault;
 
 /// How many sources are looked for before none is named.
 const SOURCES_PAGE: u32 = 100;
+
+/// Milliseconds by which two clocks may differ unmentioned.
+const CLOCK_TOLERANCE: u64 = 5 * 60 * 1000;
 
 /// A machine that is connected to a server.
 pub(crate) struct Session {
@@ -39,7 +43,10 @@ pub(crate) struct Listed {
 impl Session {
     /// Connects to `server`, or to the only one.
     pub(crate) fn open(global: &GlobalArgs, server: Option<&MachineName>) -> Result<Self, Failure> {
-        Self::with(Context::load(global)?, server)
+        match &global.recovery.kit {
+            Some(kit) => recovery::open(global, kit, server),
+            None => Self::with(Context::load(global)?, server),
+        }
     }
 
     pub(crate) fn with(context: Context, server: Option<&MachineName>) -> Result<Self, Failure> {
@@ -58,7 +65,12 @@ impl Session {
         };
         let identity = Identity { key: context.bundle.identity(), realm: context.bundle.realm_id };
         let remote = Remote::connect(ServerAddress { name, address, key }, identity)?;
-        Ok(Self { context, remote, _hosted: hosted })
+        Ok(Self::new(context, remote, hosted))
+    }
+
+    pub(crate) fn new(context: Context, remote: Remote, hosted: Option<Hosted>) -> Self {
+        warn_of_clock(&remote);
+        Self { context, remote, _hosted: hosted }
     }
 
     fn realm_dir(&self) -> PathBuf {
@@ -267,6 +279,15 @@ impl Session {
         };
         let hint = hint.unwrap_or_else(|| "`vsync snapshots` lists what there is".to_owned());
         Failure::new(Exit::NotFound, heading).hint(hint)
+    }
+}
+
+/// Nothing is decided by a client's clock, but times that people read come from it.
+fn warn_of_clock(remote: &Remote) {
+    let (server, _) = remote.greeting();
+    let apart = (Timestamp::now().as_millisecond() - server).unsigned_abs();
+    if apart > CLOCK_TOLERANCE {
+        tracing::warn!("this machine's clock and that of {} are {} s apart", remote.server(), apart / 1000);
     }
 }
 

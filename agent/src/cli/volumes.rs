@@ -7,6 +7,7 @@ use vsync_protocol::id::VolumeName;
 use vsync_protocol::tree::VolumeInfo;
 
 use super::context::Context;
+use super::helper;
 use super::report::{Exit, Failure};
 use crate::chunk::Profile;
 use crate::config::{self, Config};
@@ -66,15 +67,15 @@ async fn locate_volume(name: &VolumeName) -> Result<Place, Failure> {
     let inside = docker::mounted_inside(name);
     let engine = match (Engine::connect().await, inside) {
         (Ok(engine), _) => engine,
-        // A helper needs no engine: its volume is mounted.
+        // No engine is needed: the volume is mounted. A helper was told what it is.
         (Err(_), Some(path)) => {
-            let volume = VolumeDescription {
+            let volume = helper::told(name, path.clone()).unwrap_or_else(|| VolumeDescription {
                 name: name.clone(),
                 driver: "local".into(),
                 options: std::collections::BTreeMap::default(),
                 labels: std::collections::BTreeMap::default(),
                 mountpoint: path.clone(),
-            };
+            });
             return Ok(Place::Volume(path, volume));
         }
         (Err(error), None) => {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::{Span, SpanRelativeTo};
 use toml::Spanned;
 use vsync_protocol::id::{MachineName, RealmName, VolumeName};
+use vsync_protocol::registry::RECOVERY_MACHINE;
 
 use super::raw::{RawClient, RawConfig, RawKeys, RawRetention, RawSchedule, RawServer, RawStore, RawVolume, Text};
 use super::{Config, KeysConfig, Machine, Problem, Quiesce, Retention, Schedule, Server, Volume};
@@ -96,6 +97,12 @@ impl Check<'_> {
         servers: &[String],
     ) -> Option<Machine> {
         self.unique("volume", backup.iter());
+        if name.get_ref() == RECOVERY_MACHINE {
+            self.problem(
+                &name.span(),
+                format!("`{RECOVERY_MACHINE}` is the name of the recovery kit; choose another one"),
+            );
+        }
         let name: Option<MachineName> = self.parse(name);
         let volumes = backup.iter().filter_map(|volume| self.parse(volume)).collect();
         let schedule = schedule.iter().filter_map(|raw| self.schedule(raw, backup, servers)).collect();

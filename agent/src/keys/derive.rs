@@ -6,6 +6,8 @@
 //! RRS    realm root secret, 32 random bytes: in the recovery kit and in realm.key
 //!   realm id = D("realm id", RRS)[..16]                                           public
 //!   KN       = D("name blind", RRS)                                               all but servers
+//!   AK       = D("admin signing", RRS)             Ed25519 seed: signs vsync.pub
+//!   RK       = D("recovery identity", RRS)         Ed25519 seed: as whom the recovery kit connects
 //!   ES_e     = D("epoch secret", RRS ‖ le32(e))        e counts from 1            readers
 //!     RID_e  = D("read identity", ES_e)                X25519 scalar of an age identity
 //!     WS_e   = D("writer secret", ES_e)                                           writers
@@ -20,6 +22,7 @@ use std::fmt;
 
 use age::x25519::{Identity, Recipient};
 use bech32::{Bech32, Hrp};
+use ed25519_dalek::SigningKey;
 use vsync_protocol::id::RealmId;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -65,6 +68,19 @@ impl RootSecret {
     #[must_use]
     pub fn name_key(&self) -> NameKey {
         NameKey(derive(context!("name blind"), self.0.expose()))
+    }
+
+    /// The key that signs `vsync.pub`, so that a holder of the recovery kit can believe a
+    /// server that hands it over.
+    #[must_use]
+    pub fn admin_key(&self) -> SigningKey {
+        SigningKey::from_bytes(derive(context!("admin signing"), self.0.expose()).expose())
+    }
+
+    /// The identity as which a holder of the recovery kit connects to servers.
+    #[must_use]
+    pub fn recovery_key(&self) -> SigningKey {
+        SigningKey::from_bytes(derive(context!("recovery identity"), self.0.expose()).expose())
     }
 
     /// The secret of key epoch `epoch`, which counts from 1.
@@ -213,7 +229,8 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// These values are the format: they never change.
+    /// These values are the format: they never change. They were computed a second time, by
+    /// the `blake3` and `pyrage` packages of Python; `independent_reader.rs` repeats that.
     #[test]
     fn golden_derivations() {
         let (root, epoch, second) = (root(), root().epoch(1), root().epoch(2));
@@ -233,6 +250,8 @@ mod tests {
             ("gear 1, last", format!("{:016x}", keys.gear[255])),
             ("gear 1, hash", blake3::hash(&table).to_string()),
             ("plaintext 1", hex(&keys.plaintext)),
+            ("admin", hex(root.admin_key().as_bytes())),
+            ("recovery", hex(root.recovery_key().as_bytes())),
         ];
         let pinned = include_str!("derive.golden");
         let written: String = derived.iter().map(|(what, value)| format!("{what}: {value}\n")).collect();

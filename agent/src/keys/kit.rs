@@ -262,6 +262,15 @@ mod tests {
         assert_eq!(read.servers, made.servers);
     }
 
+    /// The lines that a program reads, for ever: paper does not change.
+    #[test]
+    fn golden_lines() {
+        let page = kit().page("2026-11-20".parse().unwrap());
+        let lines = page.lines().skip_while(|line| !line.starts_with("realm ")).take_while(|line| !line.is_empty());
+        let lines: Vec<&str> = lines.collect();
+        assert_eq!(lines, include_str!("kit.golden").lines().collect::<Vec<_>>());
+    }
+
     #[test]
     fn the_page_says_what_to_do() {
         let page = kit().page("2026-11-20".parse().unwrap());

@@ -23,6 +23,6 @@ pub use bundle::{Bundle, Role};
 pub use derive::{EpochSecret, NameKey, RootSecret, WriterKeys, WriterSecret};
 pub use file::{Existing, KeyFileError};
 pub use kit::{Kit, KitError, KitServer};
-pub use realm::RealmKey;
+pub use realm::{RealmKey, recovery_machine};
 pub use secret::Secret;
 pub use store::KeyStore;

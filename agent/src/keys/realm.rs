@@ -10,11 +10,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer, SigningKey};
 use serde::Deserialize;
 use vsync_protocol::blob::Suite;
-use vsync_protocol::id::{MachineName, RealmName};
-use vsync_protocol::registry::Realm;
+use vsync_protocol::id::{MachineKey, MachineName, RealmName};
+use vsync_protocol::registry::{self, RECOVERY_MACHINE, Realm, Registry};
 use zeroize::Zeroizing;
 
 use super::bundle::{Bundle, Grant, Role};
@@ -88,6 +88,40 @@ impl RealmKey {
         }
     }
 
+    /// The `vsync.pub` of a realm that has no machines yet but the one that the recovery kit is.
+    #[must_use]
+    pub fn registry(&self) -> Registry {
+        let mut registry = Registry::new(self.public());
+        let enrolled = registry.enrol(recovery_machine(), self.recovery_key());
+        debug_assert!(enrolled.is_ok(), "nobody has the key yet");
+        registry
+    }
+
+    /// The public key of the identity as which the recovery kit connects.
+    #[must_use]
+    pub fn recovery_key(&self) -> MachineKey {
+        public(&self.root.recovery_key())
+    }
+
+    /// The text of `vsync.pub`, signed.
+    #[must_use]
+    pub fn sign(&self, registry: &Registry) -> String {
+        let key = self.root.admin_key();
+        registry::signed(&registry.to_string(), |message| key.sign(message).to_bytes())
+    }
+
+    /// Whether `text` is a `vsync.pub` as this realm's administrator signed it.
+    #[must_use]
+    pub fn is_signed(&self, text: &str) -> bool {
+        registry::is_signed(text, public(&self.root.admin_key()))
+    }
+
+    /// What a holder of the recovery kit works with: an identity of its own, and the keys of all epochs.
+    #[must_use]
+    pub fn recovery_bundle(&self) -> Bundle {
+        self.bundle(recovery_machine(), Role::Full, self.root.recovery_key())
+    }
+
     /// The keys of `machine` in `role`, with all epochs so far.
     #[must_use]
     pub fn bundle(&self, machine: MachineName, role: Role, identity: SigningKey) -> Bundle {
@@ -114,6 +148,16 @@ impl RealmKey {
     }
 }
 
+/// The name of the recovery kit among the machines.
+#[must_use]
+pub fn recovery_machine() -> MachineName {
+    RECOVERY_MACHINE.parse().unwrap_or_else(|_| unreachable!("a constant that is a name"))
+}
+
+fn public(key: &SigningKey) -> MachineKey {
+    MachineKey::from_bytes(key.verifying_key().to_bytes())
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawRealm {
@@ -127,6 +171,18 @@ struct RawRealm {
 mod tests {
     use super::*;
     use crate::keys::file::{Existing, write};
+
+    #[test]
+    fn a_new_registry_lets_the_kit_in_and_is_signed() {
+        let realm = RealmKey::generate("r".parse().unwrap(), Suite::ChaCha20Poly1305).unwrap();
+        let (registry, bundle) = (realm.registry(), realm.recovery_bundle());
+        assert_eq!(registry.machine_of(&bundle.public_key()), Some(&recovery_machine()));
+        assert_ne!(realm.root.admin_key().as_bytes(), realm.root.recovery_key().as_bytes());
+        let text = realm.sign(&registry);
+        assert!(realm.is_signed(&text));
+        let other = RealmKey::generate("r".parse().unwrap(), Suite::ChaCha20Poly1305).unwrap();
+        assert!(!other.is_signed(&text));
+    }
 
     #[test]
     fn the_file_comes_back() {

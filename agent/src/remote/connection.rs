@@ -155,6 +155,12 @@ impl Connector {
         }
     }
 
+    /// Says hello once more, on the live connection or a new one.
+    pub(super) async fn greet_again(&self) -> Result<(), RemoteError> {
+        let connection = self.connection().await?;
+        self.hello(&connection).await
+    }
+
     async fn hello(&self, connection: &Connection) -> Result<(), RemoteError> {
         let request = Request::Hello { version: VERSION, realm: self.identity.realm };
         match self.ask(connection, &request).await? {

@@ -72,8 +72,12 @@ fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
 
 /// The server must show that its log continues the one that was seen before.
 pub(super) fn check(remote: &Remote, store: &HeadStore) -> Result<(), RemoteError> {
-    let (_, now) = remote.greeting();
+    let (_, mut now) = remote.greeting();
     let Some(seen) = store.load()? else { return store.save(now) };
+    if now.index < seen.index {
+        // The greeting may be older than what was committed since, on this very connection.
+        (_, now) = remote.greet_again()?;
+    }
     let broken = |reason: String| RemoteError::History { server: remote.server().to_string(), reason };
     if now.index < seen.index {
         return Err(broken(format!("it has {} log entries, this machine has seen {}", now.index, seen.index)));

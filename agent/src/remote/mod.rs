@@ -15,7 +15,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
+use vsync_protocol::id::{Cid, MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::manifest::LogPosition;
 use vsync_protocol::wire::{Listing, Reply, Request, ServerStatus, SnapshotRecord};
 
@@ -99,6 +99,12 @@ impl Remote {
         self.connector.greeting()
     }
 
+    /// Says hello once more: the server's clock, and where its log stands now.
+    fn greet_again(&self) -> Result<(i64, LogPosition), RemoteError> {
+        self.runtime.block_on(self.connector.greet_again())?;
+        Ok(self.greeting())
+    }
+
     /// Asks, and asks again on a new connection when one breaks meanwhile.
     ///
     /// # Errors
@@ -107,12 +113,27 @@ impl Remote {
         self.runtime.block_on(self.connector.request(request))
     }
 
+    /// Asks as [`Self::request`] does, without waiting. `deliver` runs on the network thread
+    /// and must not wait.
+    pub fn request_later(&self, request: Request, deliver: impl FnOnce(Result<Reply, RemoteError>) + Send + 'static) {
+        let connector = self.connector.clone();
+        self.runtime.spawn(async move { deliver(connector.request(&request).await) });
+    }
+
     /// Begins a backup of `volume`.
     ///
     /// # Errors
     /// When the server refuses or stays away.
     pub fn upload(&self, volume: VolumeName) -> Result<Upload, RemoteError> {
         Upload::begin(&self.runtime, self.connector.clone(), volume)
+    }
+
+    /// Tells the server of a blob that did not match its name, so that it looks for itself.
+    ///
+    /// # Errors
+    /// When the server refuses or stays away.
+    pub fn report_damage(&self, cid: Cid) -> Result<(), RemoteError> {
+        self.request(&Request::Damaged { cid }).map(|_| ())
     }
 
     /// Something that fetches blobs.
@@ -128,6 +149,17 @@ impl Remote {
     pub fn status(&self) -> Result<ServerStatus, RemoteError> {
         match self.request(&Request::Status)? {
             Reply::Status(status) => Ok(*status),
+            other => Err(RemoteError::unexpected(&other)),
+        }
+    }
+
+    /// `vsync.pub` as the server has it. Only its signature makes it worth anything.
+    ///
+    /// # Errors
+    /// When the server refuses or stays away.
+    pub fn registry(&self) -> Result<Vec<u8>, RemoteError> {
+        match self.request(&Request::Registry)? {
+            Reply::Registry(bytes) => Ok(bytes),
             other => Err(RemoteError::unexpected(&other)),
         }
     }

@@ -66,7 +66,10 @@ impl RemoteNodes {
                 return Ok(blob);
             }
             match self.arrivals.1.recv() {
-                Ok(Fetched::Blob(arrived, blob)) => drop(self.asked.insert(arrived, Some(blob))),
+                // One that was forgotten meanwhile is let go.
+                Ok(Fetched::Blob(arrived, blob)) => {
+                    self.asked.entry(arrived).and_modify(|waiting| *waiting = Some(blob));
+                }
                 Ok(Fetched::Absent(absent)) if absent == cid => {
                     self.asked.remove(&cid);
                     return Err(NodeError::Absent(cid));
@@ -90,5 +93,9 @@ impl NodeSource for RemoteNodes {
 
     fn expect(&mut self, _kind: BlobKind, nodes: &[Reference]) {
         self.ask(nodes.iter().map(|node| node.cid));
+    }
+
+    fn forget(&mut self, node: &Reference) {
+        self.asked.remove(&node.cid);
     }
 }

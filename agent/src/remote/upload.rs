@@ -32,8 +32,9 @@ const QUESTIONS: usize = 4;
 /// The server is asked to make things durable after this many bytes: one pack of its own.
 const FLUSH_EVERY: u64 = 16 << 20;
 
-/// Names remembered as being on the server, so that repeated content is not asked about.
-const REMEMBERED: usize = 1 << 20;
+/// Names remembered as being on the server, so that repeated content is not asked about: as
+/// many as a table of 2^18 places holds before it doubles.
+const REMEMBERED: usize = (1 << 18) / 8 * 7;
 
 /// A sealed blob that the server may or may not have.
 pub struct Offer {

@@ -1,5 +1,6 @@
 //! What of a file is there already: hashed along the snapshot's chunk boundaries.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -21,8 +22,19 @@ pub(super) struct CompareJob {
     pub(super) entry: Entry,
     /// The content, in runs.
     pub(super) pieces: Receiver<Vec<Piece>>,
-    /// Whether there is a file at this path.
-    pub(super) exists: bool,
+    pub(super) existing: Existing,
+}
+
+/// What is at a file's place before the restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Existing {
+    /// Nothing that helps.
+    Nothing,
+    /// A file with this one name: it may be changed where it is.
+    Alone,
+    /// A file with further names, which may be other files in the snapshot: it is kept if
+    /// it is right, and else replaced.
+    Linked,
 }
 
 /// Deals with files until there are no more.
@@ -41,7 +53,14 @@ pub(super) fn work(shared: &Shared<'_>, queue: &Receiver<CompareJob>) -> Result<
 fn restore(shared: &Shared<'_>, job: CompareJob) -> Result<(), RestoreError> {
     let target = &shared.restore.target;
     let len = job.entry.size;
-    let existing = if job.exists { target.update_file(&job.entry.path)? } else { None };
+    let existing = match job.existing {
+        Existing::Nothing => None,
+        Existing::Alone => target.update_file(&job.entry.path)?,
+        Existing::Linked => match target.read_file(&job.entry.path)? {
+            Some(file) => return keep_or_replace(shared, &job, file),
+            None => None,
+        },
+    };
     let in_place = existing.is_some();
     let file = match existing {
         Some(file) => Some(file),
@@ -99,14 +118,47 @@ fn update(shared: &Shared<'_>, job: &CompareJob, task: &Arc<FileTask>) -> Result
     if changed || size != len || !task.is_in_place() {
         return shared.settle(task);
     }
-    let unrestored = shared.restore.target.apply_metadata(&job.entry)?;
+    unchanged(shared, &job.entry)
+}
+
+/// Nothing but metadata can differ.
+fn unchanged(shared: &Shared<'_>, entry: &Entry) -> Result<(), RestoreError> {
+    let unrestored = shared.restore.target.apply_metadata(entry)?;
     let mut report = lock(&shared.report);
     report.files_unchanged += 1;
     report.unrestored.extend(unrestored);
     drop(report);
     shared.restore.progress.entries.add(1);
-    shared.restore.progress.bytes.add(len);
+    shared.restore.progress.bytes.add(entry.size);
     Ok(())
+}
+
+/// Leaves a file with further names alone if it is right. Else a new one replaces it, made
+/// of what the old one has and what must be fetched.
+fn keep_or_replace(shared: &Shared<'_>, job: &CompareJob, file: TargetFile) -> Result<(), RestoreError> {
+    let len = job.entry.size;
+    let old = Arc::new(FileTask::open(job.entry.clone(), len, file, true));
+    let mut comparison = Comparison { shared, buffer: Vec::new(), size: old.size()? };
+    let mut pieces = Pieces::of(job);
+    let mut survey = comparison.survey(&old, &mut pieces)?;
+    if survey.complete && !survey.differs() && comparison.size == len {
+        return unchanged(shared, &job.entry);
+    }
+    let task = Arc::new(FileTask::open(job.entry.clone(), len, replacement(shared, job)?, false));
+    moved::rebuild(shared, &old, &task, &survey, &HashMap::new())?;
+    while !survey.complete {
+        survey = comparison.survey(&old, &mut pieces)?;
+        moved::rebuild(shared, &old, &task, &survey, &HashMap::new())?;
+    }
+    shared.settle(&task)
+}
+
+/// An empty file to take the place of the one that is there.
+fn replacement(shared: &Shared<'_>, job: &CompareJob) -> Result<TargetFile, RestoreError> {
+    let file = shared.restore.target.create_file(&job.entry.path, FileTask::staging(job.entry.size))?;
+    // What an interrupted restore left may have data where the snapshot has holes.
+    file.set_len(0)?;
+    Ok(file)
 }
 
 /// Builds a file anew from its older version when content seems to have moved in it, if
@@ -124,8 +176,7 @@ fn rebuild(shared: &Shared<'_>, job: &CompareJob, old: &Arc<FileTask>, survey: &
     if !survey.differing.iter().any(|(reference, _)| index.contains_key(&reference.child.pid)) {
         return Ok(false);
     }
-    let file = shared.restore.target.create_file(&job.entry.path, FileTask::staging(job.entry.size))?;
-    let task = Arc::new(FileTask::open(job.entry.clone(), job.entry.size, file, false));
+    let task = Arc::new(FileTask::open(job.entry.clone(), job.entry.size, replacement(shared, job)?, false));
     moved::rebuild(shared, old, &task, survey, &index)?;
     shared.settle(&task)?;
     Ok(true)
@@ -133,7 +184,10 @@ fn rebuild(shared: &Shared<'_>, job: &CompareJob, old: &Arc<FileTask>, survey: &
 
 /// Counts what would be fetched, without touching anything.
 fn estimate(shared: &Shared<'_>, job: &CompareJob) -> Result<(), RestoreError> {
-    let file = if job.exists { shared.restore.target.read_file(&job.entry.path)? } else { None };
+    let file = match job.existing {
+        Existing::Nothing => None,
+        Existing::Alone | Existing::Linked => shared.restore.target.read_file(&job.entry.path)?,
+    };
     let mut pieces = Pieces::of(job);
     let Some(file) = file else {
         let mut bytes = 0;

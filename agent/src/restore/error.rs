@@ -52,6 +52,9 @@ pub enum RestoreError {
     /// Where the bytes should go.
     #[error("cannot write the output")]
     Output(#[source] io::Error),
+    /// What waits for the end could not be kept.
+    #[error("cannot keep in memory what is to be done at the end")]
+    Deferred(#[source] io::Error),
     /// Nothing fits the paths or patterns given.
     #[error("nothing in snapshot {} is selected", .snapshot.short())]
     NothingSelected {

@@ -2,38 +2,36 @@
 
 use vsync_protocol::tree::{Entry, EntryPath};
 
-use super::RestoreError;
 use super::transfer::Transferred;
+use super::{Report, RestoreError};
 use crate::volume::{Target, TargetError};
 
-/// Finishes a restore whose content is in place.
-pub(super) fn run(target: &Target, done: &mut Transferred) -> Result<(), RestoreError> {
-    for link in std::mem::take(&mut done.links) {
-        create_link(target, done, &link)?;
+/// Finishes a restore whose content is in place; `top` is the target's own directory.
+pub(super) fn run(target: &Target, done: &mut Transferred, top: Option<Entry>) -> Result<(), RestoreError> {
+    let report = &mut done.report;
+    for link in done.links.forwards() {
+        create_link(target, report, &link.map_err(RestoreError::Deferred)?)?;
     }
     // Only now: until here the old version's files were all still there.
-    for path in &done.extraneous {
-        target.remove(path)?;
+    for path in done.extraneous.forwards() {
+        target.remove(&path.map_err(RestoreError::Deferred)?)?;
     }
     // Deepest first: what is done inside a directory changes its times, and its mode may
     // shut us out.
-    for directory in done.directories.iter().rev() {
-        done.report.unrestored.extend(target.apply_metadata(directory)?);
+    for directory in done.directories.backwards().chain(top.map(Ok)) {
+        report.unrestored.extend(target.apply_metadata(&directory.map_err(RestoreError::Deferred)?)?);
     }
     Ok(target.sync()?)
 }
 
-fn create_link(target: &Target, done: &mut Transferred, link: &Entry) -> Result<(), RestoreError> {
+fn create_link(target: &Target, report: &mut Report, link: &Entry) -> Result<(), RestoreError> {
     let earlier = link.target.as_deref().and_then(|path| EntryPath::new(path).ok()).unwrap_or_default();
     match target.create_link(&link.path, &earlier) {
-        Ok(()) => {
-            done.report.files_restored += 1;
-            Ok(())
-        }
+        Ok(()) => Ok(()),
         Err(error @ TargetError::NoSpace { .. }) => Err(error.into()),
         Err(error) => {
             let reason = format!("cannot be linked to {earlier}: {error}");
-            done.report.damaged.push((link.path.clone(), reason));
+            report.damaged.push((link.path.clone(), reason));
             Ok(())
         }
     }

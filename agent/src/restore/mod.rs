@@ -16,6 +16,7 @@ mod finish;
 mod moved;
 mod plan;
 mod select;
+mod shelf;
 mod transfer;
 
 use std::path::Path;
@@ -112,19 +113,17 @@ pub fn run(
     }
     let target = Arc::new(Target::open(directory)?);
     let cutter = vault.cutter(snapshot.sealed.chunker);
-    let restore = transfer::Restore { remote, vault, cutter, target, options, progress };
+    let restore = transfer::Restore { remote, vault, cutter, target, options, progress, bytes: snapshot.sealed.bytes };
     let mut outcome = restore.transfer(tree)?;
     if outcome.report.entries == 0 && !options.selection.is_all() {
         return Err(RestoreError::NothingSelected { snapshot: snapshot.id });
     }
-    if options.selection.is_all() {
-        outcome.directories.extend(root.directory.map(as_root));
-    }
     if !options.dry_run {
-        finish::run(&restore.target, &mut outcome)?;
+        let top = root.directory.filter(|_| options.selection.is_all()).map(as_root);
+        finish::run(&restore.target, &mut outcome, top)?;
     }
     let mut report = outcome.report;
-    report.deleted = outcome.extraneous.len() as u64;
+    report.deleted = outcome.extraneous.len();
     report.defects = root.defects;
     report.duration = begun.elapsed();
     Ok(report)

@@ -1,12 +1,13 @@
 //! What is to be done: the snapshot's tree side by side with what is in the target.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 
 use crossbeam_channel::{Sender, bounded};
 use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
 
 use super::RestoreError;
-use super::compare::CompareJob;
+use super::compare::{CompareJob, Existing};
 use super::transfer::{Shared, Transferred, lock};
 use crate::remote::RemoteNodes;
 use crate::tree::{Item, Piece, TreeReader};
@@ -24,7 +25,17 @@ pub(super) fn run(
     let walker = shared.restore.target.scan()?;
     let mut present = Present { walker, next: None, swept: None };
     present.advance();
-    Plan { shared, tree, item: None, jobs, present, done: Transferred::default(), base_is_directory: false }.run()
+    Plan {
+        shared,
+        tree,
+        item: None,
+        jobs,
+        present,
+        done: Transferred::default(),
+        base_is_directory: false,
+        kept: HashSet::new(),
+    }
+    .run()
 }
 
 struct Plan<'a, 'b> {
@@ -35,6 +46,8 @@ struct Plan<'a, 'b> {
     present: Present,
     done: Transferred,
     base_is_directory: bool,
+    /// Inodes with several names that a file of the snapshot may keep: one file each.
+    kept: HashSet<(u64, u64)>,
 }
 
 impl Plan<'_, '_> {
@@ -60,7 +73,7 @@ impl Plan<'_, '_> {
         }
         if selection.is_all() {
             while let Some(found) = self.present.next.take() {
-                self.extraneous(&found);
+                self.extraneous(&found)?;
             }
         }
         Ok(self.done)
@@ -71,45 +84,52 @@ impl Plan<'_, '_> {
         let path = selection.place(&entry.path, self.base_is_directory);
         let entry = Entry { path, ..entry };
         self.done.report.entries += 1;
-        let existing = self.existing(&entry.path);
+        let existing = self.existing(&entry.path)?;
+        if existing.as_ref().is_some_and(|found| found.entry.kind == EntryKind::Directory)
+            && entry.kind != EntryKind::Directory
+        {
+            // What is in the directory goes with it, when something else takes its place.
+            self.present.swept = Some(entry.path.clone());
+        }
         match entry.kind {
             EntryKind::Directory => self.directory(entry),
-            EntryKind::HardLink => {
-                self.done.links.push(entry);
-                Ok(())
+            EntryKind::HardLink => self.done.links.push(&entry).map_err(RestoreError::Deferred),
+            EntryKind::File => {
+                let existing = existing.map_or(Existing::Nothing, |found| self.usable(&found));
+                self.file(entry, existing)
             }
-            EntryKind::File => self.file(entry, existing.is_some_and(|found| found.entry.kind == EntryKind::File)),
             _ => self.node(&entry, existing),
         }
     }
 
     /// What is at `path` now. Everything before it that was not asked for is extraneous.
-    fn existing(&mut self, path: &EntryPath) -> Option<Box<Found>> {
+    fn existing(&mut self, path: &EntryPath) -> Result<Option<Box<Found>>, RestoreError> {
         loop {
             let order = self.present.next.as_ref().map(|found| found.entry.path.cmp(path));
             match order {
-                None | Some(Ordering::Greater) => return None,
+                None | Some(Ordering::Greater) => return Ok(None),
                 Some(Ordering::Equal) => {
                     let found = self.present.next.take();
                     self.present.advance();
-                    return found;
+                    return Ok(found);
                 }
                 Some(Ordering::Less) => {
                     let found = self.present.next.take();
-                    found.iter().for_each(|found| self.extraneous(found));
+                    found.iter().try_for_each(|found| self.extraneous(found))?;
                 }
             }
         }
     }
 
     /// Notes an entry that the snapshot does not have; a directory stands for its content.
-    fn extraneous(&mut self, found: &Found) {
+    fn extraneous(&mut self, found: &Found) -> Result<(), RestoreError> {
         let whole = self.shared.restore.options.selection.is_all();
         if whole && self.present.swept.as_ref().is_none_or(|swept| !found.entry.path.is_within(swept)) {
             self.present.swept = Some(found.entry.path.clone());
-            self.done.extraneous.push(found.entry.path.clone());
+            self.done.extraneous.push(&found.entry.path).map_err(RestoreError::Deferred)?;
         }
         self.present.advance();
+        Ok(())
     }
 
     fn directory(&mut self, entry: Entry) -> Result<(), RestoreError> {
@@ -118,8 +138,7 @@ impl Plan<'_, '_> {
             self.shared.restore.target.create_directory(&entry.path)?;
         }
         self.shared.restore.progress.entries.add(1);
-        self.done.directories.push(entry);
-        Ok(())
+        self.done.directories.push(&entry).map_err(RestoreError::Deferred)
     }
 
     /// With patterns, a file may be selected without the directories above it.
@@ -144,6 +163,7 @@ impl Plan<'_, '_> {
         self.make_parents(&entry.path)?;
         let same = existing.is_some_and(|mut found| {
             found.entry.kind == entry.kind
+                && (found.links == 1 || self.kept.insert((found.device, found.entry.inode)))
                 && found.load_metadata().is_ok()
                 && found.entry.target == entry.target
                 && found.entry.device == entry.device
@@ -154,16 +174,31 @@ impl Plan<'_, '_> {
         Ok(())
     }
 
-    fn file(&mut self, entry: Entry, exists: bool) -> Result<(), RestoreError> {
+    /// What use a file's place can make of what is there now.
+    fn usable(&mut self, found: &Found) -> Existing {
+        match (found.entry.kind, found.links) {
+            (EntryKind::File, 1) => Existing::Alone,
+            // Two files of the snapshot must not end up as one.
+            (EntryKind::File, _) if self.kept.insert((found.device, found.entry.inode)) => Existing::Linked,
+            _ => Existing::Nothing,
+        }
+    }
+
+    fn file(&mut self, entry: Entry, existing: Existing) -> Result<(), RestoreError> {
         if !self.shared.restore.options.dry_run {
             self.make_parents(&entry.path)?;
         }
         let (first, complete) = self.pieces()?;
-        // A stream tells its length by its pieces only.
-        let size = if complete { first.iter().map(Piece::len).sum() } else { entry.size };
+        // A stream's entry, made before its end, does not tell its length; but a stream is all
+        // that there is in its snapshot.
+        let size = match (complete, entry.size) {
+            (true, _) => first.iter().map(Piece::len).sum(),
+            (false, 0) => self.shared.restore.bytes,
+            (false, size) => size,
+        };
         self.done.report.bytes += size;
         let (pieces, queue) = bounded(4);
-        let job = CompareJob { entry: Entry { size, ..entry }, pieces: queue, exists };
+        let job = CompareJob { entry: Entry { size, ..entry }, pieces: queue, existing };
         let stopped = |_| RestoreError::Stopped;
         pieces.send(first).map_err(|_| RestoreError::Stopped)?;
         self.jobs.send(job).map_err(stopped)?;

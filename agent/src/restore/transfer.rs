@@ -9,10 +9,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::Cid;
 use vsync_protocol::tree::{Child, Entry, EntryPath};
-use vsync_protocol::wire::Request;
 
 use super::compare::{self, CompareJob};
 use super::file::{FileTask, Outcome};
+use super::shelf::Shelf;
 use super::{Options, Report, RestoreError, plan};
 use crate::chunk::Cutter;
 use crate::progress::Progress;
@@ -23,6 +23,10 @@ use crate::volume::{Target, TargetError};
 
 /// Bytes of plaintext asked for and not yet written.
 const BUDGET: usize = 64 << 20;
+
+/// What a chunk costs beside its bytes: where it goes, and the entry of its file, which may
+/// be the only one. A million tiny files must not be asked for at once.
+const COST: usize = 1 << 10;
 
 /// Blobs asked for at once: by number, and by bytes of plaintext.
 const BATCH: usize = 256;
@@ -40,6 +44,8 @@ pub(super) struct Restore<'a> {
     pub(super) target: Arc<Target>,
     pub(super) options: &'a Options,
     pub(super) progress: &'a Arc<Progress>,
+    /// Bytes of all content in the snapshot.
+    pub(super) bytes: u64,
 }
 
 /// What is left to be done when all content is there.
@@ -47,11 +53,11 @@ pub(super) struct Restore<'a> {
 pub(super) struct Transferred {
     pub(super) report: Report,
     /// Directories, in path order.
-    pub(super) directories: Vec<Entry>,
+    pub(super) directories: Shelf<Entry>,
     /// Further names of files, in path order.
-    pub(super) links: Vec<Entry>,
+    pub(super) links: Shelf<Entry>,
     /// Entries that the snapshot does not have.
-    pub(super) extraneous: Vec<EntryPath>,
+    pub(super) extraneous: Shelf<EntryPath>,
 }
 
 /// State of a transfer that its threads share.
@@ -178,6 +184,9 @@ impl Shared<'_> {
     /// Asks for a chunk of `task`; it will be written at `offset`.
     pub(super) fn want(&self, task: &Arc<FileTask>, reference: &Reference, offset: u64) -> Result<(), RestoreError> {
         task.expect_chunk();
+        let len = reference.child.raw_len as usize;
+        // Whether another file waits for the same chunk is chance: it counts for each.
+        lock(&self.report).bytes_fetched += len as u64;
         {
             let mut wanted = lock(&self.wanted);
             if let Some(known) = wanted.get_mut(&reference.cid) {
@@ -185,18 +194,16 @@ impl Shared<'_> {
                 return Ok(());
             }
         }
-        let len = reference.child.raw_len as usize;
         // The batch at hand may be what others wait for: it must be on its way before
         // this thread waits for them.
-        let permit = match self.budget.try_take(len) {
+        let permit = match self.budget.try_take(len + COST) {
             Some(permit) => permit,
             None => {
                 self.ask()?;
-                self.budget.take(len)
+                self.budget.take(len + COST)
             }
         };
         self.check()?;
-        lock(&self.report).bytes_fetched += len as u64;
         let mut wanted = lock(&self.wanted);
         let place = (task.clone(), offset);
         match wanted.entry(reference.cid) {
@@ -267,7 +274,7 @@ impl Shared<'_> {
             Ok(plain) => plain,
             Err(error) => {
                 // The server can tell for itself; it then takes the next backup's copy.
-                self.restore.remote.request(&Request::Damaged { cid })?;
+                self.restore.remote.report_damage(cid)?;
                 return self.lost(cid, &format!("damaged: {error}"));
             }
         };

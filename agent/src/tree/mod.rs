@@ -7,7 +7,7 @@ use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::Cid;
 use vsync_protocol::tree::{Child, Entry};
 
-pub use reader::{TreeError, TreeReader};
+pub use reader::{Head, TreeError, TreeReader};
 pub use writer::{Totals, TreeWriter};
 
 /// A run of a file's content, with all that is needed to fetch it.
@@ -89,7 +89,10 @@ pub trait NodeSource {
 
     /// Announces nodes that will be asked for next, in that order.
     fn expect(&mut self, _kind: BlobKind, _nodes: &[Reference]) {}
+
+    /// Takes an announcement back: the node will not be asked for.
+    fn forget(&mut self, _node: &Reference) {}
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,7 +6,7 @@ use thiserror::Error;
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::Cid;
 use vsync_protocol::limits::MAX_TREE_DEPTH;
-use vsync_protocol::tree::{Child, ChildSummary, EntryKind, EntryPath, Extent, Inner, Leaf, Record, Root};
+use vsync_protocol::tree::{Child, ChildSummary, Entry, EntryKind, EntryPath, Extent, Inner, Leaf, Record, Root};
 
 use super::{Item, Node, NodeSource, Piece, Reference};
 
@@ -46,6 +46,24 @@ pub struct TreeReader<N> {
     in_file: bool,
     /// Where to begin; `None` once that place is found.
     from: Option<EntryPath>,
+}
+
+/// What a reader stands before.
+#[derive(Debug)]
+pub enum Head<'a> {
+    /// An entry.
+    Entry(&'a Entry),
+    /// A piece of the last entry's content.
+    Piece(Piece),
+    /// A node that is not loaded yet.
+    Node {
+        /// The node.
+        node: Reference,
+        /// Levels of nodes from it down: 1 for a leaf.
+        depth: usize,
+        /// What its parent knows of it.
+        summary: &'a ChildSummary,
+    },
 }
 
 struct Level {
@@ -146,34 +164,137 @@ impl<N: NodeSource> TreeReader<N> {
         TreeError::Malformed { cid, reason }
     }
 
+    /// What comes next, without taking it. A node is not loaded for that.
+    ///
+    /// # Errors
+    /// When what was loaded already is malformed.
+    pub fn peek(&mut self) -> Result<Option<Head<'_>>, TreeError<N::Error>> {
+        self.settle()?;
+        if let Some(piece) = self.pieces.front() {
+            return Ok(Some(Head::Piece(*piece)));
+        }
+        if let Some(Record::Entry(entry)) = self.records.front() {
+            return Ok(Some(Head::Entry(entry)));
+        }
+        let node = self.stack.last().and_then(|level| Some((level.depth, level.children.front()?)));
+        Ok(node.map(|(depth, (node, summary))| Head::Node { node: *node, depth, summary }))
+    }
+
+    /// Goes on until an entry, a piece or a node is next, or nothing is left.
+    fn settle(&mut self) -> Result<(), TreeError<N::Error>> {
+        while self.pieces.is_empty() {
+            let before = |entry: &Entry| self.from.as_ref().is_some_and(|from| entry.path < *from);
+            match self.records.front() {
+                Some(Record::Entry(entry)) if !before(entry) => return Ok(()),
+                Some(_) => {
+                    let record = self.records.pop_front();
+                    record.map(|record| self.record(record)).transpose()?;
+                }
+                None => {
+                    while self.stack.last().is_some_and(|level| level.children.is_empty()) {
+                        self.stack.pop();
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next entry, leaving out content and all that is within `below`, without loading
+    /// nodes that hold nothing else.
+    ///
+    /// # Errors
+    /// When a node cannot be had or is malformed.
+    pub fn next_entry(&mut self, below: Option<&EntryPath>) -> Result<Option<Box<Entry>>, TreeError<N::Error>> {
+        loop {
+            self.pieces.clear();
+            match self.peek()? {
+                None => return Ok(None),
+                Some(Head::Piece(_)) => {}
+                Some(Head::Entry(entry)) => {
+                    let wanted = below.is_none_or(|below| !entry.path.is_within(below));
+                    if let Some(Item::Entry(entry)) = self.next_item()?
+                        && wanted
+                    {
+                        return Ok(Some(entry));
+                    }
+                }
+                Some(Head::Node { summary, .. }) => {
+                    if summary.entries == 0 || self.next_sibling_is_within(below) {
+                        self.skip();
+                    } else {
+                        self.enter(|_, summary| below.is_none() && summary.entries > 0)?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the node after the next one begins within `below`: then all of the next is.
+    fn next_sibling_is_within(&self, below: Option<&EntryPath>) -> bool {
+        let sibling = self.stack.last().and_then(|level| level.children.get(1));
+        sibling.zip(below).is_some_and(|((_, summary), below)| summary.first.is_within(below))
+    }
+
+    /// Names of the nodes that come next on this level, at most `count`.
+    pub fn upcoming(&self, count: usize) -> impl Iterator<Item = Cid> {
+        self.stack.last().into_iter().flat_map(move |level| level.children.iter().take(count)).map(|(node, _)| node.cid)
+    }
+
+    /// Leaves out the node that is next, with all below it.
+    pub fn skip(&mut self) {
+        let Some(level) = self.stack.last_mut() else { return };
+        let Some((node, summary)) = level.children.pop_front() else { return };
+        level.announced = level.announced.saturating_sub(1);
+        self.source.forget(&node);
+        self.last = self.last.take().max(Some(summary.first));
+        // It may have ended inside a file.
+        self.in_file = true;
+    }
+
     /// Goes on to the next leaf; false when there is none.
     fn next_leaf(&mut self) -> Result<bool, TreeError<N::Error>> {
         loop {
-            let Some(level) = self.stack.last_mut() else { return Ok(false) };
-            level.announce(&mut self.source);
-            let (kind, depth) = (level.kind, level.depth);
-            let Some((node, summary)) = level.children.pop_front() else {
+            while self.stack.last().is_some_and(|level| level.children.is_empty()) {
                 self.stack.pop();
-                continue;
-            };
-            level.announced = level.announced.saturating_sub(1);
-            let Node { refs, payload } = load(&mut self.source, kind, &node)?;
-            if kind == BlobKind::Inner {
-                let inner: Inner = decode(node.cid, &payload)?;
-                self.push_level(node.cid, depth - 1, refs, inner.children, inner.summaries)?;
-                continue;
             }
-            let leaf: Leaf = decode(node.cid, &payload)?;
-            let references = pair(node.cid, refs, leaf.chunks)?;
-            // After a jump, a leaf that continues a file begins inside it: that content is
-            // before the place looked for.
-            if self.last.is_none() && summary.continues && self.from.is_none() {
-                return Err(TreeError::Malformed { cid: node.cid, reason: "it continues nothing".into() });
+            if self.stack.is_empty() {
+                return Ok(false);
             }
-            self.leaf = Some((node.cid, references));
-            self.records = leaf.records.into();
-            return Ok(true);
+            if self.enter(|_, _| true)? {
+                return Ok(true);
+            }
         }
+    }
+
+    /// Loads the node that is next, so that what is in it comes next; whether it is a leaf.
+    /// Nodes after it that `ahead` takes are announced to the source.
+    ///
+    /// # Errors
+    /// When it cannot be had or is malformed.
+    pub fn enter(&mut self, ahead: impl Fn(&Reference, &ChildSummary) -> bool) -> Result<bool, TreeError<N::Error>> {
+        let Some(level) = self.stack.last_mut() else { return Ok(false) };
+        level.announce(&mut self.source, ahead);
+        let (kind, depth) = (level.kind, level.depth);
+        let Some((node, summary)) = level.children.pop_front() else { return Ok(false) };
+        level.announced = level.announced.saturating_sub(1);
+        let Node { refs, payload } = load(&mut self.source, kind, &node)?;
+        if kind == BlobKind::Inner {
+            let inner: Inner = decode(node.cid, &payload)?;
+            self.push_level(node.cid, depth - 1, refs, inner.children, inner.summaries)?;
+            return Ok(false);
+        }
+        let leaf: Leaf = decode(node.cid, &payload)?;
+        let references = pair(node.cid, refs, leaf.chunks)?;
+        // After a jump, a leaf that continues a file begins inside it: that content is
+        // before the place looked for.
+        if self.last.is_none() && summary.continues && self.from.is_none() {
+            return Err(TreeError::Malformed { cid: node.cid, reason: "it continues nothing".into() });
+        }
+        self.leaf = Some((node.cid, references));
+        self.records = leaf.records.into();
+        Ok(true)
     }
 
     fn push_level(
@@ -204,13 +325,16 @@ impl<N: NodeSource> TreeReader<N> {
 
 impl Level {
     /// Tells the source what comes next, half a window at a time.
-    fn announce(&mut self, source: &mut impl NodeSource) {
+    fn announce(&mut self, source: &mut impl NodeSource, ahead: impl Fn(&Reference, &ChildSummary) -> bool) {
         if self.announced > READ_AHEAD / 2 || self.announced == self.children.len() {
             return;
         }
         let upto = self.children.len().min(READ_AHEAD);
-        let next: Vec<Reference> = self.children.range(self.announced..upto).map(|(node, _)| *node).collect();
-        source.expect(self.kind, &next);
+        let next = self.children.range(self.announced..upto).filter(|(node, summary)| ahead(node, summary));
+        let next: Vec<Reference> = next.map(|(node, _)| *node).collect();
+        if !next.is_empty() {
+            source.expect(self.kind, &next);
+        }
         self.announced = upto;
     }
 }

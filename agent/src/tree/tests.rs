@@ -10,9 +10,9 @@ use super::*;
 
 /// Nodes in memory, unsealed: what a tree is like apart from keys.
 #[derive(Default, Clone)]
-struct Nodes {
-    nodes: HashMap<Cid, (BlobKind, Vec<Cid>, Vec<u8>)>,
-    loaded: usize,
+pub(crate) struct Nodes {
+    pub(crate) nodes: HashMap<Cid, (BlobKind, Vec<Cid>, Vec<u8>)>,
+    pub(crate) loaded: usize,
 }
 
 impl NodeSink for Nodes {
@@ -42,12 +42,12 @@ fn child(raw_len: u32, seed: u64) -> Child {
     Child { ck: hash, pid: Pid::from_slice(&hash[..16]).unwrap(), raw_len }
 }
 
-fn chunk(seed: u64) -> Piece {
+pub(crate) fn chunk(seed: u64) -> Piece {
     let child = child(65_536, seed);
     Piece::Chunk(Reference { cid: Cid::of(&child.ck), child })
 }
 
-fn entry(path: &str, kind: EntryKind) -> Entry {
+pub(crate) fn entry(path: &str, kind: EntryKind) -> Entry {
     Entry {
         path: EntryPath::new(path).unwrap(),
         kind,
@@ -64,11 +64,11 @@ fn entry(path: &str, kind: EntryKind) -> Entry {
     }
 }
 
-fn volume() -> VolumeInfo {
+pub(crate) fn volume() -> VolumeInfo {
     VolumeInfo { kind: "directory".into(), driver: None, options: vec![], labels: vec![], quiesce: "none".into() }
 }
 
-fn write(items: &[Item]) -> (Reference, Nodes) {
+pub(crate) fn write(items: &[Item]) -> (Reference, Nodes) {
     let mut writer = TreeWriter::new(Nodes::default());
     for item in items {
         let Ok(()) = match item {
@@ -85,13 +85,13 @@ fn read(root: &Reference, nodes: &mut Nodes, from: &str) -> Vec<Item> {
     std::iter::from_fn(|| reader.next_item().unwrap()).collect()
 }
 
-fn big_file(name: &str, chunks: u64, seed: u64) -> Vec<Item> {
+pub(crate) fn big_file(name: &str, chunks: u64, seed: u64) -> Vec<Item> {
     let mut items = vec![Item::Entry(Box::new(entry(name, EntryKind::File)))];
     items.extend((0..chunks).map(|n| Item::Piece(chunk(seed + n))));
     items
 }
 
-fn many_files(count: usize) -> Vec<Item> {
+pub(crate) fn many_files(count: usize) -> Vec<Item> {
     let mut items = vec![Item::Entry(Box::new(entry("d", EntryKind::Directory)))];
     items.extend((0..count).flat_map(|n| big_file(&format!("d/{n:06}"), 1, n as u64 * 7)));
     items
@@ -139,6 +139,29 @@ fn looking_at_one_entry_of_many_loads_few_nodes() {
     assert!(nodes.loaded <= 5, "{} nodes loaded of {}", nodes.loaded, nodes.nodes.len());
 }
 
+fn names(items: &mut TreeReader<&mut Nodes>, below: Option<&str>, count: usize) -> Vec<String> {
+    let below = below.map(|below| EntryPath::new(below).unwrap());
+    let next = || Some(items.next_entry(below.as_ref()).unwrap()?.path.to_string());
+    std::iter::from_fn(next).take(count).collect()
+}
+
+#[test]
+fn a_large_directory_or_file_is_passed_over_without_reading_it() {
+    let mut items = many_files(50_000);
+    items.push(Item::Entry(Box::new(entry("e", EntryKind::Directory))));
+    items.extend(big_file("f", 40_000, 0));
+    items.push(Item::Entry(Box::new(entry("g", EntryKind::File))));
+    let (root, mut nodes) = write(&items);
+    let all = nodes.nodes.len();
+    let (_, mut reader) = TreeReader::open(&mut nodes, &root, &EntryPath::root()).unwrap();
+    assert_eq!(names(&mut reader, None, 1), ["d"]);
+    assert_eq!(names(&mut reader, Some("d"), 9), ["e", "f", "g"]);
+    drop(reader);
+    assert!(nodes.loaded <= 12, "{} nodes loaded of {all}", nodes.loaded);
+    let (_, mut reader) = TreeReader::open(&mut nodes, &root, &EntryPath::new("d/049998").unwrap()).unwrap();
+    assert_eq!(names(&mut reader, None, 9), ["d/049998", "d/049999", "e", "f", "g"]);
+}
+
 #[test]
 fn an_empty_volume_is_a_root_alone() {
     let (root, mut nodes) = write(&[]);
@@ -146,7 +169,7 @@ fn an_empty_volume_is_a_root_alone() {
     assert_eq!(read(&root, &mut nodes, ""), vec![]);
 }
 
-fn items() -> impl Strategy<Value = Vec<Item>> {
+pub(crate) fn items() -> impl Strategy<Value = Vec<Item>> {
     let pieces = proptest::collection::vec((any::<u16>(), 1_u64..1 << 40), 0..200);
     proptest::collection::btree_map("[a-c]{1,2}(/[a-c]{1,3}){0,3}", pieces, 0..60).prop_map(|files| {
         let sorted: std::collections::BTreeMap<EntryPath, _> =

@@ -131,6 +131,27 @@ mod tests {
         }
     }
 
+    /// Blobs that were sealed once open for ever, whatever zstd makes of the same bytes today.
+    /// `tests/reader.py` opens them too.
+    #[test]
+    fn golden_sealed_blobs_open() {
+        let bytes = |hex: &str| -> Vec<u8> {
+            (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap()).collect()
+        };
+        let lines = include_str!("blob.golden").lines().filter(|line| !line.starts_with('#'));
+        let mut opened = 0;
+        for line in lines {
+            let [kind, suite, ck, blob, plain] = line.split(' ').map(bytes).collect::<Vec<_>>().try_into().unwrap();
+            let (kind, suite) = (BlobKind::from_code(kind[0]).unwrap(), Suite::from_code(suite[0]).unwrap());
+            let child =
+                Child { ck: ck.try_into().unwrap(), pid: Pid::from_bytes([0; 16]), raw_len: plain.len() as u32 };
+            let sealed = Sealed { cid: Cid::of(&blob), ck: child.ck, blob: blob.into() };
+            assert_eq!(open(suite, kind, &sealed, &child).unwrap(), plain, "{line}");
+            opened += 1;
+        }
+        assert_eq!(opened, 4);
+    }
+
     /// Suite 1 is the cipher of RFC 8439 as another implementation has it.
     #[test]
     fn suite_1_is_what_rustcrypto_computes() {

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use thiserror::Error;
-use vsync_protocol::blob::{BlobError, BlobKind, Codec, Encoded, Header, TAG_LEN};
+use vsync_protocol::blob::{BlobError, BlobKind, Codec, ENCODED_HEAD_LEN, Encoded, Header, TAG_LEN};
 use vsync_protocol::id::Cid;
 use vsync_protocol::limits::MAX_WINDOW_LOG;
 use vsync_protocol::tree::Child;
@@ -98,15 +98,23 @@ impl Opener {
         if !constant_time_equal(&self.vault.content_key(&blob), &child.ck) {
             return Err(OpenError::Decryption);
         }
-        self.decode(&Encoded::parse(&blob[header_len..])?, child.raw_len as usize)
+        self.decode(blob, header_len, child.raw_len as usize)
     }
 
-    fn decode(&mut self, encoded: &Encoded<'_>, expected: usize) -> Result<Vec<u8>, OpenError> {
+    /// Takes the payload out of a decrypted blob whose `encoded` begins at `start`.
+    fn decode(&mut self, mut blob: Vec<u8>, start: usize, expected: usize) -> Result<Vec<u8>, OpenError> {
+        let encoded = Encoded::parse(&blob[start..])?;
         if encoded.raw_len != expected {
             return Err(OpenError::Payload);
         }
         match encoded.codec {
-            Codec::Raw => Ok(encoded.payload.to_vec()),
+            Codec::Raw => {
+                // Moved to the front of the buffer that is there: no other is needed.
+                let payload = start + ENCODED_HEAD_LEN;
+                blob.copy_within(payload..payload + expected, 0);
+                blob.truncate(expected);
+                Ok(blob)
+            }
             Codec::Zstd => {
                 let mut plain = vec![0; expected];
                 match self.decompressor.decompress_to_buffer(encoded.payload, &mut plain[..]) {

@@ -52,6 +52,8 @@ pub struct Sealer {
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
     check: Vec<u8>,
+    /// Where blobs are made.
+    buffer: Vec<u8>,
 }
 
 impl Sealer {
@@ -65,6 +67,7 @@ impl Sealer {
             compressor: zstd::bulk::Compressor::new(COMPRESSION_LEVEL).map_err(SealError::Compressor)?,
             decompressor: zstd::bulk::Decompressor::new().map_err(SealError::Compressor)?,
             check: Vec::new(),
+            buffer: Vec::new(),
         })
     }
 
@@ -83,7 +86,9 @@ impl Sealer {
             return Err(SealError::TooLong { bytes: plain.len(), refs: refs.len() });
         }
         let header_len = FIXED_HEADER_LEN + refs.len() * Cid::LEN;
-        let mut bytes = Vec::with_capacity(header_len + padme(ENCODED_HEAD_LEN + plain.len()) + TAG_LEN);
+        let mut bytes = std::mem::take(&mut self.buffer);
+        bytes.clear();
+        bytes.reserve(header_len + padme(ENCODED_HEAD_LEN + plain.len()) + TAG_LEN);
         blob::write_header(&mut bytes, kind, self.vault.suite, self.vault.epoch, refs);
         self.encode(plain, &mut bytes)?;
 
@@ -93,7 +98,18 @@ impl Sealer {
             .and_then(|key| key.seal_in_place_separate_tag(zero_nonce(), aad, &mut bytes[header_len..]))
             .map_err(|_| SealError::Cipher)?;
         bytes.extend_from_slice(tag.as_ref());
-        Ok(Sealed { cid: Cid::of(&bytes), ck: *ck, blob: bytes.into() })
+        Ok(Sealed { cid: Cid::of(&bytes), ck: *ck, blob: self.take(bytes) })
+    }
+
+    /// A blob waits for the network with just the room that its bytes need: one that kept the
+    /// buffer of its plaintext would take many times of what it counts for.
+    fn take(&mut self, buffer: Vec<u8>) -> Bytes {
+        if buffer.len() >= buffer.capacity() / 8 * 7 {
+            return buffer.into();
+        }
+        let blob = Bytes::copy_from_slice(&buffer);
+        self.buffer = buffer;
+        blob
     }
 
     /// Appends `plain`, compressed where that helps and padded, to `out`.

@@ -184,6 +184,12 @@ impl Target {
     /// When it cannot be created, for instance because nothing is at `earlier`.
     pub fn create_link(&self, path: &EntryPath, earlier: &EntryPath) -> Result<(), TargetError> {
         let (spot, source) = (self.spot(path)?, self.spot(earlier)?);
+        let identity = |spot: &Spot| Stat::at(&spot.directory, &spot.name).map(|stat| stat.identity);
+        if let (Ok(there), Ok(wanted)) = (identity(&spot), identity(&source))
+            && there == wanted
+        {
+            return Ok(());
+        }
         self.create(&spot, |name| linkat(&source.directory, &source.name, &spot.directory, name, AtFlags::empty()))
     }
 

@@ -57,7 +57,7 @@ pub enum DefectReason {
     #[error("holds what cannot be recorded: {0}")]
     Name(&'static str),
     /// The system refused.
-    #[error("could not be read: failed to {operation}")]
+    #[error("could not be read: failed to {operation} ({source})")]
     Io {
         /// What was tried.
         operation: &'static str,

@@ -88,30 +88,42 @@ pub enum Request {
         #[n(0)]
         cid: Cid,
     },
+    /// `vsync.pub` as the server has it, for a machine that has only the recovery kit and
+    /// checks the signature itself.
+    #[n(10)]
+    Registry,
+    /// Which of these blobs are durable here and whole? As `Have`, but outside of a backup,
+    /// so that nothing is kept for the asker's sake. For readers.
+    #[n(11)]
+    Holds {
+        /// The blobs.
+        #[n(0)]
+        cids: Cids,
+    },
     /// Gives snapshots up. Their data stays for some days, in which `Undelete` brings them
     /// back. For administrators.
-    #[n(10)]
+    #[n(12)]
     Forget {
         /// The snapshots, at most [`MAX_VERDICTS`](crate::limits::MAX_VERDICTS).
         #[n(0)]
         ids: Vec<SnapshotId>,
     },
     /// Makes a forgotten snapshot one again. For administrators.
-    #[n(11)]
+    #[n(13)]
     Undelete {
         /// The snapshot.
         #[n(0)]
         id: SnapshotId,
     },
     /// Keeps a snapshot from any policy. For administrators.
-    #[n(12)]
+    #[n(14)]
     Pin {
         /// The snapshot.
         #[n(0)]
         id: SnapshotId,
     },
     /// Lets policies decide about a snapshot again. For administrators.
-    #[n(13)]
+    #[n(15)]
     Unpin {
         /// The snapshot.
         #[n(0)]
@@ -119,10 +131,10 @@ pub enum Request {
     },
     /// What would be forgotten, and what that would free; changes nothing. For
     /// administrators.
-    #[n(14)]
+    #[n(16)]
     Plan(#[n(0)] PlanRequest),
     /// Says that the server's clock is right although it leapt. For administrators.
-    #[n(15)]
+    #[n(17)]
     ConfirmClock {
         /// The administrator's own clock, milliseconds since 1970; the server's must be near.
         #[n(0)]
@@ -185,8 +197,13 @@ pub struct Listing {
     pub limit: u32,
     /// The forgotten ones whose data is still there, instead of the others.
     #[n(5)]
-    #[cbor(default)]
+    #[cbor(default, skip_if = "is_false")]
     pub forgotten: bool,
+}
+
+/// What is not set is left out, as programs did that did not know it.
+const fn is_false(set: &bool) -> bool {
+    !*set
 }
 
 /// One snapshot as the server lists it.
@@ -208,7 +225,7 @@ pub struct SnapshotRecord {
     pub manifest: Vec<u8>,
     /// Whether it is pinned.
     #[n(4)]
-    #[cbor(default)]
+    #[cbor(default, skip_if = "is_false")]
     pub pinned: bool,
     /// When it was forgotten, in milliseconds since 1970 by the server's clock, if it was.
     #[n(5)]
@@ -245,7 +262,7 @@ pub struct ServerStatus {
     pub read_only: Option<String>,
     /// What else an operator must look at: frozen retention, damage, a stopped collection.
     #[n(8)]
-    #[cbor(default)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
@@ -279,7 +296,7 @@ pub enum Reply {
         #[n(1)]
         last: Option<(u64, ManifestHash)>,
     },
-    /// To `Have`.
+    /// To `Have` and `Holds`.
     #[n(3)]
     Have(#[n(0)] Answers),
     /// To `Flush`: all of it is durable.
@@ -310,12 +327,19 @@ pub enum Reply {
         #[n(0)]
         damaged: bool,
     },
+    /// To `Registry`: the file.
+    #[n(12)]
+    Registry(
+        #[n(0)]
+        #[cbor(with = "minicbor::bytes")]
+        Vec<u8>,
+    ),
     /// To `Forget`, `Undelete`, `Pin`, `Unpin`, `ConfirmClock`: done, and where the log
     /// stands. What was so already needs no entry.
-    #[n(12)]
+    #[n(13)]
     Done(#[n(0)] LogPosition),
     /// To `Plan`.
-    #[n(13)]
+    #[n(14)]
     Plan(#[n(0)] Box<PlanReport>),
 }
 

@@ -111,6 +111,85 @@ impl UploadHead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{LogHead, ManifestHash, RealmId, SnapshotId};
+    use crate::log::{GENESIS, LogEntry, Receipt};
+    use crate::manifest::LogPosition;
+    use crate::plan::{Fate, Keep, Lapse, Rule, Verdict};
+
+    /// The session that `docs/protocol.md` shows, byte by byte.
+    #[test]
+    fn golden_session() {
+        let (realm, cid) = (RealmId::from_bytes([1; 16]), Cid::of(b"blob"));
+        let (volume, manifest) = ("data".parse().unwrap(), ManifestHash::from_bytes([2; 32]));
+        let log = LogPosition { index: 1, head: LogHead::from_bytes([3; 32]) };
+        let receipt = Receipt { realm, manifest, log, at: 1_795_000_000_000, signature: [4; 64] };
+        let id = SnapshotId::from_bytes([2; 16]);
+        let gone = Fate::Forget(vec![Lapse::TooOld, Lapse::Beyond(Rule::Last)]);
+        let kept = Fate::Keep(vec![Keep::Pinned, Keep::Rule(Rule::Daily)]);
+        let verdicts = [gone, kept].map(|fate| Verdict { id, fate }).to_vec();
+        let plan = PlanReport { frozen: None, verdicts, forgotten: 1, bytes: 4096 };
+        let request = |request: Request| encode_message(&request);
+        let reply = |reply: Reply| encode_message(&reply);
+        let found = [
+            ("Hello", request(Request::Hello { version: VERSION, realm })),
+            (
+                "Hello reply",
+                reply(Reply::Hello {
+                    version: 1,
+                    now: 1_795_000_000_000,
+                    log: LogPosition { index: 0, head: GENESIS },
+                }),
+            ),
+            ("Open", request(Request::Open { volume })),
+            ("Opened, first snapshot", reply(Reply::Opened { session: 1, last: None })),
+            ("Opened, later snapshot", reply(Reply::Opened { session: 1, last: Some((7, manifest)) })),
+            ("Have", request(Request::Have { session: 1, cids: Cids::new(vec![cid]) })),
+            ("Have reply, no", reply(Reply::Have([false].into_iter().collect()))),
+            ("upload stream head", UploadHead { session: 1, stream: 0 }.encode().to_vec()),
+            ("frame head", FrameHead { len: 4, cid }.encode().to_vec()),
+            ("Flush", request(Request::Flush { session: 1, frames: vec![1, 0, 0, 0] })),
+            ("Flushed", reply(Reply::Flushed)),
+            ("Commit", request(Request::Commit { session: 1, manifest: b"manifest".to_vec() })),
+            ("Missing", reply(Reply::Missing(Cids::new(vec![cid])))),
+            ("Committed", reply(Reply::Committed(receipt))),
+            (
+                "Snapshots",
+                request(Request::Snapshots(Listing { volume: "data".parse().ok(), limit: 100, ..Listing::default() })),
+            ),
+            (
+                "Snapshots reply",
+                reply(Reply::Snapshots(vec![SnapshotRecord {
+                    id: SnapshotId::from_bytes([2; 16]),
+                    index: 1,
+                    received: 1_795_000_000_000,
+                    manifest: b"manifest".to_vec(),
+                    pinned: false,
+                    forgotten: None,
+                }])),
+            ),
+            ("Fetch", request(Request::Fetch { cids: Cids::new(vec![cid]) })),
+            ("Fetching", reply(Reply::Fetching)),
+            ("Log", request(Request::Log { from: 0 })),
+            ("Log reply", reply(Reply::Log(vec![LogEntry::Commit { manifest, at: 1_795_000_000_000 }]))),
+            ("Status", request(Request::Status)),
+            ("Damaged", request(Request::Damaged { cid })),
+            ("Checked", reply(Reply::Checked { damaged: true })),
+            (
+                "Refused",
+                reply(Reply::Refused(Refusal { code: RefusalCode::NoSession, message: "no session 1 is open".into() })),
+            ),
+            ("Snapshots, forgotten", request(Request::Snapshots(Listing { forgotten: true, ..Listing::default() }))),
+            ("Forget", request(Request::Forget { ids: vec![id] })),
+            ("Undelete", request(Request::Undelete { id })),
+            ("Pin", request(Request::Pin { id })),
+            ("Unpin", request(Request::Unpin { id })),
+            ("Done", reply(Reply::Done(log))),
+            ("Plan", request(Request::Plan(PlanRequest { volume: "data".parse().ok(), ..PlanRequest::default() }))),
+            ("Plan reply", reply(Reply::Plan(Box::new(plan)))),
+            ("ConfirmClock", request(Request::ConfirmClock { now: 1_795_000_000_000 })),
+        ];
+        crate::testing::assert_golden(&found, include_str!("session.golden"));
+    }
 
     #[test]
     fn lengths_are_checked_at_the_limit() {

@@ -103,6 +103,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
         let home = Home::open(&path, REALM).unwrap();
+        let mark = fs::read_to_string(path.join(VERSION_FILE)).unwrap();
+        assert_eq!(mark, "vsync-store 1\nrealm 01010101010101010101010101010101\n");
         assert!(matches!(Home::open(&path, REALM), Err(StoreError::Locked(_))));
         drop(home);
         drop(Home::open(&path, REALM).unwrap());

@@ -241,6 +241,20 @@ mod tests {
         }
     }
 
+    /// The file after two entries, for ever.
+    #[test]
+    fn golden_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(dir.path(), Mark::START).unwrap();
+        let manifest = ManifestHash::from_bytes([2; 32]);
+        let first = journal.append(LogEntry::Commit { manifest, at: 1_795_000_000_000 }).unwrap().mark.end as usize;
+        journal.append(LogEntry::Forget { manifest, at: 1_795_000_000_001, reason: "keep-daily 30".into() }).unwrap();
+        let bytes = fs::read(dir.path().join("chain.log")).unwrap();
+        let found = [("log magic", &bytes[..8]), ("first entry", &bytes[8..first]), ("second entry", &bytes[first..])];
+        let found = found.map(|(name, bytes)| (name, bytes.to_vec()));
+        crate::testing::assert_golden(&found, include_str!("journal.golden"));
+    }
+
     #[test]
     fn a_log_cut_anywhere_keeps_its_whole_entries() {
         let dir = tempfile::tempdir().unwrap();

@@ -304,7 +304,7 @@ fn read_u64(bytes: &[u8], at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::blob;
+    use crate::testing::{assert_golden, blob};
 
     fn pack(count: u8) -> (Pack, Vec<u8>) {
         let mut builder = PackBuilder::default();
@@ -338,13 +338,31 @@ mod tests {
         }
     }
 
+    /// A pack with a leaf and the chunk that it refers to, for ever.
     #[test]
-    fn the_layout_is_pinned() {
-        let (pack, bytes) = pack(2);
-        assert_eq!(&bytes[..12], b"VSPACK01VSR1");
-        assert_eq!(pack.records()[0].offset, 48);
-        assert_eq!(&bytes[bytes.len() - 8..], b"VSPKEND1");
-        assert_eq!(bytes.len(), 8 + 2 * (40 + 139) + 2 * 48 + 48);
+    fn golden_pack() {
+        let chunk = blob(BlobKind::Chunk, &[], b"chunk");
+        let leaf = blob(BlobKind::Leaf, &[Cid::of(&chunk)], b"leaf");
+        let mut builder = PackBuilder::default();
+        builder.push(Cid::of(&leaf), BlobKind::Leaf, leaf.clone());
+        builder.push(Cid::of(&chunk), BlobKind::Chunk, chunk);
+        let pack = builder.finish();
+        let id = pack.id();
+        let bytes: Vec<u8> = pack.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+        let (records, trailer) = bytes.split_at(bytes.len() - 2 * ROW_LEN - FOOTER_LEN);
+        let second = 8 + RECORD_HEAD_LEN + leaf.len();
+        let found = [
+            ("pack magic", &records[..8]),
+            ("first record's head", &records[8..48]),
+            ("its blob", &records[48..second]),
+            ("second record's head", &records[second..second + RECORD_HEAD_LEN]),
+            ("its blob", &records[second + RECORD_HEAD_LEN..]),
+            ("first row", &trailer[..ROW_LEN]),
+            ("second row", &trailer[ROW_LEN..2 * ROW_LEN]),
+            ("footer", &trailer[2 * ROW_LEN..]),
+            ("pack id", id.as_bytes()),
+        ];
+        assert_golden(&found.map(|(name, bytes)| (name, bytes.to_vec())), include_str!("pack.golden"));
     }
 
     #[test]

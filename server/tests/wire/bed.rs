@@ -73,6 +73,11 @@ impl Bed {
         self.dir.path().join("store")
     }
 
+    /// Where the server's `vsync.pub` is; nobody has written it yet.
+    pub(crate) fn registry(&self) -> PathBuf {
+        self.dir.path().join("vsync.pub")
+    }
+
     pub(crate) fn config(&self) -> ServerConfig {
         let members = Arc::clone(&self.members);
         let floor = self.floor;
@@ -84,6 +89,7 @@ impl Bed {
             identity: key(SERVER),
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             members,
+            registry: self.registry(),
             reserve: Reserve { bytes: 0, percent: 0 },
             congestion: Congestion::Cubic,
             upkeep: Upkeep { policies, ..Upkeep::default() },

@@ -1,0 +1,207 @@
+//! What `vsync check --connection` looks at: servers, sockets, the Docker engine.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use vsync_protocol::id::VolumeName;
+
+use super::GlobalArgs;
+use super::check::Finding;
+use super::context::Context;
+use super::output;
+use super::report::{Exit, Failure};
+use super::session::Session;
+use super::status;
+use super::volumes::block_on;
+use crate::config::{Machine, Server};
+use crate::docker::{self, Engine};
+use crate::suggest;
+
+/// Clocks may differ by this much before it is worth a word: milliseconds.
+const CLOCKS: i64 = 5 * 60 * 1000;
+
+/// Less free space than this is worth a word: bytes.
+const LITTLE: u64 = 1 << 30;
+
+/// How long a closed port may take to say so.
+const REFUSAL: Duration = Duration::from_millis(300);
+
+/// Everything that only a connection can tell.
+pub(super) fn findings(global: &GlobalArgs) -> Vec<Finding> {
+    let context = match Context::load(global) {
+        Ok(context) => context,
+        Err(error) => return vec![Finding::failure(error.into())],
+    };
+    let mut findings = Vec::new();
+    for server in &context.config.servers {
+        self::server(global, server, &mut findings);
+    }
+    if context.config.servers.iter().any(|server| server.machine.name == context.bundle.machine) {
+        findings.push(buffers());
+    }
+    match context.config.machine(&context.bundle.machine) {
+        Ok(machine) => volumes(&context, machine, &mut findings),
+        Err(error) => findings.push(Finding::failure(error.into())),
+    }
+    findings
+}
+
+fn server(global: &GlobalArgs, server: &Server, findings: &mut Vec<Finding>) {
+    let name = &server.machine.name;
+    if let Some(address) = &server.address {
+        match resolve(&address.to_string()) {
+            Err(failure) => return findings.push(Finding::failure(failure)),
+            Ok(resolved) if resolved.iter().all(|remote| is_refused(*remote)) => {
+                return findings.push(Finding::bad(
+                    format!("{name}: nothing listens on UDP {address}"),
+                    format!("run `vsync server run` on {name}, and compare its `address` in vsync.toml"),
+                ));
+            }
+            Ok(resolved) => {
+                let shown: Vec<String> = resolved.iter().map(ToString::to_string).collect();
+                findings.push(Finding::good(format!("{name}: {address} is {}", shown.join(", "))));
+            }
+        }
+    }
+    let session = match Session::open(global, Some(name)) {
+        Ok(session) => session,
+        Err(failure) => return findings.push(Finding::failure(failure)),
+    };
+    findings.push(Finding::good(format!("{name}: it answers, and each side knows the other's key")));
+    connected(&session, findings);
+}
+
+fn resolve(address: &str) -> Result<Vec<SocketAddr>, Failure> {
+    let unknown = |error: io::Error| {
+        Failure { causes: vec![error.to_string()], ..Failure::new(Exit::Unreachable, format!("cannot find {address}")) }
+            .hint("check `address` in vsync.toml and this machine's DNS".to_owned())
+    };
+    Ok(address.to_socket_addrs().map_err(unknown)?.collect())
+}
+
+/// Whether the host says that nobody listens there. Silence says nothing: a server does not
+/// answer what is no QUIC.
+fn is_refused(remote: SocketAddr) -> bool {
+    let local: SocketAddr =
+        if remote.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let probe = || -> io::Result<()> {
+        let socket = UdpSocket::bind(local)?;
+        socket.connect(remote)?;
+        socket.set_read_timeout(Some(REFUSAL))?;
+        socket.send(&[0])?;
+        socket.recv(&mut [0]).map(|_| ())
+    };
+    probe().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+fn connected(session: &Session, findings: &mut Vec<Finding>) {
+    let name = session.remote.server();
+    let asked = Instant::now();
+    let status = match session.remote.status() {
+        Ok(status) => status,
+        Err(error) => return findings.push(Finding::failure(error.into())),
+    };
+    let took = asked.elapsed();
+    findings.push(Finding::good(format!(
+        "{name}: version {}, answers in {:.1} ms",
+        status.version,
+        took.as_secs_f64() * 1000.0
+    )));
+    let ahead = status.now - Timestamp::now().as_millisecond();
+    let clock = format!(
+        "{name}: its clock {}",
+        match status::clock(ahead).as_str() {
+            "agrees" => "agrees with this machine's".to_owned(),
+            difference => format!("is {difference}"),
+        }
+    );
+    findings.push(if ahead.abs() > CLOCKS {
+        Finding::bad(clock, "set the clock of the one that is wrong, for example with chrony")
+    } else {
+        Finding::good(clock)
+    });
+    findings.push(match session.remote.check_history(&session.heads()) {
+        Ok(()) => Finding::good(format!("{name}: its history continues what this machine has seen")),
+        Err(error) => Finding::failure(error.into()),
+    });
+    findings.push(match &status.read_only {
+        Some(reason) => {
+            Finding::bad(format!("{name}: it takes no backups: {reason}"), format!("look at the log of {name}"))
+        }
+        None if status.free < LITTLE => Finding::bad(
+            format!("{name}: only {} are free", output::size(status.free)),
+            format!("make room on {name}, or move its `data` directory"),
+        ),
+        None => Finding::good(format!("{name}: it takes backups; {} are free", output::size(status.free))),
+    });
+}
+
+/// Whether the kernel gives a server the socket buffers that keep it from dropping bursts.
+fn buffers() -> Finding {
+    let wanted = vsync_transport::SOCKET_BUFFER;
+    match vsync_transport::bind((Ipv4Addr::LOCALHOST, 0).into()) {
+        Err(error) => Finding::failure(Failure::of(&error, Exit::Failed)),
+        Ok(socket) => {
+            use rustix::net::sockopt::{socket_recv_buffer_size, socket_send_buffer_size};
+            // Linux reports twice what it grants.
+            let sizes =
+                [socket_recv_buffer_size(&socket), socket_send_buffer_size(&socket)].map(|size| size.unwrap_or(0) / 2);
+            let least = sizes.into_iter().min().unwrap_or(0);
+            if least >= wanted {
+                return Finding::good(format!("UDP socket buffers hold {}", output::size(least as u64)));
+            }
+            Finding::bad(
+                format!("UDP socket buffers hold {} only: under load, packets are lost", output::size(least as u64)),
+                format!("sysctl -w net.core.rmem_max={wanted} net.core.wmem_max={wanted}"),
+            )
+        }
+    }
+}
+
+/// Whether what this machine backs up is there.
+fn volumes(context: &Context, machine: &Machine, findings: &mut Vec<Finding>) {
+    let path_of = |name: &VolumeName| context.config.volume(name).and_then(|volume| volume.path.clone());
+    for (name, path) in machine.backup.iter().filter_map(|name| Some((name, path_of(name)?))) {
+        findings.push(if path.is_dir() {
+            Finding::good(format!("{name} is the directory {}", path.display()))
+        } else {
+            Finding::bad(
+                format!("{name}: there is no directory {}", path.display()),
+                "correct its `path` under [[volumes]] in vsync.toml",
+            )
+        });
+    }
+    // What is mounted into this container needs no engine.
+    let names: Vec<&VolumeName> = machine
+        .backup
+        .iter()
+        .filter(|name| path_of(name).is_none() && docker::mounted_inside(name).is_none())
+        .collect();
+    if names.is_empty() {
+        return;
+    }
+    let asked = block_on(async {
+        let engine = Engine::connect().await?;
+        Ok::<_, docker::DockerError>((engine.host().to_owned(), engine.list_volumes().await?))
+    });
+    let (host, known) = match asked {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return findings.push(Finding::failure(Failure::from(error))),
+        Err(failure) => return findings.push(Finding::failure(failure)),
+    };
+    findings.push(Finding::good(format!("the Docker engine at {host} answers")));
+    let known: Vec<&str> = known.iter().map(|volume| volume.name.as_str()).collect();
+    for name in names {
+        findings.push(if known.contains(&name.as_str()) {
+            Finding::good(format!("{name} is a Docker volume"))
+        } else {
+            let near = suggest::suffix(name.as_str(), known.iter().copied());
+            Finding::bad(
+                format!("the Docker engine has no volume {name}{near}"),
+                "`docker volume ls` lists them; a directory needs a `path` under [[volumes]] in vsync.toml",
+            )
+        });
+    }
+}

@@ -1,0 +1,115 @@
+//! `vsync dump`.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Zoned;
+use vsync_protocol::id::MachineName;
+
+use super::GlobalArgs;
+use super::progress::Display;
+use super::report::{Exit, Failure, io_exit};
+use super::session::Session;
+use super::signal::Stop;
+use super::spec::{Bare, Spec};
+use crate::dump::{self, Report};
+use crate::progress::Progress;
+
+const BUFFER: usize = 256 << 10;
+
+/// Write a file of a snapshot to stdout, or a directory as a tar archive
+///
+/// What was backed up with --stdin NAME is dumped by that name. Nothing that is damaged is
+/// written: the output then ends early, and the exit code is 13.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vsync dump latest:PG_VERSION
+  vsync dump montagu_dump | psql montagu
+  vsync dump barman_recover@latest~1:base/16384 -o base.tar")]
+pub(super) struct DumpArgs {
+    /// The snapshot, and a place in it: an id, `latest`, or VOLUME[@SNAPSHOT]
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    what: String,
+
+    /// The server to ask [default: the only one]
+    #[arg(long, env = "VSYNC_SERVER", value_name = "NAME")]
+    server: Option<MachineName>,
+
+    /// The machine whose backup it is [default: the only one that has it]
+    #[arg(long, env = "VSYNC_SOURCE", value_name = "NAME")]
+    source: Option<MachineName>,
+
+    /// The form in which a directory is written
+    #[arg(long, value_name = "FORMAT", default_value = "tar")]
+    archive: Archive,
+
+    /// Write to this file
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// The form in which a directory is written.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Archive {
+    /// POSIX tar with extended headers
+    Tar,
+}
+
+impl DumpArgs {
+    pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        let spec = Spec::parse(&self.what, Bare::Snapshot, &Zoned::now())?;
+        let session = Session::open(global, self.server.as_ref())?;
+        let snapshot = session.find(&spec, self.source.as_ref())?;
+        let vault = session.vault(&snapshot)?;
+        let progress = Arc::new(Progress::default());
+        Stop::install()?.cancels(progress.clone());
+        if spec.path.is_root() {
+            progress.total_bytes.set(snapshot.sealed.bytes);
+        }
+        // Stdout carries the content: lines of JSON would spoil it.
+        let quiet = GlobalArgs { json: false, no_progress: global.no_progress || global.json, ..global.clone() };
+        let display = Display::start(&quiet, "dumping", &progress);
+        let write = |output: &mut dyn Write| {
+            dump::run(
+                &session.remote,
+                &vault,
+                &snapshot,
+                &spec.path,
+                BufWriter::with_capacity(BUFFER, output),
+                &progress,
+            )
+        };
+        let (Archive::Tar, outcome) = (
+            self.archive,
+            match &self.output {
+                None => write(&mut io::stdout().lock()),
+                Some(path) => {
+                    let failed = |error: &io::Error| Failure {
+                        causes: vec![error.to_string()],
+                        ..Failure::new(io_exit(error), format!("cannot write {}", path.display()))
+                    };
+                    let mut file = File::create(path).map_err(|error| failed(&error))?;
+                    let outcome = write(&mut file);
+                    if outcome.is_ok() {
+                        file.sync_all().map_err(|error| failed(&error))?;
+                    }
+                    outcome
+                }
+            },
+        );
+        drop(display);
+        Ok(show(&outcome?))
+    }
+}
+
+fn show(report: &Report) -> Exit {
+    for path in &report.sockets {
+        eprintln!("note: {path} is a socket, which an archive cannot hold");
+    }
+    for path in &report.left_out {
+        eprintln!("left out: {path} is another name of a file outside of the directory");
+    }
+    if report.left_out.is_empty() { Exit::Exact } else { Exit::Defects }
+}

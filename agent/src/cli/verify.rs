@@ -1,0 +1,185 @@
+//! `vsync verify`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Zoned;
+use serde_json::json;
+use vsync_protocol::id::{MachineName, SnapshotId};
+use vsync_protocol::wire::Listing;
+
+use super::GlobalArgs;
+use super::output;
+use super::progress::Display;
+use super::report::{Exit, Failure};
+use super::session::{Session, short};
+use super::signal::Stop;
+use super::spec::{At, Bare, Spec};
+use crate::progress::Progress;
+use crate::snapshot::Snapshot;
+use crate::verify::{Damage, Report, Sample, Verifier};
+
+/// How much damage is printed; `--json` has a thousand.
+const SHOWN: usize = 50;
+
+/// Check that backups are whole
+///
+/// The description of each snapshot is read and checked, and the server is asked for every
+/// chunk by name. With --read-data chunks are read, decrypted and checked as well, all of
+/// them or a sample. What several snapshots share is checked once. Exit code 13: damage.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vsync verify
+  vsync verify barman_recover@latest --read-data
+  vsync verify --read-data-subset 2.5%
+  vsync verify --read-data-subset 1/7       a seventh of all, another one each day of the week
+  vsync verify barman_recover --read-data-subset 10G")]
+pub(super) struct VerifyArgs {
+    /// Snapshots to check: all, all of a volume, or one
+    #[arg(value_name = "VOLUME[@SNAPSHOT]")]
+    what: Option<String>,
+
+    /// The server to check [default: the only one]
+    #[arg(long, env = "VSYNC_SERVER", value_name = "NAME")]
+    server: Option<MachineName>,
+
+    /// From this machine only
+    #[arg(long, env = "VSYNC_SOURCE", value_name = "NAME")]
+    source: Option<MachineName>,
+
+    /// Read all chunks
+    #[arg(long, conflicts_with = "read_data_subset")]
+    read_data: bool,
+
+    /// Read some chunks: a percentage (5%), a part (2/7) or a size as stored (10G)
+    #[arg(long, value_name = "SUBSET")]
+    read_data_subset: Option<Sample>,
+}
+
+impl VerifyArgs {
+    pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        let session = Session::open(global, self.server.as_ref())?;
+        session.require_reader()?;
+        session.remote.check_history(&session.heads())?;
+        let snapshots = self.snapshots(&session)?;
+        let progress = Arc::new(Progress::default());
+        Stop::install()?.cancels(progress.clone());
+        progress.total_entries.set(snapshots.iter().map(|snapshot| snapshot.sealed.entries).sum());
+        progress.total_bytes.set(snapshots.iter().map(|snapshot| snapshot.sealed.bytes).sum());
+        let sample = self.sample(&session)?;
+        let begun = Instant::now();
+        let display = Display::start(global, "verifying", &progress);
+        let mut verifier = Verifier::new(&session.remote, sample, &progress);
+        let mut damaged = 0;
+        let mut ended = Ok(());
+        for snapshot in &snapshots {
+            let vault = session.vault(snapshot)?;
+            match verifier.snapshot(snapshot, &vault) {
+                Ok(whole) => damaged += u64::from(!whole),
+                Err(error) => {
+                    ended = Err(error);
+                    break;
+                }
+            }
+        }
+        drop(display);
+        let report = verifier.finish();
+        let names = snapshots.iter().map(|snapshot| (snapshot.id, snapshot)).collect();
+        report.damage.iter().take(SHOWN).for_each(|damage| print_damage(global, damage, &names));
+        if report.damage_count > SHOWN as u64 && !global.json {
+            eprintln!("and {} more", report.damage_count - SHOWN as u64);
+        }
+        ended?;
+        show(global, &session, &report, damaged, begun)?;
+        if report.damage_count == 0 {
+            return Ok(Exit::Exact);
+        }
+        Err(Failure::new(Exit::Damage, format!("{damaged} of {} snapshots are damaged", report.snapshots)).hint(
+            "back the volumes up again: what their machines still have is sent anew and repairs the snapshots"
+                .to_owned(),
+        ))
+    }
+
+    fn sample(&self, session: &Session) -> Result<Sample, Failure> {
+        let Some(sample) = &self.read_data_subset else {
+            return Ok(if self.read_data { Sample::All } else { Sample::None });
+        };
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(|error| Failure::new(Exit::Failed, format!("no randomness: {error}")))?;
+        Ok(sample.clone().with(u64::from_le_bytes(seed), session.remote.status()?.bytes))
+    }
+
+    fn snapshots(&self, session: &Session) -> Result<Vec<Snapshot>, Failure> {
+        let mut listing = Listing { source: self.source.clone(), ..Listing::default() };
+        if let Some(what) = &self.what {
+            let spec = Spec::parse(what, Bare::Volume, &Zoned::now())?;
+            if !spec.path.is_root() {
+                return Err(Failure::new(Exit::Usage, "snapshots are checked as a whole, without :PATH"));
+            }
+            // A volume alone stands for all of its snapshots.
+            if what.contains('@') || spec.at != At::Latest(0) || spec.volume.is_none() {
+                return Ok(vec![session.find(&spec, self.source.as_ref())?]);
+            }
+            listing.volume = spec.volume;
+        }
+        let listed = session.list(&listing, |_| false)?;
+        if listed.is_empty() {
+            let what = self.what.as_ref().map_or(String::new(), |what| format!(" of {what}"));
+            return Err(Failure::new(Exit::NotFound, format!("{} has no snapshot{what}", session.remote.server()))
+                .hint("`vsync snapshots` lists what there is".to_owned()));
+        }
+        listed.iter().map(|listed| session.open_snapshot(listed)).collect()
+    }
+}
+
+fn print_damage(global: &GlobalArgs, damage: &Damage, names: &BTreeMap<SnapshotId, &Snapshot>) {
+    if global.json {
+        return;
+    }
+    let volume = names.get(&damage.snapshot).map_or(String::new(), |it| format!(" of {}", it.body.volume));
+    let path = if damage.path.is_root() { ".".to_owned() } else { damage.path.to_string() };
+    let more = if damage.entries > 1 { format!(" and {} more entries", damage.entries - 1) } else { String::new() };
+    let id = short(damage.snapshot);
+    eprintln!("damaged: {id}{volume}: {path}{more}: blob {} is {}", damage.blob, damage.reason);
+}
+
+fn show(global: &GlobalArgs, session: &Session, report: &Report, damaged: u64, begun: Instant) -> Result<(), Failure> {
+    if global.json {
+        let damage = report.damage.iter().map(|damage| {
+            json!({
+                "snapshot": damage.snapshot.to_string(),
+                "path": damage.path.to_string(),
+                "entries": damage.entries,
+                "blob": damage.blob.to_string(),
+                "reason": damage.reason,
+            })
+        });
+        return output::json(&json!({
+            "message_type": "summary",
+            "server": session.remote.server().as_str(),
+            "snapshots": report.snapshots,
+            "damaged_snapshots": damaged,
+            "tree_blobs": report.nodes,
+            "data_blobs": report.held,
+            "data_blobs_read": report.read,
+            "bytes_read": report.bytes_read,
+            "num_errors": report.damage_count,
+            "damage": damage.collect::<Vec<_>>(),
+            "total_duration": begun.elapsed().as_secs_f64(),
+        }));
+    }
+    if global.quiet {
+        return Ok(());
+    }
+    output::line(format_args!(
+        "{} snapshots on {}: {} tree nodes read, {} chunks present, {} chunks ({}) read, in {}",
+        report.snapshots,
+        session.remote.server(),
+        report.nodes,
+        report.held,
+        report.read,
+        output::size(report.bytes_read),
+        output::duration(begun.elapsed()),
+    ))
+}

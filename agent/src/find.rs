@@ -1,0 +1,258 @@
+//! Which snapshots hold paths that match. A node that several snapshots share is read once.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::rc::Rc;
+
+use globset::{Glob, GlobMatcher};
+use thiserror::Error;
+use vsync_protocol::blob::BlobKind;
+use vsync_protocol::id::Cid;
+use vsync_protocol::limits::MAX_TREE_DEPTH;
+use vsync_protocol::tree::{Child, ChildSummary, Entry, EntryPath, Inner, Leaf, Record, Root};
+
+use crate::tree::{Node, NodeSource, Reference, TreeError};
+
+/// Matches remembered; beyond that, nodes are read again.
+const REMEMBERED: usize = 200_000;
+
+const READ_AHEAD: usize = 16;
+
+/// A pattern that cannot be understood.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("bad pattern {pattern:?}: {reason}")]
+pub struct BadPattern {
+    /// The pattern.
+    pub pattern: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// What paths must look like.
+pub struct Pattern {
+    glob: GlobMatcher,
+    /// It holds no slash: names are compared, not paths.
+    names: bool,
+}
+
+impl Pattern {
+    /// Reads a pattern: with a slash it fits whole paths, without one names anywhere.
+    ///
+    /// # Errors
+    /// When it cannot be understood.
+    pub fn new(pattern: &str) -> Result<Self, BadPattern> {
+        let glob = Glob::new(pattern.trim_start_matches('/'))
+            .map_err(|error| BadPattern { pattern: pattern.to_owned(), reason: error.kind().to_string() })?;
+        Ok(Self { glob: glob.compile_matcher(), names: !pattern.contains('/') })
+    }
+
+    fn fits(&self, path: &EntryPath) -> bool {
+        self.glob.is_match(OsStr::from_bytes(if self.names { path.name() } else { path.as_bytes() }))
+    }
+}
+
+/// Searches trees, one after the other.
+pub struct Search {
+    pattern: Pattern,
+    known: HashMap<Cid, Known>,
+    remembered: usize,
+}
+
+/// What a node is known to hold.
+#[derive(Clone)]
+enum Known {
+    /// Matching entries of a leaf.
+    Entries(Rc<[Entry]>),
+    /// Children in which something matches, and whether they are leaves.
+    Nodes(Rc<[(Reference, usize)]>),
+}
+
+impl Known {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Entries(entries) => entries.is_empty(),
+            Self::Nodes(nodes) => nodes.is_empty(),
+        }
+    }
+}
+
+impl Search {
+    /// A search for `pattern`.
+    #[must_use]
+    pub fn new(pattern: Pattern) -> Self {
+        Self { pattern, known: HashMap::new(), remembered: 0 }
+    }
+
+    /// Calls `found` for each entry of the tree that matches, in path order.
+    ///
+    /// # Errors
+    /// When a node cannot be had or is malformed.
+    pub fn tree<N: NodeSource>(
+        &mut self,
+        nodes: &mut N,
+        root: &Reference,
+        found: &mut dyn FnMut(&Entry),
+    ) -> Result<(), TreeError<N::Error>> {
+        let known = if let Some(known) = self.known.get(&root.cid) {
+            known.clone()
+        } else {
+            let Node { refs, payload } = load(nodes, BlobKind::Root, root)?;
+            let node: Root = decode(root.cid, &payload)?;
+            let subtree = node.subtree;
+            let known =
+                self.children(nodes, root.cid, subtree.depth as usize, refs, &subtree.children, &subtree.summaries)?;
+            self.remember(root.cid, known)
+        };
+        self.tell(nodes, known, found)
+    }
+
+    /// Hands out what is known of a node; what was forgotten meanwhile is read again.
+    fn tell<N: NodeSource>(
+        &mut self,
+        nodes: &mut N,
+        known: Known,
+        found: &mut dyn FnMut(&Entry),
+    ) -> Result<(), TreeError<N::Error>> {
+        match known {
+            Known::Entries(entries) => entries.iter().for_each(found),
+            Known::Nodes(children) => {
+                for (child, depth) in children.iter() {
+                    let known = self.node(nodes, child, *depth)?;
+                    self.tell(nodes, known, found)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn node<N: NodeSource>(
+        &mut self,
+        nodes: &mut N,
+        node: &Reference,
+        depth: usize,
+    ) -> Result<Known, TreeError<N::Error>> {
+        if let Some(known) = self.known.get(&node.cid) {
+            return Ok(known.clone());
+        }
+        if depth > 1 {
+            let Node { refs, payload } = load(nodes, BlobKind::Inner, node)?;
+            let inner: Inner = decode(node.cid, &payload)?;
+            let known = self.children(nodes, node.cid, depth - 1, refs, &inner.children, &inner.summaries)?;
+            return Ok(self.remember(node.cid, known));
+        }
+        let leaf: Leaf = decode(node.cid, &load(nodes, BlobKind::Leaf, node)?.payload)?;
+        let entries = leaf.records.into_iter().filter_map(|record| match record {
+            Record::Entry(entry) if self.pattern.fits(&entry.path) => Some(*entry),
+            _ => None,
+        });
+        let known = Known::Entries(entries.collect());
+        Ok(self.remember(node.cid, known))
+    }
+
+    fn children<N: NodeSource>(
+        &mut self,
+        nodes: &mut N,
+        cid: Cid,
+        depth: usize,
+        refs: Vec<Cid>,
+        children: &[Child],
+        summaries: &[ChildSummary],
+    ) -> Result<Known, TreeError<N::Error>> {
+        let fits = refs.len() == children.len() && refs.len() == summaries.len();
+        if !fits || depth > MAX_TREE_DEPTH || (depth == 0 && !refs.is_empty()) {
+            return Err(TreeError::Malformed { cid, reason: "counts or depth do not fit".into() });
+        }
+        let all = refs.into_iter().zip(children).zip(summaries);
+        // A node of content alone holds no path.
+        let worth: Vec<Reference> = all
+            .filter(|(_, summary)| summary.entries > 0)
+            .map(|((cid, child), _)| Reference { cid, child: *child })
+            .collect();
+        let kind = if depth == 1 { BlobKind::Leaf } else { BlobKind::Inner };
+        let mut matching = Vec::new();
+        for (at, child) in worth.iter().enumerate() {
+            if at % READ_AHEAD == 0 {
+                let ahead = worth[at..].iter().take(READ_AHEAD);
+                let new: Vec<Reference> = ahead.filter(|node| !self.known.contains_key(&node.cid)).copied().collect();
+                nodes.expect(kind, &new);
+            }
+            if !self.node(nodes, child, depth)?.is_empty() {
+                matching.push((*child, depth));
+            }
+        }
+        Ok(Known::Nodes(matching.into()))
+    }
+
+    fn remember(&mut self, cid: Cid, known: Known) -> Known {
+        if let Known::Entries(entries) = &known {
+            self.remembered += entries.len();
+        }
+        if self.remembered > REMEMBERED {
+            self.known.clear();
+            self.remembered = 0;
+        }
+        self.known.insert(cid, known.clone());
+        known
+    }
+}
+
+fn load<N: NodeSource>(nodes: &mut N, kind: BlobKind, node: &Reference) -> Result<Node, TreeError<N::Error>> {
+    nodes.load(kind, node).map_err(|source| TreeError::Node { cid: node.cid, source })
+}
+
+fn decode<'b, T: minicbor::Decode<'b, ()>, E: std::error::Error + 'static>(
+    cid: Cid,
+    payload: &'b [u8],
+) -> Result<T, TreeError<E>> {
+    minicbor::decode(payload).map_err(|error| TreeError::Malformed { cid, reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::tests::{Nodes, big_file, many_files, write};
+    use crate::tree::{Item, Reference};
+
+    fn search(search: &mut Search, root: &Reference, mut nodes: &mut Nodes) -> (Vec<String>, usize) {
+        let before = nodes.loaded;
+        let mut found = Vec::new();
+        search.tree(&mut nodes, root, &mut |entry| found.push(entry.path.to_string())).unwrap();
+        (found, nodes.loaded - before)
+    }
+
+    #[test]
+    fn what_snapshots_share_is_read_once() {
+        let items = [many_files(20_000), big_file("e", 40_000, 0)].concat();
+        let (root, mut nodes) = write(&items);
+        let mut changed = items;
+        let Item::Entry(entry) = &mut changed[2 * 777 + 1] else { panic!("no entry") };
+        entry.mode = 0;
+        let (other, more) = write(&changed);
+        nodes.nodes.extend(more.nodes);
+
+        let mut finder = Search::new(Pattern::new("00077[78]").unwrap());
+        let expected = vec!["d/000777".to_owned(), "d/000778".to_owned()];
+        let (found, loaded) = search(&mut finder, &root, &mut nodes);
+        assert_eq!(found, expected);
+        assert!(loaded > 10 && loaded < nodes.nodes.len() / 2, "{loaded} of {} nodes loaded", nodes.nodes.len());
+        let (found, loaded) = search(&mut finder, &other, &mut nodes);
+        assert_eq!(found, expected);
+        assert!(loaded <= 6, "{loaded} nodes loaded again");
+    }
+
+    #[test]
+    fn patterns_are_for_names_or_for_paths() {
+        for (pattern, path, fits) in [
+            ("*.rds", "a/b.rds", true),
+            ("a/*.rds", "a/b.rds", true),
+            ("b/*.rds", "a/b/c.rds", false),
+            ("**/c.rds", "a/b/c.rds", true),
+            ("/a", "a", true),
+            ("a", "a/b", false),
+        ] {
+            assert_eq!(Pattern::new(pattern).unwrap().fits(&EntryPath::new(path).unwrap()), fits, "{pattern} {path}");
+        }
+        assert!(Pattern::new("a[").is_err());
+    }
+}

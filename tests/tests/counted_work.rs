@@ -1,0 +1,122 @@
+//! What a backup or restore costs is counted: work that nobody needs is not done.
+
+use std::fs;
+use std::time::Duration;
+
+use vsync_tests::{Site, Tree, Volume, assert_same, shell};
+
+/// Longer than the moments in which a file may change again unnoticed.
+const SETTLED: Duration = Duration::from_millis(3200);
+
+/// Bytes of a manifest, a few tree nodes and their padding.
+const OVERHEAD: u64 = 64 << 10;
+
+/// Longest chunk, sealed.
+const CHUNK: u64 = 260 << 10;
+
+#[test]
+fn an_unchanged_volume_is_neither_opened_nor_sent() {
+    let site = Site::new(1);
+    site.data.many("many", 300, 20_000).random("large", 20 << 20).link("many/linked", "large").zoo();
+    std::thread::sleep(SETTLED);
+    let first = site.backup();
+    assert!(first.number("data_blobs") > 300 && first.number("files_opened") > 300, "{first:?}");
+    let second = site.backup();
+    for key in ["files_opened", "bytes_read", "data_blobs", "data_added_packed"] {
+        assert_eq!(second.number(key), 0, "{key} of {second:?}");
+    }
+    assert_eq!(second.text("parent"), first.text("snapshot_id"));
+    assert_ne!(second.text("snapshot_id"), first.text("snapshot_id"));
+
+    // The kernel's word for it: no read of anything in the volume.
+    let log = vsync_tests::scratch();
+    let log = log.path().join("calls");
+    let calls = "trace=read,readv,pread64,preadv,preadv2,copy_file_range,mmap";
+    let traced = site.host().through(["strace", "-f", "-y", "-e", calls, "-o", log.to_str().unwrap()]);
+    traced.run(["backup", "data", "-q"]).success();
+    let text = fs::read_to_string(&log).unwrap();
+    let name = site.data.path().to_str().unwrap();
+    let reads: Vec<_> = text.lines().filter(|line| line.contains(name)).collect();
+    assert!(reads.is_empty(), "{reads:#?}");
+    assert!(text.lines().count() > 20, "the trace is empty");
+}
+
+#[test]
+fn one_page_sends_one_chunk_one_leaf_and_its_ancestors() {
+    let site = Site::new(2);
+    site.data.random("base/1/1259", 96 << 20).random("archive", 96 << 20).many("many", 2000, 200);
+    std::thread::sleep(SETTLED);
+    let first = site.backup();
+    assert!(first.number("data_blobs") > 2000, "{first:?}");
+    site.data.patch("base/1/1259", 50 << 20, [0x5a; 8192]);
+    let second = site.backup();
+    assert_eq!(second.number("files_opened"), 1, "{second:?}");
+    // A cut point may move: two chunks; the leaf, a node above it, the root.
+    assert!(second.number("data_blobs") <= 5, "{second:?}");
+    assert!(second.number("data_added_packed") < 2 * CHUNK + OVERHEAD, "{second:?}");
+
+    site.data.insert("archive", 50 << 20, "inserted");
+    let third = site.backup();
+    assert!(third.number("data_blobs") <= 8, "{third:?}");
+    let there = vsync_tests::scratch();
+    site.restore(&["data"], there.path());
+    assert_same(&Tree::read(site.data.path()), &Tree::read(there.path()));
+
+    // Back: what has only moved is taken from what is there.
+    let restored = site.restore(&["data@latest~1"], there.path());
+    assert_eq!(restored.number("files_restored"), 1, "{restored:?}");
+    assert!(restored.number("bytes_restored") < 4 * CHUNK, "{restored:?}");
+    let restored = site.restore(&["data@latest~2"], there.path());
+    assert!(restored.number("bytes_restored") < 2 * CHUNK, "{restored:?}");
+}
+
+#[test]
+fn what_moved_or_was_copied_is_not_sent_again() {
+    let site = Site::new(3);
+    site.data.random("a/large", 24 << 20).text("a/text", 4 << 20).many("many", 500, 3000);
+    std::thread::sleep(SETTLED);
+    site.backup();
+    site.data.rename("a/large", "z/renamed").rename("many", "other");
+    fs::copy(site.data.join("a/text"), site.data.join("b/copy")).unwrap();
+    let moved = site.backup();
+    // Tree nodes only.
+    assert!(moved.number("data_added_packed") < 100 << 10, "{moved:?}");
+    let there = vsync_tests::scratch();
+    site.restore(&["data"], there.path());
+    assert_same(&Tree::read(site.data.path()), &Tree::read(there.path()));
+}
+
+#[test]
+fn the_same_content_of_two_machines_is_stored_once() {
+    let copy = Volume::new(4);
+    copy.random("a", 20 << 20).many("many", 200, 9000);
+    let site = Site::with(4, |realm| realm.client("other", &["copy"]).directory("copy", copy.path()));
+    site.data.random("a", 20 << 20).many("many", 200, 9000);
+    site.backup();
+    let size = || shell::run("du", ["-sb", site.store().join("packs").to_str().unwrap()]);
+    let bytes = |du: &str| du.split_whitespace().next().unwrap().parse::<u64>().unwrap();
+    let before = bytes(&size());
+    site.realm.vsync("other").run(["backup", "copy"]).success();
+    let grown = bytes(&size()) - before;
+    assert!(before > 20 << 20 && grown < 100 << 10, "{before} bytes grew by {grown}");
+    let there = vsync_tests::scratch();
+    let path = there.path().to_str().unwrap();
+    site.realm.vsync("other").run(["restore", "copy", "--to-path", path]).success();
+    assert_same(&Tree::read(copy.path()), &Tree::read(there.path()));
+}
+
+#[test]
+fn restoring_over_an_equal_tree_fetches_nothing() {
+    let site = Site::new(5);
+    site.data.zoo().many("many", 300, 5000);
+    site.backup();
+    let there = vsync_tests::scratch();
+    site.restore(&["data"], there.path());
+    let files =
+        || shell::run("sh", ["-c", "cd \"$0\"; find . -printf '%P %i %C@\\n' | sort", there.path().to_str().unwrap()]);
+    let before = files();
+    let again = site.restore(&["data"], there.path());
+    assert_eq!((again.number("bytes_restored"), again.number("files_restored")), (0, 0), "{again:?}");
+    // Neither replaced nor touched.
+    assert_eq!(before, files());
+}

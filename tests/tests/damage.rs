@@ -1,0 +1,171 @@
+//! Whatever happens to a store: no wrong file gets its name, the damage is named, the rest comes back, and the next
+//! backup or a rebuild heals.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::fs;
+
+use vsync_tests::site::Summary;
+use vsync_tests::{Damage, Output, Place, Server, Site, Tree, Volume};
+
+/// Content in several packs, so that damage leaves something; compressible and not.
+fn site() -> Site {
+    let site = Site::new(1);
+    site.data.many("many", 100, 4000).random("one", 6 << 20).write("few", "a few words");
+    site.backup();
+    site.data.random("two", 5 << 20);
+    site.backup();
+    site
+}
+
+/// Starts the server, which may refuse; then it says what to do.
+fn start(site: &mut Site) -> Result<(), Output> {
+    let listen = site.server.address().replace("[::]", "127.0.0.1");
+    let mut running = site.realm.vsync("store").spawn(["server", "run", "--listen", &listen]);
+    loop {
+        if running.stderr_so_far().contains("listening on ") {
+            drop(running);
+            site.server = Server::start(site.realm.vsync("store"));
+            return Ok(());
+        }
+        if !running.is_running() {
+            return Err(running.wait());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Restores, and checks that what is there is right and the rest is named. Returns whether all is there.
+fn restore_tells_the_truth(site: &Site, expected: &Tree, what: &str) -> bool {
+    let there = Volume::new(0);
+    let restore = site.host().run(["restore", "data", "--to-path", there.path().to_str().unwrap()]);
+    assert!(!restore.stderr().contains("panicked"), "{what}: {restore}");
+    let found = Tree::read(there.path());
+    match restore.status() {
+        Some(0) => {
+            let differences = expected.differences(&found);
+            assert!(differences.is_empty(), "{what}: said to be exact: {differences:#?}");
+            true
+        }
+        Some(13) => {
+            assert!(restore.stderr().contains("damaged") || restore.stderr().contains("missing"), "{what}: {restore}");
+            let files = found.paths().filter(|path| !path.is_empty());
+            for path in files.filter(|path| there.path().join(path).is_file()) {
+                assert_eq!(found.entry(path).kind, expected.entry(path).kind, "{what}: wrong content of {path:?}");
+            }
+            for path in expected.paths().filter(|path| !there.path().join(path).exists()) {
+                let named = restore.stderr().contains(path.to_str().unwrap());
+                // More than twenty are counted; without the tree nobody knows the names.
+                let summed = restore.stderr().contains(" more") || found.paths().count() == 1;
+                assert!(named || summed, "{what}: {path:?} is missing, unsaid: {restore}");
+            }
+            false
+        }
+        code => panic!("{what}: exit status {code:?} of {restore}"),
+    }
+}
+
+#[test]
+fn damage_is_found_named_and_healed() {
+    let mut found = 0;
+    let mut site = site();
+    let expected = Tree::read(site.data.path());
+    site.server.stop().success();
+    let pristine = Volume::new(0);
+    vsync_tests::shell::run("cp", ["-a", &format!("{}/.", site.store().display()), pristine.path().to_str().unwrap()]);
+    let state = site.realm.machine("host").join("state");
+    let known = Volume::new(0);
+    vsync_tests::shell::run("cp", ["-a", &format!("{}/.", state.display()), known.path().to_str().unwrap()]);
+    for place in Place::ALL {
+        for damage in Damage::ALL {
+            for (from, to) in [(pristine.path(), site.store()), (known.path(), state.clone())] {
+                fs::remove_dir_all(&to).unwrap();
+                vsync_tests::shell::run("cp", ["-a", from.to_str().unwrap(), to.to_str().unwrap()]);
+            }
+            let file = place.damage(&site.store(), damage, 3 + damage as u64);
+            let what = format!("{damage:?} of {}", file.display());
+            match start(&mut site) {
+                Ok(()) => {
+                    let whole = restore_tells_the_truth(&site, &expected, &what);
+                    found += u32::from(!whole);
+                    assert!(whole || place != Place::Manifest, "{what}: the catalog has a copy");
+                    let healed = site.host().run(["backup", "data"]);
+                    assert!(!healed.stderr().contains("panicked"), "{what}: {healed}");
+                    let whole = restore_tells_the_truth(&site, &expected, &what);
+                    // A damaged catalog is made anew, not mended.
+                    assert!(healed.status() == Some(0) && whole || place == Place::Catalog, "{what}: {healed}");
+                    site.server.stop().success();
+                }
+                Err(refused) => {
+                    found += 1;
+                    assert!(matches!(place, Place::Catalog | Place::Log), "{what}: {refused}");
+                    assert!(refused.stderr().contains("damaged"), "{what}: {refused}");
+                    let helped = refused.stderr().contains("vsync server rebuild");
+                    assert!(helped || place == Place::Log, "{what}: {refused}");
+                }
+            }
+            let rebuilt = site.realm.vsync("store").run(["server", "rebuild", "--rehash"]);
+            assert!(!rebuilt.stderr().contains("panicked"), "{what}: {rebuilt}");
+            if place == Place::Log && rebuilt.status() == Some(1) {
+                // Nothing else says what was committed and forgotten, and in which order.
+                assert!(rebuilt.stderr().contains("chain.log is damaged at byte"), "{what}: {rebuilt}");
+                continue;
+            }
+            assert!(matches!(rebuilt.status(), Some(0 | 13)), "{what}: {rebuilt}");
+            site.server = site.realm.serve("store");
+            let after = site.host().run(["backup", "data"]);
+            if place == Place::Log && after.status() == Some(14) {
+                // A log that was cut off has lost snapshots: who has seen them says so.
+                let _ = after.stderr_contains("rolled back or rewritten");
+                site.server.stop().success();
+                continue;
+            }
+            let _ = after.success();
+            assert!(restore_tells_the_truth(&site, &expected, &what), "{what}: not right after the rebuild");
+            site.server.stop().success();
+        }
+    }
+    assert!(found >= 5, "only {found} damages showed");
+    site.server = site.realm.serve("store");
+}
+
+#[test]
+fn a_rebuilt_catalog_equals_the_lost_one() {
+    let mut site = site();
+    let listed = |site: &Site| site.host().run(["snapshots", "--json"]).success().stdout().to_owned();
+    let before = listed(&site);
+    site.server.stop().success();
+    for name in ["catalog.sqlite", "catalog.sqlite-wal", "catalog.sqlite-shm"] {
+        let _ = fs::remove_file(site.store().join(name));
+    }
+    site.realm.vsync("store").run(["server", "rebuild"]).success().stdout_contains("2 snapshots");
+    site.server = site.realm.serve("store");
+    assert_eq!(before, listed(&site));
+    let there = vsync_tests::scratch();
+    site.restore(&["data@latest~1"], there.path());
+    // It knows what it has.
+    let summary = site.backup();
+    assert_eq!(summary.number("data_blobs"), 0, "{summary:?}");
+}
+
+#[test]
+fn an_older_file_with_a_damaged_update_is_listed() {
+    let mut site = Site::new(5);
+    site.data.random("large", 8 << 20).write("small", "old");
+    site.backup();
+    let there = vsync_tests::scratch();
+    site.restore(&["data"], there.path());
+    site.data.patch("large", 4 << 20, vec![1; 100_000]).write("small", "new");
+    site.backup();
+    site.server.stop().success();
+    let packs = Place::Pack.files(&site.store());
+    let newest = packs.iter().max_by_key(|pack| fs::metadata(pack).unwrap().modified().unwrap()).unwrap();
+    // Among the chunks, which come before the tree's nodes.
+    let mut bytes = fs::read(newest).unwrap();
+    bytes[5000] ^= 1;
+    fs::write(newest, bytes).unwrap();
+    site.server.restart();
+    let restore = site.try_restore(&["data"], there.path()).code(13);
+    let damaged = Summary::of(&restore).0["damaged"].clone();
+    assert_eq!(damaged.as_array().map(Vec::len), Some(1), "{restore}");
+}
