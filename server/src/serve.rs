@@ -362,8 +362,9 @@ impl Shared {
     pub(crate) fn forget(&self, member: &Member, ids: &[SnapshotId]) -> Result<Reply, Refusal> {
         let mut refused = None;
         for &id in bounded(ids)? {
-            let forgotten = self.archive.forget(&self.upkeep, id, &format!("by {}", member.name));
-            refused = refused.or(forgotten.err());
+            if let Err(error) = self.archive.forget(&self.upkeep, id, &format!("by {}", member.name)) {
+                refused.get_or_insert(error);
+            }
         }
         refused.map_or_else(|| Ok(Reply::Done(self.archive.position())), |error| Err(error.into()))
     }

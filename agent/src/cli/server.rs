@@ -12,6 +12,8 @@ use ed25519_dalek::SigningKey;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::plan::{Policy, Zone};
 use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
+use vsync_server::upkeep::gc::{GcOptions, GcReport};
+use vsync_server::upkeep::mark::MarkError;
 use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
 
 use super::GlobalArgs;
@@ -30,6 +32,8 @@ const REGISTRY_COPY: &str = "vsync.pub";
 pub(super) enum ServerCommand {
     Run(RunArgs),
     Rebuild(RebuildArgs),
+    Gc(GcArgs),
+    Scrub(ScrubArgs),
 }
 
 /// Run the server in the foreground, until SIGTERM
@@ -55,11 +59,41 @@ pub(super) struct RebuildArgs {
     rehash: bool,
 }
 
+/// Remove what no snapshot needs any more
+///
+/// A running server does this by itself every day; this is for one that is stopped. Blobs go in
+/// steps: a round finds them needless, a later one after three days of uptime moves their packs
+/// to the trash, where these stay for another seven.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  vsync server gc --dry-run\n  vsync server gc --empty-trash")]
+pub(super) struct GcArgs {
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Remove what is in the trash at once, to have its space
+    #[arg(long, conflicts_with = "dry_run")]
+    empty_trash: bool,
+}
+
+/// Read every byte of the store again and compare it with its hash
+///
+/// A running server does this by itself, a little at a time; this is for one that is stopped.
+/// What is damaged is named by snapshot, and comes again with the next backup that has it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  vsync server scrub\n  vsync server scrub --rate 100")]
+pub(super) struct ScrubArgs {
+    /// MiB a second to read at most
+    #[arg(long, value_name = "MIB")]
+    rate: Option<u64>,
+}
+
 impl ServerCommand {
     pub(super) fn run(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         match self {
             Self::Run(args) => args.run(global),
             Self::Rebuild(args) => args.run(global),
+            Self::Gc(args) => args.run(global),
+            Self::Scrub(args) => args.run(global),
         }
     }
 }
@@ -132,6 +166,76 @@ impl RebuildArgs {
             ),
         )
         .hint("back the volumes up again: what they still hold is sent anew".to_owned()))
+    }
+}
+
+impl GcArgs {
+    fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        let context = Context::load(global)?;
+        let data = &own_entry(&context)?.data;
+        let options = GcOptions { dry_run: self.dry_run, empty_trash: self.empty_trash, ..GcOptions::default() };
+        let report = vsync_server::upkeep::collect_once(data, context.bundle.realm_id, &options)?;
+        if global.json {
+            output::json(&serde_json::json!({
+                "dry_run": self.dry_run, "condemned_blobs": report.condemned, "condemned_bytes": report.condemned_bytes,
+                "trashed_packs": report.trashed, "trashed_bytes": report.trashed_bytes,
+                "copied_bytes": report.copied_bytes,
+                "removed_packs": report.removed, "removed_bytes": report.removed_bytes,
+            }))?;
+            return Ok(Exit::Exact);
+        }
+        let would = if self.dry_run { "would be " } else { "" };
+        let GcReport {
+            condemned, condemned_bytes, trashed, trashed_bytes, copied_bytes, removed, removed_bytes, ..
+        } = report;
+        output::line(format_args!("{would}condemned: {condemned} blobs, {condemned_bytes} bytes"))?;
+        output::line(format_args!(
+            "{would}moved to the trash: {trashed} packs, {trashed_bytes} bytes, of which {copied_bytes} were copied"
+        ))?;
+        output::line(format_args!("{would}removed from the trash: {removed} packs, {removed_bytes} bytes"))?;
+        Ok(Exit::Exact)
+    }
+}
+
+impl ScrubArgs {
+    fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        let context = Context::load(global)?;
+        let data = &own_entry(&context)?.data;
+        let rate = self.rate.map(|rate| rate.saturating_mul(1 << 20));
+        let report = vsync_server::upkeep::scrub_once(data, context.bundle.realm_id, rate)?;
+        if global.json {
+            let affected = report.affected.iter().map(|one| {
+                serde_json::json!({ "volume": one.volume.as_str(), "source": one.source.as_str(), "id": one.id.to_string() })
+            });
+            output::json(&serde_json::json!({
+                "packs": report.packs, "bytes": report.bytes, "damaged_packs": report.damaged_packs.len(),
+                "healed_blobs": report.healed, "lost_blobs": report.lost, "affected": affected.collect::<Vec<_>>(),
+            }))?;
+        } else {
+            output::line(format_args!("{} packs with {} bytes read", report.packs, report.bytes))?;
+            for one in &report.affected {
+                output::line(format_args!("damaged: {} of {} from {}", one.id.short(), one.volume, one.source))?;
+            }
+        }
+        if report.damaged_packs.is_empty() {
+            return Ok(Exit::Exact);
+        }
+        let found = (report.damaged_packs.len(), report.healed, report.lost);
+        Err(Failure::new(
+            Exit::Damage,
+            format!("damage found in {} packs: {} blobs healed from copies, {} lost", found.0, found.1, found.2),
+        )
+        .hint("back the volumes up again: what they still hold is sent anew".to_owned()))
+    }
+}
+
+impl From<MarkError> for Failure {
+    fn from(error: MarkError) -> Self {
+        let exit = match error {
+            MarkError::Node { .. } | MarkError::Manifest(_) => Exit::Damage,
+            _ => Exit::Failed,
+        };
+        Self::of(&error, exit)
     }
 }
 

@@ -114,7 +114,7 @@ impl DiskStore {
     pub fn move_to(&self, trash: &Path, pack: PackId) -> Result<(), StoreError> {
         self.health.check()?;
         let (path, steps) = (self.room.path().join(name(pack)), self.health.steps());
-        let parent = path.parent().unwrap_or(self.room.path());
+        let parent = path.parent().unwrap_or_else(|| self.room.path());
         match steps.take("move a pack to the trash", || fs::rename(&path, trash.join(format!("{pack}.pack")))) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => result.map_err(StoreError::io("move to the trash", &path))?,

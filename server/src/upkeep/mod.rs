@@ -15,11 +15,47 @@ pub mod throttle;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vsync_protocol::id::VolumeName;
+use vsync_protocol::id::{RealmId, VolumeName};
 use vsync_protocol::plan::{Policy, Zone};
+
+use self::gc::{GcOptions, GcReport};
+use self::mark::MarkError;
+use self::scrub::ScrubReport;
+use self::throttle::Stop;
+use crate::archive::Archive;
+use crate::store::disk::Reserve;
+
+/// Runs a round of garbage collection on the store of `realm` at `data`, which no server may
+/// have open.
+///
+/// # Errors
+/// When the store cannot be opened, or anything about it is not as it should be.
+pub fn collect_once(data: &Path, realm: RealmId, options: &GcOptions) -> Result<GcReport, MarkError> {
+    with_archive(data, realm, |archive| archive.collect(options, &Stop::default()))
+}
+
+/// Reads every byte of the store of `realm` at `data`, which no server may have open.
+///
+/// # Errors
+/// When the store cannot be opened or its catalog fails. Damage is no error.
+pub fn scrub_once(data: &Path, realm: RealmId, rate: Option<u64>) -> Result<ScrubReport, MarkError> {
+    with_archive(data, realm, |archive| archive.scrub(rate, &Stop::default()))
+}
+
+fn with_archive<T>(
+    data: &Path,
+    realm: RealmId,
+    work: impl FnOnce(&Archive) -> Result<T, MarkError>,
+) -> Result<T, MarkError> {
+    let archive = Archive::open(data, realm, Reserve::default())?;
+    let done = work(&archive);
+    archive.close();
+    done
+}
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 

@@ -111,7 +111,9 @@ impl Archive {
                     Err(error) => return Err(error),
                 }
             }
-            frozen = frozen.or(plan.verdicts.err());
+            if let Err(why) = plan.verdicts {
+                frozen.get_or_insert(why);
+            }
         }
         Ok((forgotten, frozen))
     }

@@ -380,7 +380,7 @@ impl Counted {
                 *place = candidate;
             }
         }
-        let from = kept.keys().rev().take(count).last().copied().unwrap_or(i64::MIN);
+        let from = kept.keys().nth(kept.len().saturating_sub(count)).copied().unwrap_or(i64::MIN);
         Self { rule, count, kept: kept.into_iter().map(|(span, candidate)| (span, candidate.id)).collect(), from }
     }
 

@@ -11,9 +11,7 @@ use std::sync::Arc;
 
 use vsync_protocol::plan::{Policy, Zone};
 
-use super::Upkeep;
-use super::gc::{GcOptions, GcReport};
-use super::throttle::Stop;
+use super::{GcOptions, GcReport, Stop, Upkeep};
 use crate::testing::{DAY, Store};
 
 const NO_FLOOR: Policy =
