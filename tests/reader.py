@@ -155,8 +155,10 @@ class Store:
             head = hashed(b"vsync.v1 log\0" + head + entry)
             require(length <= MAX_ENTRY and head == after, f"the log is damaged at byte {at}")
             variant, fields = decoded(entry)
-            require(variant in (0, 1), "an unknown entry in the log")
-            at, alive[fields[0]] = at + 36 + length, variant == 0
+            require(variant in range(5), "an unknown entry in the log")
+            at += 36 + length
+            if variant < 3:  # commit, forget, undelete; pins make no snapshot
+                alive[fields[0]] = variant != 1
         for name in filter(alive.get, alive):
             manifest = (self.path / "manifests" / f"{name[:16].hex()}.manifest").read_bytes()
             require(hashed(manifest) == name, f"manifest {name.hex()} is damaged")

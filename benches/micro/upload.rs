@@ -10,7 +10,7 @@ use vsync_benches::{Amount, Harness};
 use vsync_protocol::blob::Suite;
 use vsync_protocol::id::{MachineKey, RealmId};
 use vsync_server::store::disk::Reserve;
-use vsync_server::{Congestion, Member, Running, Server, ServerConfig};
+use vsync_server::{Congestion, Member, Running, Server, ServerConfig, Upkeep};
 
 use crate::chunks;
 
@@ -57,7 +57,7 @@ fn pair() -> Pair {
     let (server, client) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
     let store = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let known = key(&client);
-    let member = Member { name: "client".parse().expect("a name"), may_read: true };
+    let member = Member { name: "client".parse().expect("a name"), may_read: true, may_admin: false };
     let config = ServerConfig {
         data: store.path().join("data"),
         realm: REALM,
@@ -65,6 +65,7 @@ fn pair() -> Pair {
         listen: ([127, 0, 0, 1], 0).into(),
         members: Arc::new(move |key| (key == known).then(|| member.clone())),
         registry: store.path().join("vsync.pub"),
+        upkeep: Upkeep::default(),
         reserve: Reserve::default(),
         congestion: Congestion::default(),
     };

@@ -10,6 +10,7 @@
 //! - [`tree`]: records and nodes that describe a snapshot's files
 //! - [`manifest`]: the signed record that makes a tree a snapshot
 //! - [`log`]: the chain of all commits, and receipts
+//! - [`plan`]: which snapshots are kept
 //! - [`wire`]: messages between agent and server
 //! - [`registry`]: `vsync.pub`, the public keys of a realm
 
@@ -18,6 +19,7 @@ pub mod id;
 pub mod limits;
 pub mod log;
 pub mod manifest;
+pub mod plan;
 pub mod registry;
 pub mod tree;
 pub mod wire;

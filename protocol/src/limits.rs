@@ -18,6 +18,9 @@ pub const MAX_MESSAGE_LEN: usize = 1 << 20;
 /// Most blobs named in one `Have` or `Fetch`: 32 KiB of names.
 pub const MAX_CIDS: usize = 1024;
 
+/// Most snapshots named in one `Forget`, and most verdicts in one plan.
+pub const MAX_VERDICTS: usize = 1024;
+
 /// Longest manifest, sealed part included.
 pub const MAX_MANIFEST_LEN: usize = 256 << 10;
 

@@ -39,6 +39,71 @@ pub enum LogEntry {
         #[n(2)]
         reason: String,
     },
+    /// A snapshot that was given up is one again; its data was still there.
+    #[n(2)]
+    Undelete {
+        /// Its manifest.
+        #[n(0)]
+        manifest: ManifestHash,
+        /// When, in milliseconds since 1970 by the server's clock.
+        #[n(1)]
+        at: i64,
+        /// By whose order.
+        #[n(2)]
+        by: String,
+    },
+    /// No policy may give a snapshot up.
+    #[n(3)]
+    Pin {
+        /// Its manifest.
+        #[n(0)]
+        manifest: ManifestHash,
+        /// When, in milliseconds since 1970 by the server's clock.
+        #[n(1)]
+        at: i64,
+        /// By whose order.
+        #[n(2)]
+        by: String,
+    },
+    /// Policies decide about a snapshot again.
+    #[n(4)]
+    Unpin {
+        /// Its manifest.
+        #[n(0)]
+        manifest: ManifestHash,
+        /// When, in milliseconds since 1970 by the server's clock.
+        #[n(1)]
+        at: i64,
+        /// By whose order.
+        #[n(2)]
+        by: String,
+    },
+}
+
+impl LogEntry {
+    /// The snapshot that the entry is about.
+    #[must_use]
+    pub const fn manifest(&self) -> ManifestHash {
+        match self {
+            Self::Commit { manifest, .. }
+            | Self::Forget { manifest, .. }
+            | Self::Undelete { manifest, .. }
+            | Self::Pin { manifest, .. }
+            | Self::Unpin { manifest, .. } => *manifest,
+        }
+    }
+
+    /// When it was made, in milliseconds since 1970 by the server's clock.
+    #[must_use]
+    pub const fn at(&self) -> i64 {
+        match self {
+            Self::Commit { at, .. }
+            | Self::Forget { at, .. }
+            | Self::Undelete { at, .. }
+            | Self::Pin { at, .. }
+            | Self::Unpin { at, .. } => *at,
+        }
+    }
 }
 
 /// The chain's head after `entry`, an encoded [`LogEntry`], is appended to `head`.
@@ -120,6 +185,7 @@ mod tests {
         let message = Receipt::message(realm, manifest, log, 1_795_000_000_001);
         let signature = SigningKey::from_bytes(&[5; 32]).sign(&message).to_bytes();
         let receipt = Receipt { realm, manifest, log, at: 1_795_000_000_001, signature };
+        let (at, by) = (1_795_000_000_002, "office".to_owned());
         let found = [
             ("commit", commit),
             ("head after it", one.as_bytes().to_vec()),
@@ -127,8 +193,31 @@ mod tests {
             ("head after both", two.as_bytes().to_vec()),
             ("signed message", message),
             ("receipt", minicbor::to_vec(receipt).unwrap()),
+            ("undelete", minicbor::to_vec(LogEntry::Undelete { manifest, at, by: by.clone() }).unwrap()),
+            ("pin", minicbor::to_vec(LogEntry::Pin { manifest, at, by: by.clone() }).unwrap()),
+            ("unpin", minicbor::to_vec(LogEntry::Unpin { manifest, at, by }).unwrap()),
         ];
         crate::testing::assert_golden(&found, include_str!("log.golden"));
+    }
+
+    #[test]
+    fn entries_keep_their_numbers() {
+        let (manifest, at, text) = (ManifestHash::from_bytes([7; 32]), 9, "x".to_owned());
+        for (number, entry) in [
+            LogEntry::Commit { manifest, at },
+            LogEntry::Forget { manifest, at, reason: text.clone() },
+            LogEntry::Undelete { manifest, at, by: text.clone() },
+            LogEntry::Pin { manifest, at, by: text.clone() },
+            LogEntry::Unpin { manifest, at, by: text },
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let bytes = minicbor::to_vec(&entry).unwrap();
+            assert_eq!(bytes[..2], [0x82, number as u8]);
+            assert_eq!(minicbor::decode::<LogEntry>(&bytes).unwrap(), entry);
+            assert_eq!((entry.manifest(), entry.at()), (manifest, at));
+        }
     }
 
     #[test]

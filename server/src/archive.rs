@@ -9,7 +9,8 @@
 use std::fs;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -18,13 +19,16 @@ use vsync_protocol::limits::MAX_MANIFEST_LEN;
 use vsync_protocol::log::LogEntry;
 use vsync_protocol::manifest::{LogPosition, Manifest, manifest_hash};
 
-use crate::catalog::{Accepted, Catalog, CatalogError, Location, Snapshot};
+use crate::catalog::{Accepted, Catalog, CatalogError, Location, Snapshot, State};
+use crate::clock::{Clock, Kept, Moment};
+use crate::pins::{Pins, SessionPins};
 use crate::store::disk::{DiskStore, Reserve};
 use crate::store::health::Health;
 use crate::store::home::Home;
 use crate::store::journal::{Journal, Logged};
 use crate::store::pack::{self, PackBuilder, Record};
 use crate::store::room::Room;
+use crate::store::steps::Steps;
 use crate::store::{PackStore, StoreError, read_blob, read_table};
 
 /// Why something could not be done with the store.
@@ -38,12 +42,35 @@ pub enum ArchiveError {
     Catalog(#[from] CatalogError),
 }
 
+/// What is known of time is kept on disk this often, in milliseconds.
+pub(crate) const KEEP_TIME: u64 = 600_000;
+
+/// What a store depends on besides its directory.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// The clocks.
+    pub clock: Clock,
+    /// Who is told of each step on disk.
+    pub steps: Steps,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self { clock: Clock::system(), steps: Steps::default() }
+    }
+}
+
 /// An open store.
 pub struct Archive {
     // Fields are dropped in this order: the lock goes last.
     catalog: Catalog,
-    files: Files,
+    pub(crate) files: Files,
     journal: Mutex<Journal>,
+    pub(crate) pins: Pins,
+    clock: Clock,
+    time: Mutex<Kept>,
+    /// Uptime of the last time that was kept on disk.
+    kept_until: AtomicU64,
     /// Held from the question what is new in a pack to the answer's being true: two sessions
     /// that bring the same blobs at once would else both be told that they are new.
     storing: Mutex<()>,
@@ -54,20 +81,24 @@ pub struct Archive {
 pub(crate) struct Files {
     pub(crate) packs: DiskStore,
     pub(crate) manifests: Room,
+    pub(crate) trash: PathBuf,
+    pub(crate) quarantine: PathBuf,
     pub(crate) health: Health,
 }
 
 impl Files {
-    pub(crate) fn open(home: &Home, reserve: Reserve) -> Result<Self, StoreError> {
-        let health = Health::default();
+    pub(crate) fn open(home: &Home, reserve: Reserve, steps: Steps) -> Result<Self, StoreError> {
+        let health = Health::announcing(steps);
         let packs = DiskStore::open(home.path().join("packs"), reserve, health.clone())?;
+        let (trash, quarantine) = (home.path().join("trash"), home.path().join("quarantine"));
+        fs::create_dir_all(&trash).map_err(StoreError::io("create", &trash))?;
         let manifests = Room::open(home.path().join("manifests"), health.clone())?;
-        Ok(Self { packs, manifests, health })
+        Ok(Self { packs, manifests, trash, quarantine, health })
     }
 
     pub(crate) fn open_journal(&self, home: &Home, catalog: &Catalog) -> Result<(Journal, Vec<Logged>), ArchiveError> {
-        let (log, quarantine) = (home.path().join("log"), home.path().join("quarantine"));
-        Ok(Journal::open(&log, &quarantine, catalog.mark()?, self.health.clone())?)
+        let log = home.path().join("log");
+        Ok(Journal::open(&log, &self.quarantine, catalog.mark()?, self.health.clone())?)
     }
 }
 
@@ -83,13 +114,88 @@ impl Archive {
     /// # Errors
     /// When the store is another's, in use, newer, or damaged.
     pub fn open(data: &Path, realm: RealmId, reserve: Reserve) -> Result<Self, ArchiveError> {
+        Self::open_in(World::default(), data, realm, reserve)
+    }
+
+    /// The same with other clocks, or with somebody who is told of each step.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_in(world: World, data: &Path, realm: RealmId, reserve: Reserve) -> Result<Self, ArchiveError> {
         let home = Home::open(data, realm)?;
-        let files = Files::open(&home, reserve)?;
-        let catalog = Catalog::open(&catalog_path(home.path()))?;
+        let files = Files::open(&home, reserve, world.steps.clone())?;
+        let catalog = Catalog::open(&catalog_path(home.path()), world.steps)?;
         let (journal, missed) = files.open_journal(&home, &catalog)?;
         replay(&files.manifests, &catalog, missed)?;
         adopt(&files.packs, &catalog)?;
-        Ok(Self { catalog, files, journal: Mutex::new(journal), storing: Mutex::default(), _home: home })
+        let moment = world.clock.look();
+        let kept = catalog.time()?;
+        // A store that has kept no time yet keeps it at its first end.
+        let kept_until = AtomicU64::new(kept.as_ref().map_or(0, |kept| kept.uptime));
+        let time =
+            kept.map_or_else(|| Kept { uptime: KEEP_TIME, ..Kept::begin(&moment) }, |kept| kept.advance(&moment));
+        let (journal, time) = (Mutex::new(journal), Mutex::new(time));
+        Ok(Self {
+            catalog,
+            files,
+            journal,
+            pins: Pins::default(),
+            clock: world.clock,
+            time,
+            kept_until,
+            storing: Mutex::default(),
+            _home: home,
+        })
+    }
+
+    /// What time it is, and what is known of the time that has passed.
+    #[must_use]
+    pub fn time(&self) -> (Moment, Kept) {
+        let moment = self.clock.look();
+        let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
+        *time = time.advance(&moment);
+        (moment, time.clone())
+    }
+
+    /// Takes the clock as right from now on, whatever it did before.
+    ///
+    /// # Errors
+    /// When that cannot be kept.
+    pub fn confirm_clock(&self) -> Result<(), ArchiveError> {
+        let moment = self.clock.look();
+        {
+            let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
+            *time = Kept { seen: moment.now, passed: 0, ..time.advance(&moment) };
+        }
+        self.keep_time()
+    }
+
+    /// Keeps for the next start what is known of time now.
+    ///
+    /// # Errors
+    /// When it is not kept.
+    pub fn keep_time(&self) -> Result<(), ArchiveError> {
+        let (_, time) = self.time();
+        self.kept_until.store(time.uptime, Ordering::Relaxed);
+        self.record(|catalog| catalog.keep_time(time))
+    }
+
+    /// Pins for a new session.
+    #[must_use]
+    pub fn session_pins(&self) -> SessionPins {
+        self.pins.session()
+    }
+
+    /// Which of `cids` are here and not known to be damaged. Those stay for as long as
+    /// `pins` do.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn have(&self, pins: &SessionPins, cids: &[Cid]) -> Result<Vec<bool>, ArchiveError> {
+        let _gate = self.pins.hold();
+        let answers = self.catalog.have(cids)?;
+        pins.pin(cids.iter().zip(&answers).filter_map(|(cid, here)| here.then_some(cid)));
+        Ok(answers)
     }
 
     /// The index.
@@ -127,14 +233,17 @@ impl Archive {
         self.files.packs.free()
     }
 
-    /// Makes the blobs of `pack`, already checked against their names, durable and known.
-    /// Those that somebody else brought meanwhile are left out.
+    /// Makes the blobs of `pack`, already checked against their names, durable and known,
+    /// and pins them. Those that somebody else brought meanwhile are left out.
     ///
     /// # Errors
     /// When they are not durable and known.
-    pub fn put(&self, pack: PackBuilder) -> Result<(), ArchiveError> {
+    pub fn put(&self, pins: &SessionPins, pack: PackBuilder) -> Result<(), ArchiveError> {
         let cids: Vec<Cid> = pack.records().iter().map(|record| record.cid).collect();
         let _storing = self.storing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _gate = self.pins.hold();
+        pins.pin(&cids);
+        self.revive(&cids)?;
         let mut known = self.catalog.have(&cids)?.into_iter();
         let pack = pack.retain(|_| !known.next().unwrap_or(false));
         if pack.is_empty() {
@@ -146,6 +255,18 @@ impl Archive {
         self.record(|catalog| catalog.add_pack(pack.id(), pack.len(), pack.records().to_vec()))
     }
 
+    /// Makes those of `cids` live again that are condemned and undamaged.
+    pub(crate) fn revive(&self, cids: &[Cid]) -> Result<(), ArchiveError> {
+        let mut whole = Vec::new();
+        for (&cid, entry) in cids.iter().zip(self.catalog.entries(cids)?) {
+            let Some(entry) = entry.filter(|entry| entry.state == State::Condemned) else { continue };
+            if matches!(read_blob(&self.files.packs, entry.pack, entry.offset, entry.len, cid), Ok(Some(_))) {
+                whole.push(cid);
+            }
+        }
+        if whole.is_empty() { Ok(()) } else { self.record(|catalog| catalog.revive(whole).map(drop)) }
+    }
+
     /// Reads the blob at `location` and checks it against its name; none when it is damaged.
     ///
     /// # Errors
@@ -154,12 +275,28 @@ impl Archive {
         read_blob(&self.files.packs, location.pack, location.offset, location.len, cid)
     }
 
+    /// As [`Self::read`], but looks where the blob is now if it is no more at `location`.
+    ///
+    /// # Errors
+    /// When the medium or the catalog fails.
+    pub fn read_moved(&self, cid: Cid, location: &Location) -> Result<Option<Bytes>, ArchiveError> {
+        if let Some(blob) = self.read(cid, location)? {
+            return Ok(Some(blob));
+        }
+        match self.catalog.locate(&[cid])?.into_iter().next().flatten() {
+            Some(now) if (now.pack, now.offset) != (location.pack, location.offset) => Ok(self.read(cid, &now)?),
+            _ => Ok(None),
+        }
+    }
+
     /// Looks at the copy of `cid` again. Returns whether it is damaged or absent; a damaged
     /// one counts as absent from then on, so that the next backup brings it again.
     ///
     /// # Errors
     /// When the catalog fails. A copy that the medium cannot read is a damaged one.
     pub fn recheck(&self, cid: Cid) -> Result<bool, ArchiveError> {
+        // Compaction does not move the copy away meanwhile.
+        let _gate = self.pins.hold();
         let Some(location) = self.catalog.locate(&[cid])?.into_iter().next().flatten() else { return Ok(true) };
         match self.read(cid, &location) {
             Ok(Some(_)) => return Ok(false),
@@ -173,24 +310,31 @@ impl Archive {
     /// Where the log stands.
     #[must_use]
     pub fn position(&self) -> LogPosition {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner).mark().position
+        self.lock_journal().mark().position
     }
 
-    /// Makes a checked `manifest` a snapshot, unless it is one already. `check` decides,
-    /// while nobody else can commit, whether it may follow the last of its sequence.
+    /// Makes a checked `manifest` a snapshot, unless it is one already. Its tree was found
+    /// whole in `generation`; if blobs became absent since, it must be looked at again, and
+    /// the answer is none. `check` decides, while nobody else can commit, whether it may follow
+    /// the last of its sequence.
     ///
     /// # Errors
     /// What `check` says, or when the snapshot is not durable.
     pub(crate) fn commit<E: From<ArchiveError>>(
         &self,
         snapshot: Snapshot,
-        at: i64,
+        generation: u64,
         check: impl FnOnce(Option<(u64, ManifestHash)>) -> Result<(), E>,
-    ) -> Result<Accepted, E> {
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+    ) -> Result<Option<Accepted>, E> {
+        let mut journal = self.lock_journal();
         if let Some(accepted) = self.catalog.accepted(snapshot.hash).map_err(ArchiveError::from)? {
-            return Ok(accepted);
+            return Ok(Some(accepted));
         }
+        // Who removes blobs holds the journal: from here on nothing becomes absent.
+        if self.catalog.generation().map_err(ArchiveError::from)? != generation {
+            return Ok(None);
+        }
+        let at = self.time().0.now;
         check(self.catalog.last(&snapshot.volume, &snapshot.source).map_err(ArchiveError::from)?)?;
         // The log entry is the instant of commit: before it the manifest is a file that
         // nothing names, after it a crash leaves an entry that the next start repeats.
@@ -202,17 +346,51 @@ impl Archive {
             self.record(|catalog| catalog.append(logged, Some(snapshot)))?;
             Ok(Accepted { position, at })
         };
+        write().map(Some).map_err(E::from)
+    }
+
+    /// Adds an entry to the log, if `decide` wants one while nobody else can. Returns where
+    /// the log stands then.
+    ///
+    /// # Errors
+    /// What `decide` says, or when the entry is not durable.
+    pub(crate) fn note<E: From<ArchiveError>>(
+        &self,
+        decide: impl FnOnce(i64) -> Result<Option<LogEntry>, E>,
+    ) -> Result<LogPosition, E> {
+        let mut journal = self.lock_journal();
+        let Some(entry) = decide(self.time().0.now)? else { return Ok(journal.mark().position) };
+        let write = || -> Result<LogPosition, ArchiveError> {
+            let logged = journal.append(entry)?;
+            let position = logged.mark.position;
+            self.record(|catalog| catalog.append(logged, None))?;
+            Ok(position)
+        };
         write().map_err(E::from)
+    }
+
+    /// While this is held nobody commits, forgets or brings back.
+    pub(crate) fn lock_journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends all use of the catalog.
     pub fn close(&self) {
+        // Who only looks something up waits for no disk.
+        let since_kept = self.time().1.uptime.saturating_sub(self.kept_until.load(Ordering::Relaxed));
+        if self.failure().is_none() && since_kept >= KEEP_TIME {
+            // Without it, the next start knows less of the time that has passed.
+            let _ = self.keep_time();
+        }
         self.catalog.close();
     }
 
     /// A change of the catalog that fails leaves it behind the files. Files are right, so
     /// nothing is lost, but writing stops until a start has let the catalog catch up.
-    fn record(&self, change: impl FnOnce(&Catalog) -> Result<(), CatalogError>) -> Result<(), ArchiveError> {
+    pub(crate) fn record<T>(
+        &self,
+        change: impl FnOnce(&Catalog) -> Result<T, CatalogError>,
+    ) -> Result<T, ArchiveError> {
         change(&self.catalog).map_err(|error| {
             self.files.health.fail(report(&error));
             error.into()
@@ -233,7 +411,7 @@ pub(crate) fn replay(manifests: &Room, catalog: &Catalog, entries: Vec<Logged>) 
                 }
                 found
             }
-            LogEntry::Forget { .. } => None,
+            LogEntry::Forget { .. } | LogEntry::Undelete { .. } | LogEntry::Pin { .. } | LogEntry::Unpin { .. } => None,
         };
         catalog.append(logged, snapshot)?;
     }
@@ -244,9 +422,11 @@ pub(crate) fn replay(manifests: &Room, catalog: &Catalog, entries: Vec<Logged>) 
 /// how many packs had a damaged table.
 pub(crate) fn adopt(packs: &DiskStore, catalog: &Catalog) -> Result<u64, ArchiveError> {
     let mut known: std::collections::HashSet<PackId> = catalog.packs()?.into_iter().collect();
+    let doomed: std::collections::HashSet<PackId> = catalog.doomed()?.into_iter().collect();
     let mut damaged = 0;
     for pack in packs.list()? {
-        if known.remove(&pack) {
+        // Garbage collection takes doomed ones away.
+        if known.remove(&pack) || doomed.contains(&pack) {
             continue;
         }
         let Some(len) = packs.len(pack)? else { continue };
@@ -336,12 +516,13 @@ mod tests {
     fn what_is_here_is_not_stored_again() {
         let dir = tempfile::tempdir().unwrap();
         let archive = open(dir.path());
-        archive.put(pack(b"once").1).unwrap();
-        archive.put(pack(b"once").1).unwrap();
+        let pins = archive.session_pins();
+        archive.put(&pins, pack(b"once").1).unwrap();
+        archive.put(&pins, pack(b"once").1).unwrap();
         let (cid, mut both) = pack(b"once");
         let other = blob(BlobKind::Chunk, &[], b"other");
         both.push(Cid::of(&other), BlobKind::Chunk, other.clone());
-        archive.put(both).unwrap();
+        archive.put(&pins, both).unwrap();
         let found = archive.catalog().locate(&[cid, Cid::of(&other)]).unwrap();
         let [Some(once), Some(new)] = found[..] else { panic!("absent") };
         assert_ne!(once.pack, new.pack);
@@ -353,10 +534,11 @@ mod tests {
     fn a_failed_disk_leaves_a_store_to_read() {
         let dir = tempfile::tempdir().unwrap();
         let archive = open(dir.path());
+        let pins = archive.session_pins();
         let (cid, first) = pack(b"first");
-        archive.put(first).unwrap();
+        archive.put(&pins, first).unwrap();
         archive.files.health.fail("disk on fire".to_owned());
-        assert!(matches!(archive.put(pack(b"second").1), Err(ArchiveError::Store(StoreError::ReadOnly(_)))));
+        assert!(matches!(archive.put(&pins, pack(b"second").1), Err(ArchiveError::Store(StoreError::ReadOnly(_)))));
         assert!(matches!(archive.check_writable(), Err(StoreError::ReadOnly(_))));
         assert_eq!(archive.failure(), Some("disk on fire"));
         let location = archive.catalog().locate(&[cid]).unwrap()[0].unwrap();

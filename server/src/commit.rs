@@ -2,7 +2,6 @@
 //! and everything that its tree needs is here.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use ed25519_dalek::{Signer, SigningKey};
 use thiserror::Error;
@@ -14,7 +13,6 @@ use vsync_protocol::manifest::{Body, Manifest, ManifestError};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::catalog::{Accepted, Location, Snapshot};
-use crate::store::StoreError;
 
 /// Who commits, and to what.
 pub struct Author<'a> {
@@ -75,12 +73,6 @@ pub enum CommitError {
     Archive(#[from] ArchiveError),
 }
 
-impl From<StoreError> for CommitError {
-    fn from(error: StoreError) -> Self {
-        Self::Archive(error.into())
-    }
-}
-
 /// Commits `manifest` if it is acceptable and its tree is whole, and signs a receipt with
 /// `identity`. Committing it again gives the same receipt.
 ///
@@ -101,17 +93,19 @@ pub fn commit(
         return Ok(sign(accepted));
     }
     follows(&body, archive.catalog().last(&body.volume, &body.source).map_err(ArchiveError::from)?)?;
-    let missing = Walk::new(archive)?.close(body.root)?;
-    if !missing.is_empty() {
-        return Ok(Outcome::Missing(missing));
+    loop {
+        let walk = Walk::new(archive)?;
+        let generation = walk.generation;
+        let missing = walk.close(body.root)?;
+        if !missing.is_empty() {
+            return Ok(Outcome::Missing(missing));
+        }
+        // None: something became absent meanwhile, by damage or by garbage collection. That is
+        // rare, so that this ends.
+        if let Some(accepted) = archive.commit(snapshot.clone(), generation, |last| follows(&body, last))? {
+            return Ok(sign(accepted));
+        }
     }
-    archive.commit(snapshot, now(), |last| follows(&body, last)).map(sign)
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn check(realm: RealmId, author: &Author<'_>, manifest: &[u8]) -> Result<Body, CommitError> {
@@ -220,7 +214,7 @@ impl<'a> Walk<'a> {
     /// The children that a node names, read from its bytes, which are hashed again; none
     /// when they are damaged.
     fn references(&self, node: Cid, location: &Location) -> Result<Option<Vec<Cid>>, CommitError> {
-        let Some(blob) = self.archive.read(node, location)? else { return Ok(None) };
+        let Some(blob) = self.archive.read_moved(node, location)? else { return Ok(None) };
         let header = Header::parse(&blob).map_err(|_| CommitError::Tree { node, what: "it is no blob" })?;
         if header.kind != location.kind {
             return Err(CommitError::Tree { node, what: "its kind is not what the catalog says" });

@@ -11,11 +11,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use vsync_protocol::id::{Cid, MachineKey, RealmId, VolumeName};
 use vsync_protocol::wire::{
-    Cids, MESSAGE_HEAD_LEN, Refusal, RefusalCode, Reply, Request, UPLOAD_HEAD_LEN, UploadHead, VERSION, encode_message,
+    MESSAGE_HEAD_LEN, Refusal, RefusalCode, Reply, Request, UPLOAD_HEAD_LEN, UploadHead, VERSION, encode_message,
     message_len,
 };
 
-use crate::commit::now;
 use crate::fetch::{self, Plan};
 use crate::refusal::{number, refusal};
 use crate::serve::{Member, Shared};
@@ -140,12 +139,13 @@ impl Connection {
             Request::Hello { version, realm } => self.hello(version, realm).await?,
             Request::Open { volume } => self.open(&member, volume).await?,
             Request::Have { session, cids } => {
-                self.session(session)?;
-                self.have(cids).await?
+                let session = self.session(session)?;
+                self.blocking(move |shared| Ok(shared.archive.have(&session.pins, cids.as_slice())?)).await.map(have)?
             }
             Request::Holds { cids } => {
                 require_reader(&member)?;
-                self.have(cids).await?
+                let answers = self.blocking(move |shared| Ok(shared.archive.catalog().have(cids.as_slice())?));
+                answers.await.map(have)?
             }
             Request::Flush { session, frames } => {
                 self.session(session)?.flush(&frames).await?;
@@ -162,8 +162,33 @@ impl Connection {
             }
             // Answered by `fetch`, which needs the stream.
             Request::Fetch { .. } => return Ok(None),
+            request => self.administrate(member, request).await?,
         };
         Ok(Some(reply))
+    }
+
+    /// Answers what only administrators may ask.
+    async fn administrate(&self, member: Member, request: Request) -> Result<Reply, Refusal> {
+        if !member.may_admin {
+            let message = format!("{} is no administrator", member.name);
+            return Err(refusal(RefusalCode::NotAuthorised, message));
+        }
+        // Trees may be walked; the turns of short work are not for it.
+        let _walk = self.shared.walks.acquire().await;
+        self.off_runtime(move |shared| {
+            let (archive, by) = (&shared.archive, member.name.as_str());
+            let position = match request {
+                Request::Forget { ids } => return shared.forget(&member, &ids),
+                Request::Plan(request) => return shared.plan(&request),
+                Request::Undelete { id } => archive.undelete(id, by)?,
+                Request::Pin { id } => archive.pin(id, true, by)?,
+                Request::Unpin { id } => archive.pin(id, false, by)?,
+                Request::ConfirmClock { now } => archive.confirm_clock_with(now)?,
+                _ => return Err(refusal(RefusalCode::Malformed, "not a request of administrators")),
+            };
+            Ok(Reply::Done(position))
+        })
+        .await
     }
 
     async fn hello(&self, version: u32, realm: RealmId) -> Result<Reply, Refusal> {
@@ -177,7 +202,8 @@ impl Connection {
         self.greeted.store(true, Ordering::Relaxed);
         // Off the runtime, since it waits for a commit that is being made durable.
         let log = self.blocking(|shared| Ok(shared.archive.position())).await?;
-        Ok(Reply::Hello { version: version.min(VERSION), now: now(), log })
+        let now = self.shared.archive.time().0.now;
+        Ok(Reply::Hello { version: version.min(VERSION), now, log })
     }
 
     async fn open(&self, member: &Member, volume: VolumeName) -> Result<Reply, Refusal> {
@@ -200,11 +226,6 @@ impl Connection {
             other.close();
         }
         Ok(Reply::Opened { session: sessions.opened, last })
-    }
-
-    async fn have(&self, cids: Cids) -> Result<Reply, Refusal> {
-        let answers = self.blocking(move |shared| Ok(shared.archive.catalog().have(cids.as_slice())?)).await?;
-        Ok(Reply::Have(answers.into_iter().collect()))
     }
 
     async fn commit(&self, member: &Member, session: u32, manifest: Vec<u8>) -> Result<Reply, Refusal> {
@@ -305,6 +326,10 @@ impl Connection {
         let done = tokio::task::spawn_blocking(move || work(&shared)).await;
         done.map_err(|_| refusal(RefusalCode::Store, "internal error"))?
     }
+}
+
+fn have(answers: Vec<bool>) -> Reply {
+    Reply::Have(answers.into_iter().collect())
 }
 
 fn require_reader(member: &Member) -> Result<(), Refusal> {

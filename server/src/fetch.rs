@@ -61,10 +61,22 @@ impl Run {
             return self.blobs.iter().flat_map(|blob| self.frame(&bytes, blob)).collect();
         }
         match self.blobs[..] {
-            [(cid, ..)] => vec![absent(cid)],
+            [(cid, ..)] => self.moved(archive, cid).unwrap_or_else(|| vec![absent(cid)]),
             // Perhaps only one of them is beyond reach.
             _ => self.split().iter().flat_map(|run| run.read(archive, vec![0; run.len()])).collect(),
         }
+    }
+
+    /// The only blob, if it lies elsewhere since the read was planned.
+    fn moved(&self, archive: &Archive, cid: Cid) -> Option<Vec<Bytes>> {
+        let now = archive.catalog().locate(&[cid]).ok()?.into_iter().next().flatten()?;
+        let run = Self::one(now.pack, cid, now.offset, now.len);
+        if (run.pack, run.start) == (self.pack, self.start) {
+            return None;
+        }
+        let mut buffer = vec![0; run.len()];
+        let found = archive.packs().read(run.pack, run.start, &mut buffer).unwrap_or(false);
+        found.then(|| run.frame(&buffer.into(), &run.blobs[0]))
     }
 
     fn frame(&self, bytes: &Bytes, &(cid, offset, len): &(Cid, u64, u32)) -> Vec<Bytes> {

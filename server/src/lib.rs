@@ -11,19 +11,23 @@
 
 pub mod archive;
 pub mod catalog;
+pub mod clock;
 pub mod commit;
 mod connection;
 mod fetch;
+mod pins;
 mod rebuild;
 mod refusal;
 mod serve;
 mod session;
 pub mod store;
+pub mod upkeep;
 
 #[cfg(test)]
 mod testing;
 
-pub use rebuild::{RebuildReport, Trust, rebuild};
+pub use rebuild::{RebuildReport, Trust, rebuild, rebuild_in};
 pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};
 pub use store::disk::Reserve;
+pub use upkeep::{Policies, Upkeep};
 pub use vsync_transport::Congestion;

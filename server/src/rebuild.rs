@@ -12,6 +12,7 @@ use crate::catalog::{Catalog, Totals};
 use crate::store::disk::Reserve;
 use crate::store::home::Home;
 use crate::store::room::sync_directory;
+use crate::store::steps::Steps;
 use crate::store::{PackStore, StoreError, read_blob, read_table};
 
 /// How far a rebuild believes the packs.
@@ -42,11 +43,19 @@ pub struct RebuildReport {
 /// # Errors
 /// When the store cannot be opened or read. The old catalog then stays as it was.
 pub fn rebuild(data: &Path, realm: RealmId, trust: Trust) -> Result<RebuildReport, ArchiveError> {
+    rebuild_in(&Steps::default(), data, realm, trust)
+}
+
+/// The same, announcing each step to `steps`.
+///
+/// # Errors
+/// As [`rebuild`].
+pub fn rebuild_in(steps: &Steps, data: &Path, realm: RealmId, trust: Trust) -> Result<RebuildReport, ArchiveError> {
     let home = Home::open(data, realm)?;
-    let files = Files::open(&home, Reserve::default())?;
+    let files = Files::open(&home, Reserve::default(), steps.clone())?;
     let (path, new) = (catalog_path(home.path()), home.path().join("catalog.sqlite.new"));
     remove_database(&new)?;
-    let catalog = Catalog::open(&new)?;
+    let catalog = Catalog::open(&new, steps.clone())?;
     let (_, entries) = files.open_journal(&home, &catalog)?;
     let mut report = RebuildReport {
         lost_manifests: replay(&files.manifests, &catalog, entries)?,
@@ -63,9 +72,12 @@ pub fn rebuild(data: &Path, realm: RealmId, trust: Trust) -> Result<RebuildRepor
     // Without it the old database is merely older, and the next start catches up.
     for suffix in ["-wal", "-shm"] {
         remove(&with_suffix(&path, suffix))?;
+        steps.after("remove the old catalog's log").map_err(StoreError::io("remove", &path))?;
     }
-    fs::rename(&new, &path).map_err(StoreError::io("rename into", &path))?;
-    sync_directory(home.path()).map_err(StoreError::io("sync", home.path()))?;
+    let rename = || fs::rename(&new, &path);
+    steps.take("replace the catalog", rename).map_err(StoreError::io("rename into", &path))?;
+    let sync = || sync_directory(home.path());
+    steps.take("sync the store", sync).map_err(StoreError::io("sync", home.path()))?;
     Ok(report)
 }
 

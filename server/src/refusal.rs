@@ -9,6 +9,8 @@ use crate::catalog::CatalogError;
 use crate::commit::CommitError;
 use crate::store::StoreError;
 use crate::store::room::is_full;
+use crate::upkeep::mark::MarkError;
+use crate::upkeep::retention::RetentionError;
 
 /// A refusal in words.
 pub(crate) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal {
@@ -56,6 +58,28 @@ impl From<CommitError> for Refusal {
             CommitError::Sequence { .. } => refusal(RefusalCode::OutOfSequence, error.to_string()),
             CommitError::Realm(_) => refusal(RefusalCode::WrongRealm, error.to_string()),
             error => refusal(RefusalCode::BadManifest, error.to_string()),
+        }
+    }
+}
+
+impl From<RetentionError> for Refusal {
+    fn from(error: RetentionError) -> Self {
+        let code = match error {
+            RetentionError::Archive(error) => return error.into(),
+            RetentionError::NoSnapshot(_) | RetentionError::Forgotten(_) => RefusalCode::NoSnapshot,
+            RetentionError::Pinned(_) | RetentionError::TooYoung(_) => RefusalCode::Protected,
+            RetentionError::Collected(_) => RefusalCode::Collected,
+            RetentionError::Frozen(_) | RetentionError::Clock(_) => RefusalCode::Clock,
+        };
+        refusal(code, error.to_string())
+    }
+}
+
+impl From<MarkError> for Refusal {
+    fn from(error: MarkError) -> Self {
+        match error {
+            MarkError::Archive(error) => error.into(),
+            error => refusal(RefusalCode::Store, error.to_string()),
         }
     }
 }

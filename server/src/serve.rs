@@ -14,16 +14,19 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
-use vsync_protocol::limits::MAX_MESSAGE_LEN;
-use vsync_protocol::wire::{Cids, Listing, Refusal, RefusalCode, Reply, ServerStatus};
+use vsync_protocol::id::{MachineKey, MachineName, RealmId, SnapshotId, VolumeName};
+use vsync_protocol::limits::{MAX_MESSAGE_LEN, MAX_VERDICTS};
+use vsync_protocol::plan::{Fate, Verdict};
+use vsync_protocol::wire::{Cids, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, ServerStatus};
 use vsync_transport::{Congestion, TransportError};
 
 use crate::archive::{Archive, ArchiveError};
-use crate::commit::{Author, Outcome, commit, now};
+use crate::commit::{Author, Outcome, commit};
 use crate::connection::Connection;
 use crate::refusal::{number, refusal};
 use crate::store::disk::Reserve;
+use crate::upkeep::Upkeep;
+use crate::upkeep::keeper::{Keeper, Notices};
 
 /// Connections altogether, and of one machine.
 const MAX_CONNECTIONS: usize = 256;
@@ -60,6 +63,8 @@ pub struct Member {
     /// Whether it may fetch blobs and list other machines' snapshots; false for a machine
     /// that only writes.
     pub may_read: bool,
+    /// Whether it may forget, pin and bring back snapshots of all machines.
+    pub may_admin: bool,
 }
 
 /// Who may connect now. Asked at the handshake and again on every request, so that a
@@ -85,6 +90,8 @@ pub struct ServerConfig {
     pub reserve: Reserve,
     /// How fast to send.
     pub congestion: Congestion,
+    /// How the store is looked after.
+    pub upkeep: Upkeep,
 }
 
 /// Why a server does not start.
@@ -116,14 +123,20 @@ impl Server {
         let quic = vsync_transport::server_config(&config.identity, admit, config.congestion)?;
         let socket = vsync_transport::bind(config.listen)?;
         let address = socket.local_addr().map_err(ServerError::Thread)?;
-        let shared = Arc::new(Shared::new(config, archive));
+        let notices = Notices::default();
+        let keeper = Keeper::start(Arc::clone(&archive), config.upkeep.clone(), notices.clone());
+        let keeper = keeper.map_err(ServerError::Thread)?;
+        let shared = Arc::new(Shared::new(config, archive, notices));
         let (stop, stopped) = oneshot::channel();
         let (listening, ready) = mpsc::channel();
         let thread = std::thread::Builder::new().name("vsync-quic".to_owned()).spawn(move || {
             // One thread: quinn runs faster on a runtime of its own that never migrates.
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
-                Err(error) => return drop(listening.send(Err(error))),
+                Err(error) => {
+                    keeper.end();
+                    return drop(listening.send(Err(error)));
+                }
             };
             runtime.block_on(async {
                 let config = vsync_transport::endpoint_config();
@@ -136,6 +149,7 @@ impl Server {
                 }
             });
             runtime.shutdown_timeout(FINISH_TIMEOUT);
+            keeper.end();
             shared.archive.close();
         });
         let thread = thread.map_err(ServerError::Thread)?;
@@ -205,11 +219,13 @@ pub(crate) struct Shared {
     /// A permit is held by each walk over a tree.
     pub(crate) walks: Semaphore,
     identity: SigningKey,
+    upkeep: Upkeep,
+    notices: Notices,
     connections: Mutex<HashMap<MachineKey, usize>>,
 }
 
 impl Shared {
-    fn new(config: ServerConfig, archive: Arc<Archive>) -> Self {
+    fn new(config: ServerConfig, archive: Arc<Archive>, notices: Notices) -> Self {
         Self {
             archive,
             realm: config.realm,
@@ -219,6 +235,8 @@ impl Shared {
             turns: Semaphore::new(TURNS),
             walks: Semaphore::new(WALKS),
             identity: config.identity,
+            upkeep: config.upkeep,
+            notices,
             connections: Mutex::default(),
         }
     }
@@ -320,15 +338,65 @@ impl Shared {
         let totals = self.archive.catalog().totals()?;
         Ok(Reply::Status(Box::new(ServerStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            now: now(),
+            now: self.archive.time().0.now,
             snapshots: totals.snapshots,
             blobs: totals.blobs,
             packs: totals.packs,
             bytes: totals.bytes,
             free: self.archive.free()?,
             read_only: self.archive.failure().map(str::to_owned),
+            warnings: self.warnings()?,
         })))
     }
+
+    /// What an operator must look at.
+    fn warnings(&self) -> Result<Vec<String>, Refusal> {
+        let (moment, kept) = self.archive.time();
+        let mut warnings = self.notices.all();
+        let clock = kept.evidence(&moment).check(None).err().map(|frozen| frozen.to_string());
+        warnings.extend(clock.filter(|clock| !warnings.contains(clock)));
+        Ok(warnings)
+    }
+
+    /// Forgets all of `ids` that can be; says no when one of them cannot.
+    pub(crate) fn forget(&self, member: &Member, ids: &[SnapshotId]) -> Result<Reply, Refusal> {
+        let mut refused = None;
+        for &id in bounded(ids)? {
+            if let Err(error) = self.archive.forget(&self.upkeep, id, &format!("by {}", member.name)) {
+                refused.get_or_insert(error);
+            }
+        }
+        refused.map_or_else(|| Ok(Reply::Done(self.archive.position())), |error| Err(error.into()))
+    }
+
+    pub(crate) fn plan(&self, request: &PlanRequest) -> Result<Reply, Refusal> {
+        let mut report = PlanReport::default();
+        let mut ids: Vec<SnapshotId> = bounded(&request.ids)?.to_vec();
+        if ids.is_empty() {
+            let plans = self.archive.plan(&self.upkeep, request.volume.as_ref(), request.source.as_ref())?;
+            ids = plans.iter().flat_map(|plan| plan.forgotten()).map(|(id, _)| id).collect();
+            for plan in plans {
+                match plan.verdicts {
+                    Ok(verdicts) => report.verdicts.extend(verdicts),
+                    Err(frozen) => report.frozen = Some(frozen),
+                }
+            }
+        }
+        report.verdicts.sort_by_key(|Verdict { fate, .. }| matches!(fate, Fate::Keep(_)));
+        report.verdicts.truncate(MAX_VERDICTS);
+        report.forgotten = ids.len() as u64;
+        if !ids.is_empty() {
+            report.bytes = self.archive.needed_only_by(&ids)?;
+        }
+        Ok(Reply::Plan(Box::new(report)))
+    }
+}
+
+fn bounded(ids: &[SnapshotId]) -> Result<&[SnapshotId], Refusal> {
+    if ids.len() <= MAX_VERDICTS {
+        return Ok(ids);
+    }
+    Err(refusal(RefusalCode::Malformed, format!("more than {MAX_VERDICTS} snapshots at once")))
 }
 
 /// Waits until all of `connections` have ended.

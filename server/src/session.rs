@@ -20,6 +20,7 @@ use vsync_protocol::limits::MAX_UPLOAD_STREAMS;
 use vsync_protocol::wire::{FRAME_HEAD_LEN, FrameHead, Refusal, RefusalCode};
 
 use crate::archive::Archive;
+use crate::pins::SessionPins;
 use crate::refusal::refusal;
 use crate::store::pack::PackBuilder;
 
@@ -55,6 +56,8 @@ pub(crate) struct Session {
     pub(crate) id: u32,
     /// What is backed up.
     pub(crate) volume: VolumeName,
+    /// What it was told to be here.
+    pub(crate) pins: SessionPins,
     queue: Sender<Item>,
     room: Arc<Semaphore>,
     progress: watch::Sender<Progress>,
@@ -70,12 +73,13 @@ impl Session {
         // Without room: one pack is filled while one is stored, and that is all there is.
         let (packs, tasks) = crossbeam_channel::bounded(0);
         let checker = Checker { packs, progress: progress.clone(), pack: PackBuilder::default() };
-        let keeper = Keeper { archive, progress: progress.clone() };
+        let pins = archive.session_pins();
+        let keeper = Keeper { archive, pins: pins.clone(), progress: progress.clone() };
         let threads = [
             tokio::task::spawn_blocking(move || checker.run(&items)),
             tokio::task::spawn_blocking(move || keeper.run(&tasks)),
         ];
-        (Arc::new(Self { id, volume, queue, room: Arc::new(Semaphore::new(QUEUE)), progress }), threads)
+        (Arc::new(Self { id, volume, pins, queue, room: Arc::new(Semaphore::new(QUEUE)), progress }), threads)
     }
 
     /// Why the session takes no more, if it does not.
@@ -210,6 +214,7 @@ impl Checker {
 /// The thread that makes packs durable, while the checker fills the next one.
 struct Keeper {
     archive: Arc<Archive>,
+    pins: SessionPins,
     progress: watch::Sender<Progress>,
 }
 
@@ -218,7 +223,7 @@ impl Keeper {
         for task in tasks {
             match task {
                 Task::Store(pack) => {
-                    if let Err(error) = self.archive.put(pack) {
+                    if let Err(error) = self.archive.put(&self.pins, pack) {
                         fail(&self.progress, error.into());
                     }
                 }

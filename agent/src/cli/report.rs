@@ -266,6 +266,10 @@ impl Failure {
                 (Exit::NotAuthorised, "compare vsync.toml and vsync.pub on both machines")
             }
             RefusalCode::NoSpace => (Exit::NoSpace, "free space on the server, or move its `data` directory"),
+            RefusalCode::NoSnapshot => (Exit::NotFound, "list those there are with `vsync snapshots`"),
+            RefusalCode::Protected => (Exit::Failed, "nothing was changed for that snapshot"),
+            RefusalCode::Collected => (Exit::NotFound, "restore another snapshot of the volume"),
+            RefusalCode::Clock => (Exit::Failed, "compare the clocks of both machines, then confirm the server's"),
             RefusalCode::ReadOnly | RefusalCode::Store => (Exit::Failed, "look at the server's log"),
             RefusalCode::Draining => (Exit::Unreachable, "the server is stopping; try again when it is back"),
             RefusalCode::OutOfSequence => {

@@ -9,9 +9,12 @@ use std::time::SystemTime;
 
 use clap::Subcommand;
 use ed25519_dalek::SigningKey;
-use vsync_protocol::id::{MachineKey, MachineName, RealmId};
+use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
+use vsync_protocol::plan::{Policy, Zone};
 use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
-use vsync_server::{Member, Members, Running, Server, ServerConfig, ServerError};
+use vsync_server::upkeep::gc::{GcOptions, GcReport};
+use vsync_server::upkeep::mark::MarkError;
+use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
 
 use super::GlobalArgs;
 use super::context::{Context, key_store, load_registry};
@@ -29,6 +32,8 @@ const REGISTRY_COPY: &str = "vsync.pub";
 pub(super) enum ServerCommand {
     Run(RunArgs),
     Rebuild(RebuildArgs),
+    Gc(GcArgs),
+    Scrub(ScrubArgs),
 }
 
 /// Run the server in the foreground, until SIGTERM
@@ -54,11 +59,41 @@ pub(super) struct RebuildArgs {
     rehash: bool,
 }
 
+/// Remove what no snapshot needs any more
+///
+/// A running server does this by itself every day; this is for one that is stopped. Blobs go in
+/// steps: a round finds them needless, a later one after three days of uptime moves their packs
+/// to the trash, where these stay for another seven.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  vsync server gc --dry-run\n  vsync server gc --empty-trash")]
+pub(super) struct GcArgs {
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Remove what is in the trash at once, to have its space
+    #[arg(long, conflicts_with = "dry_run")]
+    empty_trash: bool,
+}
+
+/// Read every byte of the store again and compare it with its hash
+///
+/// A running server does this by itself, a little at a time; this is for one that is stopped.
+/// What is damaged is named by snapshot, and comes again with the next backup that has it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  vsync server scrub\n  vsync server scrub --rate 100")]
+pub(super) struct ScrubArgs {
+    /// MiB a second to read at most
+    #[arg(long, value_name = "MIB")]
+    rate: Option<u64>,
+}
+
 impl ServerCommand {
     pub(super) fn run(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         match self {
             Self::Run(args) => args.run(global),
             Self::Rebuild(args) => args.run(global),
+            Self::Gc(args) => args.run(global),
+            Self::Scrub(args) => args.run(global),
         }
     }
 }
@@ -134,6 +169,76 @@ impl RebuildArgs {
     }
 }
 
+impl GcArgs {
+    fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        let context = Context::load(global)?;
+        let data = &own_entry(&context)?.data;
+        let options = GcOptions { dry_run: self.dry_run, empty_trash: self.empty_trash, ..GcOptions::default() };
+        let report = vsync_server::upkeep::collect_once(data, context.bundle.realm_id, &options)?;
+        if global.json {
+            output::json(&serde_json::json!({
+                "dry_run": self.dry_run, "condemned_blobs": report.condemned, "condemned_bytes": report.condemned_bytes,
+                "trashed_packs": report.trashed, "trashed_bytes": report.trashed_bytes,
+                "copied_bytes": report.copied_bytes,
+                "removed_packs": report.removed, "removed_bytes": report.removed_bytes,
+            }))?;
+            return Ok(Exit::Exact);
+        }
+        let would = if self.dry_run { "would be " } else { "" };
+        let GcReport {
+            condemned, condemned_bytes, trashed, trashed_bytes, copied_bytes, removed, removed_bytes, ..
+        } = report;
+        output::line(format_args!("{would}condemned: {condemned} blobs, {condemned_bytes} bytes"))?;
+        output::line(format_args!(
+            "{would}moved to the trash: {trashed} packs, {trashed_bytes} bytes, of which {copied_bytes} were copied"
+        ))?;
+        output::line(format_args!("{would}removed from the trash: {removed} packs, {removed_bytes} bytes"))?;
+        Ok(Exit::Exact)
+    }
+}
+
+impl ScrubArgs {
+    fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        let context = Context::load(global)?;
+        let data = &own_entry(&context)?.data;
+        let rate = self.rate.map(|rate| rate.saturating_mul(1 << 20));
+        let report = vsync_server::upkeep::scrub_once(data, context.bundle.realm_id, rate)?;
+        if global.json {
+            let affected = report.affected.iter().map(|one| {
+                serde_json::json!({ "volume": one.volume.as_str(), "source": one.source.as_str(), "id": one.id.to_string() })
+            });
+            output::json(&serde_json::json!({
+                "packs": report.packs, "bytes": report.bytes, "damaged_packs": report.damaged_packs.len(),
+                "healed_blobs": report.healed, "lost_blobs": report.lost, "affected": affected.collect::<Vec<_>>(),
+            }))?;
+        } else {
+            output::line(format_args!("{} packs with {} bytes read", report.packs, report.bytes))?;
+            for one in &report.affected {
+                output::line(format_args!("damaged: {} of {} from {}", one.id.short(), one.volume, one.source))?;
+            }
+        }
+        if report.damaged_packs.is_empty() {
+            return Ok(Exit::Exact);
+        }
+        let found = (report.damaged_packs.len(), report.healed, report.lost);
+        Err(Failure::new(
+            Exit::Damage,
+            format!("damage found in {} packs: {} blobs healed from copies, {} lost", found.0, found.1, found.2),
+        )
+        .hint("back the volumes up again: what they still hold is sent anew".to_owned()))
+    }
+}
+
+impl From<MarkError> for Failure {
+    fn from(error: MarkError) -> Self {
+        let exit = match error {
+            MarkError::Node { .. } | MarkError::Manifest(_) => Exit::Damage,
+            _ => Exit::Failed,
+        };
+        Self::of(&error, exit)
+    }
+}
+
 /// The entry of the machine that this is, which must be a server.
 fn own_entry(context: &Context) -> Result<&config::Server, Failure> {
     let name = &context.bundle.machine;
@@ -191,8 +296,9 @@ pub(crate) fn on_store(data: &Path, realm: RealmId, kit: MachineKey) -> Result<H
     }
     let seed = Secret::random().map_err(|error| Failure::of(&error, Exit::Failed))?;
     let identity = SigningKey::from_bytes(seed.expose());
-    let members: Members =
-        Arc::new(move |key| (key == kit).then(|| Member { name: recovery_machine(), may_read: true }));
+    let members: Members = Arc::new(move |key| {
+        (key == kit).then(|| Member { name: recovery_machine(), may_read: true, may_admin: false })
+    });
     let running = Server::start(ServerConfig {
         data: data.to_owned(),
         realm,
@@ -200,6 +306,8 @@ pub(crate) fn on_store(data: &Path, realm: RealmId, kit: MachineKey) -> Result<H
         listen: (Ipv4Addr::LOCALHOST, 0).into(),
         registry: data.join(REGISTRY_COPY),
         members,
+        // Whoever has only a kit and a store wants the data, and nothing to change.
+        upkeep: Upkeep { collect_every: None, scrub_every: None, ..Upkeep::default() },
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
     })?;
@@ -215,13 +323,15 @@ fn start(
     let registry = load_registry(config)?;
     let realm = registry.realm.id;
     let copy = server.data.join(REGISTRY_COPY);
+    let watched = Arc::new(Watched::new(config, registry, copy.clone()));
     let server = ServerConfig {
         data: server.data.clone(),
         realm,
         identity,
         listen,
         registry: config.registry_path(),
-        members: members(config, registry, copy.clone()),
+        members: members(&watched),
+        upkeep: Upkeep { policies: policies(&watched), zone: zone(), ..Upkeep::default() },
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
     };
@@ -244,11 +354,23 @@ fn keep_copy(registry: &Path, copy: &Path) {
 }
 
 /// Who may connect, by `vsync.pub` and `vsync.toml` as they are at the moment of asking.
-fn members(config: &Config, registry: Registry, copy: PathBuf) -> Members {
-    let watched =
-        Watched { path: config.path.clone(), registry_path: config.registry_path(), copy, known: Mutex::new(None) };
-    watched.remember(Access { config: config.clone(), registry });
-    Arc::new(move |key| watched.member(key))
+fn members(watched: &Arc<Watched>) -> Members {
+    let watched = Arc::clone(watched);
+    Arc::new(move |key| watched.look(|access| access.member(key)).flatten())
+}
+
+/// What is kept, by `vsync.toml` as it is at the moment of asking. A file that cannot be
+/// understood keeps everything.
+fn policies(watched: &Arc<Watched>) -> Policies {
+    let watched = Arc::clone(watched);
+    Arc::new(move |volume| watched.look(|access| access.policy(volume)).unwrap_or_default())
+}
+
+/// This machine's time zone, with its changes of clocks up to some distant year.
+fn zone() -> Zone {
+    let (zone, first) = (jiff::tz::TimeZone::system(), jiff::Timestamp::UNIX_EPOCH);
+    let changes = zone.following(first).take(500).map(|at| (at.timestamp().as_millisecond(), at.offset().seconds()));
+    Zone::new(zone.to_offset(first).seconds(), changes.collect())
 }
 
 struct Access {
@@ -267,6 +389,13 @@ struct Watched {
 }
 
 impl Watched {
+    fn new(config: &Config, registry: Registry, copy: PathBuf) -> Self {
+        let (path, registry_path) = (config.path.clone(), config.registry_path());
+        let watched = Self { path, registry_path, copy, known: Mutex::new(None) };
+        watched.remember(Access { config: config.clone(), registry });
+        watched
+    }
+
     fn stamp(&self) -> Stamp {
         let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         (modified(&self.path), modified(&self.registry_path))
@@ -277,7 +406,8 @@ impl Watched {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, Some(access)));
     }
 
-    fn member(&self, key: MachineKey) -> Option<Member> {
+    /// Looks at the files as they are now; none when they cannot be understood.
+    fn look<T>(&self, ask: impl FnOnce(&Access) -> T) -> Option<T> {
         let stamp = self.stamp();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref().is_none_or(|(seen, _)| *seen != stamp) {
@@ -293,7 +423,7 @@ impl Watched {
             *known = Some((stamp, access));
         }
         let (_, access) = known.as_ref()?;
-        access.as_ref()?.member(key)
+        access.as_ref().map(ask)
     }
 }
 
@@ -301,10 +431,28 @@ impl Access {
     fn member(&self, key: MachineKey) -> Option<Member> {
         let name: MachineName = self.registry.machine_of(&key)?.clone();
         if name.as_str() == RECOVERY_MACHINE {
-            return Some(Member { may_read: true, name });
+            return Some(Member { may_read: true, may_admin: false, name });
         }
         let machine = self.config.machines().find(|machine| machine.name == name)?;
-        Some(Member { may_read: machine.role == Role::Full, name })
+        // Deciding about snapshots is for whoever is at home on a server anyway.
+        let may_admin = self.config.servers.iter().any(|server| server.machine.name == name);
+        Some(Member { may_read: machine.role == Role::Full, may_admin, name })
+    }
+
+    fn policy(&self, volume: &VolumeName) -> Policy {
+        let own = self.config.volumes.iter().find(|known| known.name == *volume);
+        let retention = own.and_then(|volume| volume.retention.as_ref()).or(self.config.retention.as_ref());
+        let Some(retention) = retention else { return Policy::default() };
+        Policy {
+            last: retention.last,
+            hourly: retention.hourly,
+            daily: retention.daily,
+            weekly: retention.weekly,
+            monthly: retention.monthly,
+            yearly: retention.yearly,
+            within: retention.within.map(|within| u64::try_from(within.as_millis()).unwrap_or(u64::MAX)),
+            ..Policy::default()
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use super::cids::{Answers, Cids};
 use crate::id::{Cid, MachineName, ManifestHash, RealmId, SnapshotId, VolumeName};
 use crate::log::{LogEntry, Receipt};
 use crate::manifest::LogPosition;
+use crate::plan::{Frozen, Verdict};
 
 /// What an agent asks. Every request may be repeated without harm.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -99,6 +100,80 @@ pub enum Request {
         #[n(0)]
         cids: Cids,
     },
+    /// Gives snapshots up. Their data stays for some days, in which `Undelete` brings them
+    /// back. For administrators.
+    #[n(12)]
+    Forget {
+        /// The snapshots, at most [`MAX_VERDICTS`](crate::limits::MAX_VERDICTS).
+        #[n(0)]
+        ids: Vec<SnapshotId>,
+    },
+    /// Makes a forgotten snapshot one again. For administrators.
+    #[n(13)]
+    Undelete {
+        /// The snapshot.
+        #[n(0)]
+        id: SnapshotId,
+    },
+    /// Keeps a snapshot from any policy. For administrators.
+    #[n(14)]
+    Pin {
+        /// The snapshot.
+        #[n(0)]
+        id: SnapshotId,
+    },
+    /// Lets policies decide about a snapshot again. For administrators.
+    #[n(15)]
+    Unpin {
+        /// The snapshot.
+        #[n(0)]
+        id: SnapshotId,
+    },
+    /// What would be forgotten, and what that would free; changes nothing. For
+    /// administrators.
+    #[n(16)]
+    Plan(#[n(0)] PlanRequest),
+    /// Says that the server's clock is right although it leapt. For administrators.
+    #[n(17)]
+    ConfirmClock {
+        /// The administrator's own clock, milliseconds since 1970; the server's must be near.
+        #[n(0)]
+        now: i64,
+    },
+}
+
+/// What to plan.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub struct PlanRequest {
+    /// Of this volume only.
+    #[n(0)]
+    pub volume: Option<VolumeName>,
+    /// From this machine only.
+    #[n(1)]
+    pub source: Option<MachineName>,
+    /// As if exactly these were given up; if there are none, what policies say.
+    #[n(2)]
+    pub ids: Vec<SnapshotId>,
+}
+
+/// What would be forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Encode, Decode)]
+#[cbor(map)]
+pub struct PlanReport {
+    /// Why nothing would be, if the clock cannot be right.
+    #[n(0)]
+    pub frozen: Option<Frozen>,
+    /// Each snapshot's fate, those to be forgotten first; no more than
+    /// [`MAX_VERDICTS`](crate::limits::MAX_VERDICTS).
+    #[n(1)]
+    pub verdicts: Vec<Verdict>,
+    /// How many would be forgotten in all.
+    #[n(2)]
+    pub forgotten: u64,
+    /// Bytes that only they need, which garbage collection would free.
+    #[n(3)]
+    pub bytes: u64,
 }
 
 /// Which snapshots to list.
@@ -120,6 +195,15 @@ pub struct Listing {
     /// At most this many; the server may send fewer, none only at the end.
     #[n(4)]
     pub limit: u32,
+    /// The forgotten ones whose data is still there, instead of the others.
+    #[n(5)]
+    #[cbor(default, skip_if = "is_false")]
+    pub forgotten: bool,
+}
+
+/// What is not set is left out, as programs did that did not know it.
+const fn is_false(set: &bool) -> bool {
+    !*set
 }
 
 /// One snapshot as the server lists it.
@@ -139,6 +223,13 @@ pub struct SnapshotRecord {
     #[n(3)]
     #[cbor(with = "minicbor::bytes")]
     pub manifest: Vec<u8>,
+    /// Whether it is pinned.
+    #[n(4)]
+    #[cbor(default, skip_if = "is_false")]
+    pub pinned: bool,
+    /// When it was forgotten, in milliseconds since 1970 by the server's clock, if it was.
+    #[n(5)]
+    pub forgotten: Option<i64>,
 }
 
 /// How a server is.
@@ -169,6 +260,10 @@ pub struct ServerStatus {
     /// Why the store takes no writes, if it does not.
     #[n(7)]
     pub read_only: Option<String>,
+    /// What else an operator must look at: frozen retention, damage, a stopped collection.
+    #[n(8)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// What a server answers.
@@ -239,6 +334,13 @@ pub enum Reply {
         #[cbor(with = "minicbor::bytes")]
         Vec<u8>,
     ),
+    /// To `Forget`, `Undelete`, `Pin`, `Unpin`, `ConfirmClock`: done, and where the log
+    /// stands. What was so already needs no entry.
+    #[n(13)]
+    Done(#[n(0)] LogPosition),
+    /// To `Plan`.
+    #[n(14)]
+    Plan(#[n(0)] Box<PlanReport>),
 }
 
 /// A refusal: a number for programs, words for people.
@@ -289,4 +391,12 @@ refusal_codes! {
     Draining = 11,
     /// The store failed; the server's log says more.
     Store = 12,
+    /// There is no such snapshot, or not in that state.
+    NoSnapshot = 13,
+    /// The snapshot is protected: pinned, or too young to be forgotten.
+    Protected = 14,
+    /// The snapshot's data is gone.
+    Collected = 15,
+    /// The clocks of server and administrator disagree.
+    Clock = 16,
 }

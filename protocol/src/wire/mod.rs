@@ -10,7 +10,9 @@ pub mod message;
 pub mod spki;
 
 pub use cids::{Answers, Cids};
-pub use message::{Listing, Refusal, RefusalCode, Reply, Request, ServerStatus, SnapshotRecord};
+pub use message::{
+    Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, Request, ServerStatus, SnapshotRecord,
+};
 
 use crate::id::Cid;
 use crate::limits::{MAX_BLOB_LEN, MAX_MESSAGE_LEN, MAX_UPLOAD_STREAMS};
@@ -112,6 +114,7 @@ mod tests {
     use crate::id::{LogHead, ManifestHash, RealmId, SnapshotId};
     use crate::log::{GENESIS, LogEntry, Receipt};
     use crate::manifest::LogPosition;
+    use crate::plan::{Fate, Keep, Lapse, Rule, Verdict};
 
     /// The session that `docs/protocol.md` shows, byte by byte.
     #[test]
@@ -120,6 +123,11 @@ mod tests {
         let (volume, manifest) = ("data".parse().unwrap(), ManifestHash::from_bytes([2; 32]));
         let log = LogPosition { index: 1, head: LogHead::from_bytes([3; 32]) };
         let receipt = Receipt { realm, manifest, log, at: 1_795_000_000_000, signature: [4; 64] };
+        let id = SnapshotId::from_bytes([2; 16]);
+        let gone = Fate::Forget(vec![Lapse::TooOld, Lapse::Beyond(Rule::Last)]);
+        let kept = Fate::Keep(vec![Keep::Pinned, Keep::Rule(Rule::Daily)]);
+        let verdicts = [gone, kept].map(|fate| Verdict { id, fate }).to_vec();
+        let plan = PlanReport { frozen: None, verdicts, forgotten: 1, bytes: 4096 };
         let request = |request: Request| encode_message(&request);
         let reply = |reply: Reply| encode_message(&reply);
         let found = [
@@ -155,6 +163,8 @@ mod tests {
                     index: 1,
                     received: 1_795_000_000_000,
                     manifest: b"manifest".to_vec(),
+                    pinned: false,
+                    forgotten: None,
                 }])),
             ),
             ("Fetch", request(Request::Fetch { cids: Cids::new(vec![cid]) })),
@@ -168,6 +178,15 @@ mod tests {
                 "Refused",
                 reply(Reply::Refused(Refusal { code: RefusalCode::NoSession, message: "no session 1 is open".into() })),
             ),
+            ("Snapshots, forgotten", request(Request::Snapshots(Listing { forgotten: true, ..Listing::default() }))),
+            ("Forget", request(Request::Forget { ids: vec![id] })),
+            ("Undelete", request(Request::Undelete { id })),
+            ("Pin", request(Request::Pin { id })),
+            ("Unpin", request(Request::Unpin { id })),
+            ("Done", reply(Reply::Done(log))),
+            ("Plan", request(Request::Plan(PlanRequest { volume: "data".parse().ok(), ..PlanRequest::default() }))),
+            ("Plan reply", reply(Reply::Plan(Box::new(plan)))),
+            ("ConfirmClock", request(Request::ConfirmClock { now: 1_795_000_000_000 })),
         ];
         crate::testing::assert_golden(&found, include_str!("session.golden"));
     }

@@ -5,6 +5,8 @@
 //! the connection that writes, a few read-only ones answer questions beside it. All
 //! methods block, so they are called from threads that may.
 
+mod gc;
+mod history;
 mod read;
 mod schema;
 mod write;
@@ -28,7 +30,11 @@ use vsync_protocol::wire::{Listing, SnapshotRecord};
 
 use crate::store::journal::{Logged, Mark};
 use crate::store::pack::Record;
+use crate::store::steps::Steps;
 use write::Command;
+
+pub use gc::{Compaction, Entry, Kept, Row, State};
+pub use history::{Group, Known};
 
 /// Connections that read beside one another.
 const READERS: usize = 4;
@@ -61,6 +67,14 @@ pub enum CatalogError {
     /// SQLite finds its own file damaged.
     #[error("the catalog is damaged ({0}); run `vsync server rebuild`")]
     Damaged(String),
+    /// A change was called off before or after its commit.
+    #[error("catalog stops when about to {operation}")]
+    Stopped {
+        /// What was tried.
+        operation: &'static str,
+        /// Who stopped it.
+        source: std::io::Error,
+    },
     /// The writing thread could not be started.
     #[error("cannot start the catalog's thread")]
     Thread(#[source] std::io::Error),
@@ -130,16 +144,17 @@ pub struct Totals {
 /// Handle to an open catalog.
 pub struct Catalog {
     commands: Sender<Command>,
+    steps: Steps,
     idle_readers: (Sender<Connection>, Receiver<Connection>),
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Catalog {
-    /// Opens the catalog at `path`, or makes an empty one.
+    /// Opens the catalog at `path`, or makes an empty one. Every commit is one of `steps`.
     ///
     /// # Errors
     /// When it is damaged or of another format.
-    pub fn open(path: &Path) -> Result<Self, CatalogError> {
+    pub fn open(path: &Path, steps: Steps) -> Result<Self, CatalogError> {
         let connection = schema::open(path)?;
         let idle_readers = crossbeam_channel::bounded(READERS);
         for _ in 0..READERS {
@@ -151,7 +166,7 @@ impl Catalog {
             .name("vsync-catalog".to_owned())
             .spawn(move || write::run(connection, &received))
             .map_err(CatalogError::Thread)?;
-        Ok(Self { commands, idle_readers, writer: Mutex::new(Some(writer)) })
+        Ok(Self { commands, steps, idle_readers, writer: Mutex::new(Some(writer)) })
     }
 
     /// Finishes what was asked for and closes the file. Later calls fail.
@@ -173,8 +188,8 @@ impl Catalog {
     ///
     /// # Errors
     /// When it is not recorded; then none of it is.
-    pub fn add_pack(&self, pack: PackId, bytes: u64, records: Vec<Record>) -> Result<(), CatalogError> {
-        self.write(|done| Command::AddPack { pack, bytes, records, done })
+    pub fn add_pack(&self, pack: PackId, bytes: u64, mut records: Vec<Record>) -> Result<(), CatalogError> {
+        self.write("add a pack", move |t| write::add_pack(t, pack, bytes, &mut records))
     }
 
     /// Records that everything below `nodes` was found present in `generation`.
@@ -182,7 +197,7 @@ impl Catalog {
     /// # Errors
     /// When it is not recorded.
     pub fn add_closed(&self, nodes: Vec<Cid>, generation: u64) -> Result<(), CatalogError> {
-        self.write(|done| Command::AddClosed { nodes, generation, done })
+        self.write("mark nodes", move |t| write::add_closed(t, &nodes, generation))
     }
 
     /// Records that the copy of `cid` in `pack` is damaged. A new generation begins, since
@@ -191,7 +206,7 @@ impl Catalog {
     /// # Errors
     /// When it is not recorded.
     pub fn add_damage(&self, cid: Cid, pack: PackId) -> Result<(), CatalogError> {
-        self.write(|done| Command::AddDamage { cid, pack, done })
+        self.write("mark a damaged blob", move |t| write::add_damage(t, cid, pack))
     }
 
     /// Records that `pack` is gone, and with it the copies in it.
@@ -199,7 +214,7 @@ impl Catalog {
     /// # Errors
     /// When it is not recorded.
     pub fn lose_pack(&self, pack: PackId) -> Result<(), CatalogError> {
-        self.write(|done| Command::LosePack { pack, done })
+        self.write("mark a lost pack", move |t| write::lose_pack(t, pack))
     }
 
     /// Repeats an entry of the log, with the snapshot that it brings if it is a commit.
@@ -207,7 +222,7 @@ impl Catalog {
     /// # Errors
     /// When it is not recorded; then none of it is.
     pub fn append(&self, logged: Logged, snapshot: Option<Snapshot>) -> Result<(), CatalogError> {
-        self.write(|done| Command::Append { logged: Box::new((logged, snapshot)), done })
+        self.write("repeat a log entry", move |t| write::append(t, &logged, snapshot.as_ref()))
     }
 
     /// Which of `cids` are here and not known to be damaged.
@@ -226,7 +241,7 @@ impl Catalog {
         self.read("locate blobs", |reader| read::locate(reader, cids))
     }
 
-    /// The current generation of closed nodes.
+    /// The current generation of closed nodes. While it is the same, no blob becomes absent.
     ///
     /// # Errors
     /// When the catalog cannot be read.
@@ -285,7 +300,7 @@ impl Catalog {
         self.read("read totals", read::totals)
     }
 
-    /// The names of all packs.
+    /// The names of all packs but the doomed ones.
     ///
     /// # Errors
     /// When the catalog cannot be read.
@@ -293,9 +308,19 @@ impl Catalog {
         self.read("list packs", read::packs)
     }
 
-    fn write(&self, command: impl FnOnce(write::Done) -> Command) -> Result<(), CatalogError> {
+    /// One change; each is one transaction, durable when this returns.
+    fn write<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        with: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, CatalogError> {
         let (done, answer) = crossbeam_channel::bounded(1);
-        self.commands.send(command(done)).map_err(|_| CatalogError::Closed)?;
+        let steps = self.steps.clone();
+        let change = move |connection: &mut Connection| {
+            // Who asked may have gone; the change stands all the same.
+            let _ = done.send(write::change(connection, &steps, operation, with));
+        };
+        self.commands.send(Command::Change(Box::new(change))).map_err(|_| CatalogError::Closed)?;
         answer.recv().map_err(|_| CatalogError::Closed)?
     }
 

@@ -13,7 +13,7 @@ use super::{Accepted, Location, Totals};
 use crate::store::journal::Mark;
 
 /// What a record takes in a reply besides its manifest, at most.
-const RECORD_OVERHEAD: usize = 64;
+const RECORD_OVERHEAD: usize = 80;
 
 pub(super) fn have(reader: &Connection, cids: &[Cid]) -> rusqlite::Result<Vec<bool>> {
     // One transaction for all: without it each lookup takes and drops the lock.
@@ -32,7 +32,7 @@ pub(super) fn locate(reader: &Connection, cids: &[Cid]) -> rusqlite::Result<Vec<
 }
 
 pub(super) fn generation(reader: &Connection) -> rusqlite::Result<u64> {
-    reader.query_row("SELECT generation FROM totals", [], |row| unsigned(row, 0))
+    reader.prepare_cached("SELECT generation FROM totals")?.query_row([], |row| unsigned(row, 0))
 }
 
 pub(super) fn last(
@@ -81,14 +81,16 @@ pub(super) fn snapshots(
 pub(super) fn listing_query(listing: &Listing) -> Option<(String, Vec<Value>)> {
     let before = listing.before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
     let mut values = vec![Value::from(before), Value::from(listing.limit)];
-    let mut query = "SELECT hash, position, received, manifest FROM snapshots".to_owned();
+    let mut query = "SELECT hash, position, received, manifest, pinned, forgotten_at FROM snapshots".to_owned();
     // An id is the beginning of a manifest's hash, so a prefix of one is a range of the
     // other. It is the narrowest index; left alone, SQLite might walk all positions.
     let prefix = listing.prefix.as_deref().filter(|prefix| !prefix.is_empty());
     if prefix.is_some() {
         query += " INDEXED BY sqlite_autoindex_snapshots_1";
     }
-    query += " WHERE forgotten IS NULL AND position < ?1";
+    query +=
+        if listing.forgotten { " WHERE forgotten IS NOT NULL AND collected = 0" } else { " WHERE forgotten IS NULL" };
+    query += " AND position < ?1";
     if let Some(prefix) = prefix {
         let (low, high) = prefix_range(prefix)?;
         query += " AND hash BETWEEN ?3 AND ?4";
@@ -143,7 +145,10 @@ pub(super) fn totals(reader: &Connection) -> rusqlite::Result<Totals> {
 }
 
 pub(super) fn packs(reader: &Connection) -> rusqlite::Result<Vec<PackId>> {
-    reader.prepare("SELECT id FROM packs")?.query_map([], |row| row.get(0).map(PackId::from_bytes))?.collect()
+    reader
+        .prepare("SELECT id FROM packs WHERE doomed = 0")?
+        .query_map([], |row| row.get(0).map(PackId::from_bytes))?
+        .collect()
 }
 
 fn location(row: &Row<'_>) -> rusqlite::Result<Location> {
@@ -163,6 +168,8 @@ fn snapshot(row: &Row<'_>) -> rusqlite::Result<SnapshotRecord> {
         index: unsigned(row, 1)?,
         received: row.get(2)?,
         manifest: row.get(3)?,
+        pinned: row.get(4)?,
+        forgotten: row.get(5)?,
     })
 }
 
@@ -171,7 +178,7 @@ fn position(row: &Row<'_>) -> rusqlite::Result<LogPosition> {
     Ok(LogPosition { index: unsigned(row, 0)?, head: LogHead::from_bytes(row.get(1)?) })
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
 }

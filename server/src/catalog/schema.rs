@@ -12,28 +12,35 @@ use super::CatalogError;
 const APPLICATION: i64 = 0x5653_5943;
 
 /// Format of the tables.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 /// States of a blob.
 pub(super) const LIVE: i64 = 0;
 pub(super) const CORRUPT: i64 = 1;
+/// Found needless by garbage collection: absent for everybody, but its bytes are still there.
+pub(super) const CONDEMNED: i64 = 2;
 
 /// `blobs` names packs by number, which keeps its rows short: it has one for every blob.
 /// `snapshots` keeps the forgotten ones too, because their sequence goes on after them.
+/// A blob's `since` is the round of garbage collection in which it came into its state. A
+/// doomed pack has given up all its blobs and waits to be moved to the trash.
 const TABLES: &str = "
     CREATE TABLE packs (
         number INTEGER PRIMARY KEY,
         id BLOB NOT NULL UNIQUE CHECK (length(id) = 32),
-        bytes INTEGER NOT NULL
+        bytes INTEGER NOT NULL,
+        doomed INTEGER NOT NULL DEFAULT 0,
+        checked INTEGER NOT NULL DEFAULT 0
     ) STRICT;
     CREATE TABLE blobs (
         cid BLOB NOT NULL PRIMARY KEY CHECK (length(cid) = 32),
-        pack INTEGER NOT NULL REFERENCES packs (number),
+        pack INTEGER NOT NULL,
         offset INTEGER NOT NULL,
         len INTEGER NOT NULL,
         kind INTEGER NOT NULL,
         state INTEGER NOT NULL,
-        closed INTEGER NOT NULL
+        closed INTEGER NOT NULL,
+        since INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE log (
         position INTEGER PRIMARY KEY,
@@ -49,7 +56,10 @@ const TABLES: &str = "
         sequence INTEGER NOT NULL,
         received INTEGER NOT NULL,
         manifest BLOB NOT NULL,
-        forgotten INTEGER REFERENCES log (position)
+        forgotten INTEGER REFERENCES log (position),
+        forgotten_at INTEGER,
+        pinned INTEGER NOT NULL DEFAULT 0,
+        collected INTEGER NOT NULL DEFAULT 0
     ) STRICT;
     CREATE INDEX snapshots_in_sequence ON snapshots (source, volume, sequence);
     CREATE INDEX snapshots_of_volume ON snapshots (volume, position) WHERE forgotten IS NULL;
@@ -62,9 +72,27 @@ const TABLES: &str = "
         bytes INTEGER NOT NULL,
         snapshots INTEGER NOT NULL,
         generation INTEGER NOT NULL,
-        clean INTEGER NOT NULL
+        clean INTEGER NOT NULL,
+        round INTEGER NOT NULL
     ) STRICT;
-    INSERT INTO totals VALUES (1, 0, 0, 0, 0, 1, 1);
+    INSERT INTO totals VALUES (1, 0, 0, 0, 0, 1, 1, 1);
+    CREATE TABLE rounds (
+        number INTEGER PRIMARY KEY,
+        log INTEGER NOT NULL,
+        uptime INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE trash (
+        id BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 32),
+        uptime INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE clock (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        seen INTEGER NOT NULL,
+        passed INTEGER NOT NULL,
+        uptime INTEGER NOT NULL,
+        boot TEXT NOT NULL,
+        steady INTEGER NOT NULL
+    ) STRICT;
 ";
 
 /// Opens the connection that writes, making the tables if there are none.

@@ -1,87 +1,67 @@
-//! The one thread that changes the catalog, and what it can be told.
+//! The one thread that changes the catalog, and the changes.
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-use vsync_protocol::id::{Cid, PackId};
+use vsync_protocol::id::{Cid, ManifestHash, PackId};
 use vsync_protocol::log::LogEntry;
 
 use super::schema::{self, CORRUPT, LIVE};
 use super::{CatalogError, Snapshot};
 use crate::store::journal::Logged;
 use crate::store::pack::Record;
+use crate::store::steps::Steps;
 
-/// Where a command's outcome goes.
-pub(super) type Done = Sender<Result<(), CatalogError>>;
-
-/// One change; each is one transaction, durable when its outcome is sent.
+/// What the thread is told.
 pub(super) enum Command {
-    AddPack { pack: PackId, bytes: u64, records: Vec<Record>, done: Done },
-    AddClosed { nodes: Vec<Cid>, generation: u64, done: Done },
-    AddDamage { cid: Cid, pack: PackId, done: Done },
-    LosePack { pack: PackId, done: Done },
-    Append { logged: Box<(Logged, Option<Snapshot>)>, done: Done },
+    /// Makes one change, durable when it tells its asker.
+    Change(Box<dyn FnOnce(&mut Connection) + Send>),
     Stop,
 }
 
 /// Carries out commands until told to stop.
 pub(super) fn run(mut connection: Connection, commands: &Receiver<Command>) {
     for command in commands {
-        let (done, result) = match command {
-            Command::AddPack { pack, bytes, mut records, done } => {
-                (done, change(&mut connection, "add a pack", |t| add_pack(t, pack, bytes, &mut records)))
-            }
-            Command::AddClosed { nodes, generation, done } => {
-                (done, change(&mut connection, "mark nodes", |t| add_closed(t, &nodes, generation)))
-            }
-            Command::AddDamage { cid, pack, done } => {
-                (done, change(&mut connection, "mark a damaged blob", |t| add_damage(t, cid, pack)))
-            }
-            Command::LosePack { pack, done } => {
-                (done, change(&mut connection, "mark a lost pack", |t| lose_pack(t, pack)))
-            }
-            Command::Append { logged, done } => {
-                let (logged, snapshot) = &*logged;
-                (done, change(&mut connection, "repeat a log entry", |t| append(t, logged, snapshot.as_ref())))
-            }
+        match command {
+            Command::Change(change) => change(&mut connection),
             Command::Stop => break,
-        };
-        // Who asked may have gone; the change stands all the same.
-        let _ = done.send(result);
+        }
     }
     schema::close(connection);
 }
 
-fn change(
+/// Makes one change as one transaction.
+pub(super) fn change<T>(
     connection: &mut Connection,
+    steps: &Steps,
     operation: &'static str,
-    with: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
-) -> Result<(), CatalogError> {
+    with: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+) -> Result<T, CatalogError> {
     // Immediate: a transaction that begins by reading could not wait for the lock later.
-    let run = |connection: &mut Connection| {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let begun = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+    let transaction = begun.map_err(CatalogError::sqlite(operation))?;
+    let run = |t: &Transaction<'_>| {
         // With the first change, not at the start: who only reads waits for no disk.
-        transaction.prepare_cached("UPDATE totals SET clean = 0 WHERE clean = 1")?.execute([])?;
-        with(&transaction)?;
-        transaction.commit()
+        t.prepare_cached("UPDATE totals SET clean = 0 WHERE clean = 1")?.execute([])?;
+        with(t)
     };
-    run(connection).map_err(CatalogError::sqlite(operation))
+    let done = run(&transaction).map_err(CatalogError::sqlite(operation))?;
+    let stopped = |source| CatalogError::Stopped { operation, source };
+    steps.before(operation).map_err(stopped)?;
+    transaction.commit().map_err(CatalogError::sqlite(operation))?;
+    steps.after(operation).map_err(stopped)?;
+    Ok(done)
 }
 
-fn add_pack(t: &Transaction<'_>, pack: PackId, bytes: u64, records: &mut [Record]) -> rusqlite::Result<()> {
-    let new = t
-        .prepare_cached("INSERT OR IGNORE INTO packs (id, bytes) VALUES (?1, ?2)")?
-        .execute(params![pack.as_bytes(), bytes as i64])?;
-    t.prepare_cached("UPDATE totals SET packs = packs + ?1, bytes = bytes + ?1 * ?2")?
-        .execute(params![new as i64, bytes as i64])?;
-    let number: i64 =
-        t.prepare_cached("SELECT number FROM packs WHERE id = ?1")?.query_row([pack.as_bytes()], |row| row.get(0))?;
+pub(super) fn add_pack(t: &Transaction<'_>, pack: PackId, bytes: u64, records: &mut [Record]) -> rusqlite::Result<()> {
+    let number = add_pack_row(t, pack, bytes)?;
     // Sorted, neighbouring keys touch the same page of the tree once.
     records.sort_unstable_by_key(|record| record.cid);
     let mut insert = t.prepare_cached(
-        "INSERT OR IGNORE INTO blobs (cid, pack, offset, len, kind, state, closed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)",
+        "INSERT OR IGNORE INTO blobs (cid, pack, offset, len, kind, state, closed, since)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, (SELECT round FROM totals))",
     )?;
     let mut update = t.prepare_cached(
-        "UPDATE blobs SET pack = ?2, offset = ?3, len = ?4, kind = ?5, state = ?6
+        "UPDATE blobs SET pack = ?2, offset = ?3, len = ?4, kind = ?5, state = ?6, since = (SELECT round FROM totals)
          WHERE cid = ?1 AND (state <> ?6 OR ?7 < (SELECT id FROM packs WHERE number = blobs.pack))",
     )?;
     let mut added = 0;
@@ -98,38 +78,54 @@ fn add_pack(t: &Transaction<'_>, pack: PackId, bytes: u64, records: &mut [Record
     Ok(())
 }
 
-fn add_closed(t: &Transaction<'_>, nodes: &[Cid], generation: u64) -> rusqlite::Result<()> {
+/// Returns the number of the pack's row. A pack that was doomed and came again is not.
+pub(super) fn add_pack_row(t: &Transaction<'_>, pack: PackId, bytes: u64) -> rusqlite::Result<i64> {
+    let new = t
+        .prepare_cached("INSERT OR IGNORE INTO packs (id, bytes) VALUES (?1, ?2)")?
+        .execute(params![pack.as_bytes(), bytes as i64])?;
+    let saved =
+        t.prepare_cached("UPDATE packs SET doomed = 0 WHERE id = ?1 AND doomed = 1")?.execute([pack.as_bytes()])?;
+    t.prepare_cached("UPDATE totals SET packs = packs + ?1, bytes = bytes + ?1 * ?2")?
+        .execute(params![(new + saved) as i64, bytes as i64])?;
+    t.prepare_cached("SELECT number FROM packs WHERE id = ?1")?.query_row([pack.as_bytes()], |row| row.get(0))
+}
+
+pub(super) fn add_closed(t: &Transaction<'_>, nodes: &[Cid], generation: u64) -> rusqlite::Result<()> {
     let mut update = t.prepare_cached("UPDATE blobs SET closed = ?2 WHERE cid = ?1")?;
     nodes.iter().try_for_each(|cid| update.execute(params![cid.as_bytes(), generation as i64]).map(drop))
 }
 
-fn add_damage(t: &Transaction<'_>, cid: Cid, pack: PackId) -> rusqlite::Result<()> {
+pub(super) fn add_damage(t: &Transaction<'_>, cid: Cid, pack: PackId) -> rusqlite::Result<()> {
     // Only that copy: another may have taken its place since it was looked at.
     t.execute(
-        "UPDATE blobs SET state = ?3 WHERE cid = ?1 AND pack = (SELECT number FROM packs WHERE id = ?2)",
+        "UPDATE blobs SET state = ?3, since = (SELECT round FROM totals)
+         WHERE cid = ?1 AND pack = (SELECT number FROM packs WHERE id = ?2)",
         params![cid.as_bytes(), pack.as_bytes(), CORRUPT],
     )?;
     begin_generation(t)
 }
 
-fn lose_pack(t: &Transaction<'_>, pack: PackId) -> rusqlite::Result<()> {
-    let found = t.query_row("SELECT number, bytes FROM packs WHERE id = ?1", [pack.as_bytes()], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+pub(super) fn lose_pack(t: &Transaction<'_>, pack: PackId) -> rusqlite::Result<()> {
+    let found = t.query_row("SELECT number, bytes, doomed FROM packs WHERE id = ?1", [pack.as_bytes()], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)? * (1 - row.get::<_, i64>(2)?), row.get::<_, i64>(2)?))
     });
-    let Some((number, bytes)) = found.optional()? else { return Ok(()) };
+    let Some((number, bytes, doomed)) = found.optional()? else { return Ok(()) };
     // Looks at every blob, since none is found by its pack; but this is no daily matter.
     let blobs = t.execute("DELETE FROM blobs WHERE pack = ?1", [number])? as i64;
     t.execute("DELETE FROM packs WHERE number = ?1", [number])?;
-    t.execute("UPDATE totals SET packs = packs - 1, blobs = blobs - ?1, bytes = bytes - ?2", [blobs, bytes])?;
+    t.execute(
+        "UPDATE totals SET packs = packs - 1 + ?3, blobs = blobs - ?1, bytes = bytes - ?2",
+        [blobs, bytes, doomed],
+    )?;
     begin_generation(t)
 }
 
 /// Forgets in one step which nodes were closed.
-fn begin_generation(t: &Transaction<'_>) -> rusqlite::Result<()> {
+pub(super) fn begin_generation(t: &Transaction<'_>) -> rusqlite::Result<()> {
     t.execute("UPDATE totals SET generation = generation + 1", []).map(drop)
 }
 
-fn append(t: &Transaction<'_>, logged: &Logged, snapshot: Option<&Snapshot>) -> rusqlite::Result<()> {
+pub(super) fn append(t: &Transaction<'_>, logged: &Logged, snapshot: Option<&Snapshot>) -> rusqlite::Result<()> {
     let position = logged.mark.position.index as i64;
     t.execute(
         "INSERT INTO log (position, entry, head, end) VALUES (?1, ?2, ?3, ?4)",
@@ -139,12 +135,10 @@ fn append(t: &Transaction<'_>, logged: &Logged, snapshot: Option<&Snapshot>) -> 
         (LogEntry::Commit { at, .. }, Some(snapshot)) => insert_snapshot(t, position, *at, snapshot)?,
         // A commit whose manifest is lost; its place in the log stays.
         (LogEntry::Commit { .. }, None) => 0,
-        (LogEntry::Forget { manifest, .. }, _) => {
-            -(t.execute(
-                "UPDATE snapshots SET forgotten = ?2 WHERE hash = ?1 AND forgotten IS NULL",
-                params![manifest.as_bytes(), position],
-            )? as i64)
-        }
+        (LogEntry::Forget { manifest, at, .. }, _) => -forget(t, *manifest, position, *at)?,
+        (LogEntry::Undelete { manifest, .. }, _) => undelete(t, *manifest)?,
+        (LogEntry::Pin { manifest, .. }, _) => pin(t, *manifest, true)?,
+        (LogEntry::Unpin { manifest, .. }, _) => pin(t, *manifest, false)?,
     };
     t.execute("UPDATE totals SET snapshots = snapshots + ?1", [change]).map(drop)
 }
@@ -165,4 +159,26 @@ fn insert_snapshot(t: &Transaction<'_>, position: i64, at: i64, snapshot: &Snaps
         ],
     )?;
     Ok(new as i64)
+}
+
+fn forget(t: &Transaction<'_>, hash: ManifestHash, position: i64, at: i64) -> rusqlite::Result<i64> {
+    let changed = t.execute(
+        "UPDATE snapshots SET forgotten = ?2, forgotten_at = ?3 WHERE hash = ?1 AND forgotten IS NULL",
+        params![hash.as_bytes(), position, at],
+    )?;
+    Ok(changed as i64)
+}
+
+fn undelete(t: &Transaction<'_>, hash: ManifestHash) -> rusqlite::Result<i64> {
+    let changed = t.execute(
+        "UPDATE snapshots SET forgotten = NULL, forgotten_at = NULL, collected = 0
+         WHERE hash = ?1 AND forgotten IS NOT NULL",
+        [hash.as_bytes()],
+    )?;
+    Ok(changed as i64)
+}
+
+/// Changes no number of snapshots.
+fn pin(t: &Transaction<'_>, hash: ManifestHash, pinned: bool) -> rusqlite::Result<i64> {
+    t.execute("UPDATE snapshots SET pinned = ?2 WHERE hash = ?1", params![hash.as_bytes(), pinned]).map(|_| 0)
 }

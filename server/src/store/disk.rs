@@ -68,6 +68,11 @@ impl DiskStore {
         space(self.room.path()).map(|(free, _)| free)
     }
 
+    /// The file of a pack.
+    pub(crate) fn path_of(&self, pack: PackId) -> PathBuf {
+        self.room.path().join(name(pack))
+    }
+
     fn no_space(&self, free: u64, reserve: u64) -> StoreError {
         StoreError::NoSpace { path: self.room.path().to_owned(), free, reserve }
     }
@@ -82,9 +87,12 @@ impl DiskStore {
     }
 }
 
-impl PackStore for DiskStore {
-    fn put(&self, pack: &Pack) -> Result<(), StoreError> {
-        self.check_space()?;
+impl DiskStore {
+    /// As `put`, but may use the reserve: what garbage collection writes frees more.
+    ///
+    /// # Errors
+    /// When the pack is not durable; then nothing of it is visible.
+    pub fn put_from_reserve(&self, pack: &Pack) -> Result<(), StoreError> {
         match self.room.write(&name(pack.id()), &mut pack.slices()) {
             Err(StoreError::Io { source, .. }) if is_full(&source) => return Err(self.no_space(0, self.reserve.bytes)),
             result => result?,
@@ -97,6 +105,32 @@ impl PackStore for DiskStore {
             return Err(StoreError::NotWritten(pack.id()));
         }
         Ok(())
+    }
+
+    /// Moves a pack to the directory `trash`. That it is there already, or nowhere, is fine.
+    ///
+    /// # Errors
+    /// When the move is not durable.
+    pub fn move_to(&self, trash: &Path, pack: PackId) -> Result<(), StoreError> {
+        self.health.check()?;
+        let (path, steps) = (self.room.path().join(name(pack)), self.health.steps());
+        let parent = path.parent().unwrap_or_else(|| self.room.path());
+        match steps.take("move a pack to the trash", || fs::rename(&path, trash.join(format!("{pack}.pack")))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result.map_err(StoreError::io("move to the trash", &path))?,
+        }
+        for directory in [trash, parent] {
+            let synced = steps.take("sync a directory of moved packs", || sync_directory(directory));
+            self.health.watch("sync", directory, synced)?;
+        }
+        Ok(())
+    }
+}
+
+impl PackStore for DiskStore {
+    fn put(&self, pack: &Pack) -> Result<(), StoreError> {
+        self.check_space()?;
+        self.put_from_reserve(pack)
     }
 
     fn len(&self, pack: PackId) -> Result<Option<u64>, StoreError> {

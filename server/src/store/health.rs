@@ -6,16 +6,31 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::StoreError;
+use super::steps::Steps;
 
 /// Shared by everything that writes into one store. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<OnceLock<String>>);
+pub struct Health {
+    failure: Arc<OnceLock<String>>,
+    steps: Steps,
+}
 
 impl Health {
+    /// Health of a store that announces its steps to `steps`.
+    #[must_use]
+    pub fn announcing(steps: Steps) -> Self {
+        Self { steps, ..Self::default() }
+    }
+
+    /// Where steps are announced.
+    pub(crate) const fn steps(&self) -> &Steps {
+        &self.steps
+    }
+
     /// Why writing has stopped, if it has.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
-        self.0.get().map(String::as_str)
+        self.failure.get().map(String::as_str)
     }
 
     /// Refuses when writing has stopped.
@@ -29,7 +44,7 @@ impl Health {
     /// Stops all writing because of `why`; the first reason stays.
     pub fn fail(&self, why: String) {
         tracing::error!("the store takes no more writes: {why}");
-        let _ = self.0.set(why);
+        let _ = self.failure.set(why);
     }
 
     /// Stops all writing if `result` is an error that leaves the disk's content unknown.

@@ -15,7 +15,7 @@ use super::room::{Room, sync_directory};
 pub const FORMAT: u32 = 1;
 
 const VERSION_FILE: &str = "VERSION";
-const ROOMS: [&str; 4] = ["packs", "manifests", "log", "quarantine"];
+const ROOMS: [&str; 5] = ["packs", "manifests", "log", "trash", "quarantine"];
 
 /// An open store directory. Dropping it lets another process open the store.
 #[derive(Debug)]

@@ -103,8 +103,9 @@ impl Journal {
         debug_assert!(encoded.is_ok() && bytes.len() <= MAX_ENTRY_LEN);
         let logged = logged(self.mark, entry, bytes);
         let record = record(&logged);
-        self.health.watch("append to", &self.path, self.file.write_all(&record))?;
-        self.health.watch("sync", &self.path, self.file.sync_data())?;
+        let (file, steps) = (&mut self.file, self.health.steps());
+        self.health.watch("append to", &self.path, steps.take("append to the log", || file.write_all(&record)))?;
+        self.health.watch("sync", &self.path, steps.take("sync the log", || file.sync_data()))?;
         self.mark = logged.mark;
         Ok(logged)
     }

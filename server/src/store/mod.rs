@@ -6,6 +6,7 @@
 //! packs/xx/<id>.pack       blobs
 //! manifests/<id>.manifest  the manifest of each snapshot
 //! log/chain.log            what became and ceased to be a snapshot, in order
+//! trash/                   packs of no more use, kept for some days
 //! quarantine/              torn or damaged pieces, kept for a person to look at
 //! catalog.sqlite           an index of all that; can be made anew from it
 //! ```
@@ -19,6 +20,7 @@ pub mod journal;
 pub mod memory;
 pub mod pack;
 pub mod room;
+pub mod steps;
 
 #[cfg(test)]
 mod conformance;

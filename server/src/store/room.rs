@@ -55,14 +55,15 @@ impl Room {
     }
 
     fn write_tmp(&self, tmp: &Path, parts: &mut [IoSlice<'_>]) -> Result<(), StoreError> {
+        let steps = self.health.steps();
         let open = || OpenOptions::new().write(true).create_new(true).open(tmp);
-        let file = open().map_err(StoreError::io("create", tmp))?;
-        match write_all(&file, parts) {
+        let file = steps.take("create a file", open).map_err(StoreError::io("create", tmp))?;
+        match steps.take("write a file", || write_all(&file, parts)) {
             // A full disk is no damage: nothing has become visible.
             Err(error) if is_full(&error) => return Err(StoreError::io("write", tmp)(error)),
             result => self.health.watch("write", tmp, result)?,
         }
-        self.health.watch("sync", tmp, file.sync_data())
+        self.health.watch("sync", tmp, steps.take("sync a file", || file.sync_data()))
     }
 
     /// Gives a durable temporary file its name, and makes the name durable.
@@ -71,8 +72,9 @@ impl Room {
         // Opened before the rename: afterwards, failing to open it would leave a name that
         // may or may not survive a power cut.
         let directory = File::open(parent).map_err(StoreError::io("open", parent))?;
-        fs::rename(tmp, path).map_err(StoreError::io("rename into", path))?;
-        self.health.watch("sync", parent, directory.sync_all())
+        let steps = self.health.steps();
+        steps.take("name a file", || fs::rename(tmp, path)).map_err(StoreError::io("rename into", path))?;
+        self.health.watch("sync", parent, steps.take("sync a directory", || directory.sync_all()))
     }
 }
 

@@ -10,12 +10,14 @@ use quinn::{ClientConfig, ConnectionError, Endpoint, TokioRuntime};
 use vsync_protocol::blob::{BlobKind, ENCODED_HEAD_LEN, Suite, TAG_LEN, write_header};
 use vsync_protocol::id::{Cid, MachineKey, ManifestHash, RealmId, VolumeName};
 use vsync_protocol::manifest::{Body, SnapshotKind, assemble};
+use vsync_protocol::plan::Policy;
+use vsync_protocol::plan::retention::DEFAULT_FLOOR;
 use vsync_protocol::wire::{
     Cids, FRAME_HEAD_LEN, FrameHead, RefusalCode, Reply, Request, SERVER_NAME, UploadHead, VERSION, encode_message,
     message_len,
 };
 use vsync_server::store::disk::Reserve;
-use vsync_server::{Member, Members, Running, Server, ServerConfig, ServerError};
+use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
 use vsync_transport::Congestion;
 
 pub(crate) const REALM: RealmId = RealmId::from_bytes([7; 16]);
@@ -32,6 +34,7 @@ pub(crate) fn public(key: &SigningKey) -> MachineKey {
 /// the server.
 pub(crate) const PRODUCTION: u8 = 1;
 pub(crate) const WRITER: u8 = 2;
+pub(crate) const ADMIN: u8 = 4;
 pub(crate) const STRANGER: u8 = 3;
 pub(crate) const SERVER: u8 = 9;
 
@@ -39,6 +42,7 @@ pub(crate) struct Bed {
     pub dir: tempfile::TempDir,
     pub members: Arc<Mutex<HashMap<MachineKey, Member>>>,
     pub server: Option<Running>,
+    pub floor: u64,
 }
 
 impl Bed {
@@ -50,12 +54,19 @@ impl Bed {
 
     /// A bed whose server has not been started.
     pub(crate) fn idle() -> Self {
-        let member = |name: &str, may_read| Member { name: name.parse().unwrap(), may_read };
+        let member =
+            |name: &str, may_read| Member { name: name.parse().unwrap(), may_read, may_admin: name == "office" };
         let members = HashMap::from([
             (public(&key(PRODUCTION)), member("production", true)),
             (public(&key(WRITER)), member("writer", false)),
+            (public(&key(ADMIN)), member("office", true)),
         ]);
-        Self { dir: tempfile::tempdir().unwrap(), members: Arc::new(Mutex::new(members)), server: None }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            members: Arc::new(Mutex::new(members)),
+            server: None,
+            floor: DEFAULT_FLOOR,
+        }
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -69,6 +80,8 @@ impl Bed {
 
     pub(crate) fn config(&self) -> ServerConfig {
         let members = Arc::clone(&self.members);
+        let floor = self.floor;
+        let policies: Policies = Arc::new(move |_| Policy { floor, ..Policy::default() });
         let members: Members = Arc::new(move |key| members.lock().unwrap().get(&key).cloned());
         ServerConfig {
             data: self.data(),
@@ -79,6 +92,7 @@ impl Bed {
             registry: self.registry(),
             reserve: Reserve { bytes: 0, percent: 0 },
             congestion: Congestion::Cubic,
+            upkeep: Upkeep { policies, ..Upkeep::default() },
         }
     }
 

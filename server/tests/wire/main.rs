@@ -6,5 +6,6 @@ mod access;
 mod backup;
 mod bed;
 mod durable;
+mod history;
 mod kill;
 mod limits;

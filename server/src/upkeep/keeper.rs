@@ -1,0 +1,156 @@
+//! The thread of a running server that looks after its store: retention after commits and
+//! daily, garbage collection daily, scrub all the time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use vsync_protocol::manifest::LogPosition;
+
+use super::Upkeep;
+use super::gc::GcOptions;
+use super::mark::MarkError;
+use super::retention::RetentionError;
+use super::throttle::{Stop, Throttle};
+use crate::archive::{Archive, ArchiveError, KEEP_TIME, report};
+
+const DAY: u64 = 24 * 3_600_000;
+
+/// What an operator must look at, by subject.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Notices(Arc<Mutex<BTreeMap<&'static str, String>>>);
+
+impl Notices {
+    fn set(&self, subject: &'static str, notice: Option<String>) {
+        let mut notices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match notice {
+            None => drop(notices.remove(subject)),
+            Some(notice) if notices.get(subject) == Some(&notice) => {}
+            Some(notice) => {
+                tracing::error!("{notice}");
+                notices.insert(subject, notice);
+            }
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+/// The thread. Dropping it without [`Keeper::end`] leaves it running.
+pub(crate) struct Keeper {
+    stop: Stop,
+    thread: JoinHandle<()>,
+}
+
+impl Keeper {
+    pub(crate) fn start(archive: Arc<Archive>, upkeep: Upkeep, notices: Notices) -> std::io::Result<Self> {
+        let stop = Stop::default();
+        let mut work = Work { archive, upkeep, notices, stop: stop.clone(), decided: None, kept_time: 0 };
+        let thread = std::thread::Builder::new().name("vsync-upkeep".to_owned()).spawn(move || work.run())?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Calls running work off and waits for its end.
+    pub(crate) fn end(self) {
+        self.stop.stop();
+        if self.thread.join().is_err() {
+            tracing::error!("the upkeep thread panicked");
+        }
+    }
+}
+
+struct Work {
+    archive: Arc<Archive>,
+    upkeep: Upkeep,
+    notices: Notices,
+    stop: Stop,
+    /// The log and the uptime when retention last decided.
+    decided: Option<(LogPosition, u64)>,
+    kept_time: u64,
+}
+
+impl Work {
+    fn run(&mut self) {
+        while self.stop.wait(self.upkeep.tick).is_ok() {
+            // A store that failed is left as it is until somebody has looked.
+            if self.archive.failure().is_none() {
+                self.keep_time();
+                self.retain();
+                self.collect();
+            }
+            self.scrub();
+        }
+    }
+
+    fn keep_time(&mut self) {
+        let uptime = self.archive.time().1.uptime;
+        if uptime.saturating_sub(self.kept_time) >= KEEP_TIME {
+            self.kept_time = uptime;
+            let kept = self.archive.keep_time();
+            self.notices.set("clock", kept.err().map(|error| format!("time cannot be kept: {}", report(&error))));
+        }
+    }
+
+    fn retain(&mut self) {
+        let now = (self.archive.position(), self.archive.time().1.uptime);
+        if self.decided.is_some_and(|(log, at)| log == now.0 && now.1.saturating_sub(at) < DAY) {
+            return;
+        }
+        let notice = match self.archive.retain(&self.upkeep) {
+            Ok((_, frozen)) => frozen.map(|frozen| frozen.to_string()),
+            Err(RetentionError::Frozen(frozen)) => Some(frozen.to_string()),
+            Err(error) => Some(format!("retention failed: {}", report(&error))),
+        };
+        self.notices.set("retention", notice);
+        // What it forgot itself is no reason to decide again.
+        self.decided = Some((self.archive.position(), now.1));
+    }
+
+    fn collect(&self) {
+        let Some(every) = self.upkeep.collect_every else { return };
+        let due = |last: Option<u64>| {
+            let since = self.archive.time().1.uptime.saturating_sub(last.unwrap_or(0));
+            u128::from(since) >= every.as_millis()
+        };
+        let collected = match self.archive.catalog().last_round() {
+            Ok(last) if !due(last) => return,
+            Ok(_) => self.archive.collect(&GcOptions { rate: self.upkeep.rate, ..GcOptions::default() }, &self.stop),
+            Err(error) => Err(ArchiveError::from(error).into()),
+        };
+        let notice = match collected {
+            Ok(report) => {
+                tracing::info!("garbage collection: {report:?}");
+                None
+            }
+            Err(MarkError::Stopped) => return,
+            Err(error) => Some(format!("garbage collection stopped and removed nothing more: {}", report(&error))),
+        };
+        self.notices.set("collection", notice);
+    }
+
+    fn scrub(&self) {
+        let Some(period) = self.upkeep.scrub_every else { return };
+        let period = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
+        let throttle = Throttle::new(self.upkeep.rate, self.stop.clone());
+        loop {
+            match self.archive.scrub_next(period, &throttle) {
+                Ok(None) | Err(MarkError::Stopped) => return,
+                Ok(Some(found)) if found.lost == 0 => {}
+                Ok(Some(found)) => {
+                    let names = found.affected.iter().map(|one| format!("{} of {}", one.id.short(), one.volume));
+                    let names: Vec<String> = names.collect();
+                    let notice = format!("damage: {} blobs are lost; snapshots {}", found.lost, names.join(", "));
+                    self.notices.set("damage", Some(notice));
+                }
+                Err(error) => {
+                    return self.notices.set("scrub", Some(format!("scrub failed: {}", report(&error))));
+                }
+            }
+            if self.archive.failure().is_some() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Giving snapshots up and bringing them back: by policy, and on an administrator's order.
+//!
+//! To forget is an entry in the log. The data stays until garbage collection has found it
+//! needless and days have passed; until then the snapshot can be brought back, which makes
+//! everything it needs live again before the log says so.
+
+use thiserror::Error;
+use vsync_protocol::id::{MachineName, SnapshotId, VolumeName};
+use vsync_protocol::log::LogEntry;
+use vsync_protocol::manifest::{LogPosition, Manifest, SnapshotKind};
+use vsync_protocol::plan::{Candidate, Fate, Frozen, Verdict, plan};
+
+use super::Upkeep;
+use crate::archive::{Archive, ArchiveError};
+use crate::catalog::{CatalogError, Group, Known};
+
+/// Clocks of administrator and server may differ by this many milliseconds.
+const CLOCKS_DIFFER: u64 = 3_600_000;
+
+/// Why a snapshot is not forgotten, pinned or brought back.
+#[derive(Debug, Error)]
+pub enum RetentionError {
+    /// There is none.
+    #[error("there is no snapshot {}", .0.short())]
+    NoSnapshot(SnapshotId),
+    /// It was forgotten before.
+    #[error("snapshot {} is forgotten; bring it back first with `vsync undelete`", .0.short())]
+    Forgotten(SnapshotId),
+    /// Somebody pinned it.
+    #[error("snapshot {} is pinned; run `vsync unpin` first", .0.short())]
+    Pinned(SnapshotId),
+    /// It is younger than `min-retention`.
+    #[error("snapshot {} is younger than min-retention allows; it can be forgotten later", .0.short())]
+    TooYoung(SnapshotId),
+    /// Its data was collected.
+    #[error("the data of snapshot {} was collected; it cannot be brought back", .0.short())]
+    Collected(SnapshotId),
+    /// The clock cannot be right.
+    #[error(transparent)]
+    Frozen(#[from] Frozen),
+    /// The administrator's clock does not confirm the server's.
+    #[error("the server's clock differs from yours by {0} s; set the one that is wrong")]
+    Clock(u64),
+    /// The store failed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+}
+
+impl From<CatalogError> for RetentionError {
+    fn from(error: CatalogError) -> Self {
+        Self::Archive(error.into())
+    }
+}
+
+/// What policies say of one volume from one machine.
+#[derive(Clone, Debug)]
+pub struct GroupPlan {
+    /// Which.
+    pub group: Group,
+    /// Each snapshot's fate, newest first; or why there is none.
+    pub verdicts: Result<Vec<Verdict>, Frozen>,
+}
+
+impl GroupPlan {
+    /// The snapshots that would go, each with the reason.
+    pub fn forgotten(&self) -> impl Iterator<Item = (SnapshotId, &Fate)> {
+        let verdicts = self.verdicts.iter().flatten();
+        verdicts.filter(|verdict| matches!(verdict.fate, Fate::Forget(_))).map(|verdict| (verdict.id, &verdict.fate))
+    }
+}
+
+impl Archive {
+    /// What `upkeep` says of every volume, or only of those that are named.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn plan(
+        &self,
+        upkeep: &Upkeep,
+        volume: Option<&VolumeName>,
+        source: Option<&MachineName>,
+    ) -> Result<Vec<GroupPlan>, ArchiveError> {
+        let mut groups = self.catalog().groups()?;
+        groups.retain(|group| {
+            volume.is_none_or(|volume| group.volume == *volume) && source.is_none_or(|source| group.source == *source)
+        });
+        groups.into_iter().map(|group| self.plan_group(upkeep, group)).collect()
+    }
+
+    fn plan_group(&self, upkeep: &Upkeep, group: Group) -> Result<GroupPlan, ArchiveError> {
+        let candidates: Vec<Candidate> = self.catalog().standing(&group)?.iter().map(candidate).collect();
+        let (moment, kept) = self.time();
+        let policy = (upkeep.policies)(&group.volume);
+        let verdicts = plan(&policy, &kept.evidence(&moment), &upkeep.zone, &candidates);
+        Ok(GroupPlan { group, verdicts })
+    }
+
+    /// Forgets what `upkeep` says. Returns how many snapshots that were, and why nothing was
+    /// forgotten where the clock cannot be right.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn retain(&self, upkeep: &Upkeep) -> Result<(u64, Option<Frozen>), RetentionError> {
+        let (mut forgotten, mut frozen) = (0, None);
+        for plan in self.plan(upkeep, None, None)? {
+            for (id, fate) in plan.forgotten() {
+                match self.forget(upkeep, id, &format!("policy: {fate}")) {
+                    Ok(_) => forgotten += 1,
+                    // Pinned since the plan was made.
+                    Err(RetentionError::Pinned(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if let Err(why) = plan.verdicts {
+                frozen.get_or_insert(why);
+            }
+        }
+        Ok((forgotten, frozen))
+    }
+
+    /// Gives the snapshot `id` up for `reason`. Returns where the log stands.
+    ///
+    /// # Errors
+    /// When there is none, it is protected, the clock cannot be right, or the store fails.
+    pub fn forget(&self, upkeep: &Upkeep, id: SnapshotId, reason: &str) -> Result<LogPosition, RetentionError> {
+        self.note(|at| {
+            let known = self.find(id)?;
+            if known.forgotten {
+                return Ok(None);
+            }
+            if known.pinned {
+                return Err(RetentionError::Pinned(id));
+            }
+            let (moment, kept) = self.time();
+            kept.evidence(&moment).check(Some(known.received))?;
+            let volume = Manifest::parse(&known.manifest).map(|manifest| manifest.body.volume);
+            let policy = volume.ok().map(|volume| (upkeep.policies)(&volume));
+            if policy.is_some_and(|policy| policy.is_below_floor(moment.now, known.received)) {
+                return Err(RetentionError::TooYoung(id));
+            }
+            Ok(Some(LogEntry::Forget { manifest: known.hash, at, reason: short(reason) }))
+        })
+    }
+
+    /// Pins the snapshot `id`, or lets policies decide again, by the order of `by`.
+    ///
+    /// # Errors
+    /// When there is none, it is forgotten, or the store fails.
+    pub fn pin(&self, id: SnapshotId, pinned: bool, by: &str) -> Result<LogPosition, RetentionError> {
+        self.note(|at| {
+            let known = self.find(id)?;
+            if known.forgotten {
+                return Err(RetentionError::Forgotten(id));
+            }
+            let (manifest, by) = (known.hash, short(by));
+            Ok(match (known.pinned, pinned) {
+                (false, true) => Some(LogEntry::Pin { manifest, at, by }),
+                (true, false) => Some(LogEntry::Unpin { manifest, at, by }),
+                _ => None,
+            })
+        })
+    }
+
+    /// Makes the forgotten snapshot `id` one again, by the order of `by`.
+    ///
+    /// # Errors
+    /// When there is none, its data was collected, or the store fails.
+    pub fn undelete(&self, id: SnapshotId, by: &str) -> Result<LogPosition, RetentionError> {
+        loop {
+            let known = self.find(id)?;
+            let generation = self.catalog().generation()?;
+            if known.forgotten && !self.revive_tree(&known)? {
+                return Err(RetentionError::Collected(id));
+            }
+            let mut removed = false;
+            let position = self.note(|at| {
+                let known = self.find(id)?;
+                // Garbage collection may have undone the revival: then it is repeated.
+                removed = known.forgotten && self.catalog().generation()? != generation;
+                let entry = LogEntry::Undelete { manifest: known.hash, at, by: short(by) };
+                Ok::<_, RetentionError>(Some(entry).filter(|_| known.forgotten && !removed))
+            })?;
+            if !removed {
+                return Ok(position);
+            }
+        }
+    }
+
+    /// Takes the server's clock as right, if it agrees with an administrator's.
+    ///
+    /// # Errors
+    /// When it does not, or the store fails.
+    pub fn confirm_clock_with(&self, other: i64) -> Result<LogPosition, RetentionError> {
+        let differ = self.time().0.now.abs_diff(other);
+        if differ > CLOCKS_DIFFER {
+            return Err(RetentionError::Clock(differ / 1000));
+        }
+        self.confirm_clock()?;
+        Ok(self.position())
+    }
+
+    fn find(&self, id: SnapshotId) -> Result<Known, RetentionError> {
+        self.catalog().known(id)?.ok_or(RetentionError::NoSnapshot(id))
+    }
+}
+
+/// A text that fits into a log entry.
+fn short(text: &str) -> String {
+    text.chars().take(1000).collect()
+}
+
+fn candidate(known: &Known) -> Candidate {
+    let kind = Manifest::parse(&known.manifest).map(|manifest| manifest.body.kind);
+    Candidate {
+        id: known.hash.into(),
+        received: known.received,
+        sequence: known.sequence,
+        pinned: known.pinned,
+        partial: kind != Ok(SnapshotKind::Full),
+    }
+}
