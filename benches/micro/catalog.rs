@@ -5,6 +5,7 @@ use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, PackId};
 use vsync_server::catalog::Catalog;
 use vsync_server::store::pack::Record;
+use vsync_server::store::steps::Steps;
 
 /// Blobs of 64 KiB in a pack of 16 MiB.
 const PER_PACK: u64 = 256;
@@ -18,7 +19,7 @@ pub(crate) fn run(harness: &Harness, rows: u64) {
         return;
     }
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    let catalog = Catalog::open(&directory.path().join("catalog.sqlite")).expect("a catalog");
+    let catalog = Catalog::open(&directory.path().join("catalog.sqlite"), Steps::default()).expect("a catalog");
     let begun = std::time::Instant::now();
     let full = rows / PER_PACK;
     (0..full).for_each(|pack| add(&catalog, pack));

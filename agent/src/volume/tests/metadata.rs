@@ -218,5 +218,8 @@ fn as_nobody() {
     let (entries, defects) = walk(root.path());
     assert_eq!((entries.len(), defects.len()), (2, 1));
     assert!(matches!(defects[0].reason, DefectReason::Io { .. }));
-    assert_eq!(defects[0].to_string(), "\"closed\" could not be read: failed to open the directory");
+    assert_eq!(
+        defects[0].to_string(),
+        "\"closed\" could not be read: failed to open the directory (Permission denied (os error 13))"
+    );
 }
