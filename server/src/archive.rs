@@ -7,29 +7,29 @@
 //! never a name without its file, and opening repeats into the catalog what it missed.
 
 use std::fs;
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use thiserror::Error;
-use vsync_protocol::id::{Cid, ManifestHash, PackId, RealmId, SnapshotId};
-use vsync_protocol::limits::MAX_MANIFEST_LEN;
+use vsync_protocol::id::{Cid, ManifestHash, RealmId, SnapshotId};
 use vsync_protocol::log::LogEntry;
 use vsync_protocol::manifest::{LogPosition, Manifest, manifest_hash};
 
 use crate::catalog::{Accepted, Catalog, CatalogError, Location, Snapshot, State};
+use crate::catchup::{adopt, replay};
 use crate::clock::{Clock, Kept, Moment};
 use crate::pins::{Pins, SessionPins};
 use crate::store::disk::{DiskStore, Reserve};
 use crate::store::health::Health;
 use crate::store::home::Home;
 use crate::store::journal::{Journal, Logged};
-use crate::store::pack::{self, PackBuilder, Record};
+use crate::store::pack::PackBuilder;
 use crate::store::room::Room;
 use crate::store::steps::Steps;
-use crate::store::{PackStore, StoreError, read_blob, read_table};
+use crate::store::{PackStore, StoreError, read_blob};
 
 /// Why something could not be done with the store.
 #[derive(Debug, Error)]
@@ -398,74 +398,6 @@ impl Archive {
     }
 }
 
-/// Repeats log entries into the catalog. Returns how many manifests are lost.
-pub(crate) fn replay(manifests: &Room, catalog: &Catalog, entries: Vec<Logged>) -> Result<u64, ArchiveError> {
-    let mut lost = 0;
-    for logged in entries {
-        let snapshot = match logged.entry {
-            LogEntry::Commit { manifest, .. } => {
-                let found = read_manifest(manifests, manifest)?;
-                if found.is_none() {
-                    tracing::error!("the manifest of snapshot {} is lost", SnapshotId::from(manifest));
-                    lost += 1;
-                }
-                found
-            }
-            LogEntry::Forget { .. } | LogEntry::Undelete { .. } | LogEntry::Pin { .. } | LogEntry::Unpin { .. } => None,
-        };
-        catalog.append(logged, snapshot)?;
-    }
-    Ok(lost)
-}
-
-/// Records packs that the catalog does not know, and drops those that are gone. Returns
-/// how many packs had a damaged table.
-pub(crate) fn adopt(packs: &DiskStore, catalog: &Catalog) -> Result<u64, ArchiveError> {
-    let mut known: std::collections::HashSet<PackId> = catalog.packs()?.into_iter().collect();
-    let doomed: std::collections::HashSet<PackId> = catalog.doomed()?.into_iter().collect();
-    let mut damaged = 0;
-    for pack in packs.list()? {
-        // Garbage collection takes doomed ones away.
-        if known.remove(&pack) || doomed.contains(&pack) {
-            continue;
-        }
-        let Some(len) = packs.len(pack)? else { continue };
-        let records = match read_table(packs, pack) {
-            Ok(table) => table.unwrap_or_default(),
-            Err(StoreError::Pack { source, .. }) => {
-                tracing::error!("pack {pack}: {source}; taking what its records still say");
-                damaged += 1;
-                salvage(packs, pack, len)?
-            }
-            Err(error) => return Err(error.into()),
-        };
-        catalog.add_pack(pack, len, records)?;
-    }
-    for pack in known {
-        tracing::error!("pack {pack} is gone; its blobs count as absent until they come again");
-        catalog.lose_pack(pack)?;
-    }
-    Ok(damaged)
-}
-
-fn salvage(packs: &DiskStore, pack: PackId, len: u64) -> Result<Vec<Record>, StoreError> {
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(MAX_SALVAGE)];
-    Ok(if packs.read(pack, 0, &mut bytes)? { pack::scan_records(&bytes) } else { Vec::new() })
-}
-
-/// More than any pack that this program writes, less than what would not fit in memory.
-const MAX_SALVAGE: usize = 4 * pack::PACK_SIZE;
-
-fn read_manifest(manifests: &Room, hash: ManifestHash) -> Result<Option<Snapshot>, StoreError> {
-    let path = manifests.path().join(manifest_name(hash));
-    let bytes = match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        result => result.map_err(StoreError::io("read", path))?,
-    };
-    let right = bytes.len() <= MAX_MANIFEST_LEN && manifest_hash(&bytes) == hash;
-    Ok(Some(bytes).filter(|_| right).and_then(|bytes| Snapshot::of(bytes).ok()))
-}
-
 impl Snapshot {
     /// What the catalog keeps of `manifest`.
     ///
@@ -478,7 +410,7 @@ impl Snapshot {
     }
 }
 
-fn manifest_name(hash: ManifestHash) -> PathBuf {
+pub(crate) fn manifest_name(hash: ManifestHash) -> PathBuf {
     format!("{}.manifest", SnapshotId::from(hash)).into()
 }
 
@@ -496,6 +428,7 @@ pub(crate) fn report(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::read_table;
     use crate::testing::blob;
     use vsync_protocol::blob::BlobKind;
 

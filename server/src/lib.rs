@@ -11,6 +11,7 @@
 
 pub mod archive;
 pub mod catalog;
+mod catchup;
 pub mod clock;
 pub mod commit;
 mod connection;

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use vsync_protocol::id::{Cid, RealmId};
 
-use crate::archive::{ArchiveError, Files, adopt, catalog_path, replay};
+use crate::archive::{ArchiveError, Files, catalog_path};
 use crate::catalog::{Catalog, Totals};
+use crate::catchup::{adopt, replay};
 use crate::store::disk::Reserve;
 use crate::store::home::Home;
 use crate::store::room::sync_directory;

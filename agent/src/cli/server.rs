@@ -5,11 +5,12 @@ use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
 use ed25519_dalek::SigningKey;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
+use vsync_protocol::plan::retention::DEFAULT_FLOOR;
 use vsync_protocol::plan::{Policy, Zone};
 use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
 use vsync_server::upkeep::gc::{GcOptions, GcReport};
@@ -440,9 +441,8 @@ impl Access {
     }
 
     fn policy(&self, volume: &VolumeName) -> Policy {
-        let own = self.config.volumes.iter().find(|known| known.name == *volume);
-        let retention = own.and_then(|volume| volume.retention.as_ref()).or(self.config.retention.as_ref());
-        let Some(retention) = retention else { return Policy::default() };
+        let Some(retention) = self.config.retention(volume) else { return Policy::default() };
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Policy {
             last: retention.last,
             hourly: retention.hourly,
@@ -450,8 +450,8 @@ impl Access {
             weekly: retention.weekly,
             monthly: retention.monthly,
             yearly: retention.yearly,
-            within: retention.within.map(|within| u64::try_from(within.as_millis()).unwrap_or(u64::MAX)),
-            ..Policy::default()
+            within: retention.within.map(millis),
+            floor: retention.floor.map_or(DEFAULT_FLOOR, millis),
         }
     }
 }

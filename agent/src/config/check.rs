@@ -155,13 +155,15 @@ impl Check<'_> {
     fn retention(&mut self, raw: Spanned<RawRetention>) -> Option<Retention> {
         let span = raw.span();
         let raw = raw.into_inner();
-        let within = raw.keep_within.as_ref().and_then(|text| {
+        let mut duration = |text: &Option<Text>| {
+            let text = text.as_ref()?;
             parse_duration(text.get_ref()).or_else(|| {
                 let message = format!("`{}` is not a duration such as `36h`, `7d` or `4w`", text.get_ref());
                 self.problem(&text.span(), message);
                 None
             })
-        });
+        };
+        let (within, floor) = (duration(&raw.keep_within), duration(&raw.min_retention));
         let retention = Retention {
             last: raw.keep_last,
             hourly: raw.keep_hourly,
@@ -170,8 +172,9 @@ impl Check<'_> {
             monthly: raw.keep_monthly,
             yearly: raw.keep_yearly,
             within,
+            floor,
         };
-        if retention == Retention::default() && raw.keep_within.is_none() {
+        if retention == Retention::default() && raw.keep_within.is_none() && raw.min_retention.is_none() {
             self.problem(&span, "this retention keeps nothing; remove it to keep everything");
         }
         Some(retention)

@@ -141,6 +141,8 @@ pub struct Retention {
     pub yearly: u32,
     /// All that are younger.
     pub within: Option<Duration>,
+    /// Nothing younger is forgotten, not even on an administrator's order; `None`: seven days.
+    pub floor: Option<Duration>,
 }
 
 /// Where private keys are.

@@ -86,6 +86,7 @@ pub(super) struct RawRetention {
     pub(super) keep_monthly: u32,
     pub(super) keep_yearly: u32,
     pub(super) keep_within: Option<Text>,
+    pub(super) min_retention: Option<Text>,
 }
 
 #[derive(Default, Deserialize)]

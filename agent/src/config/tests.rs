@@ -49,6 +49,7 @@ path = "/etc"
 [retention]
 keep-last = 3
 keep-within = "7d"
+min-retention = "36h"
 "#;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -87,6 +88,7 @@ fn the_design_parses() {
     assert_eq!(config.retention(&name("montagu_orderly_volume")).unwrap().daily, 30);
     let general = config.retention(&name("barman_recover")).unwrap();
     assert_eq!((general.last, general.within), (3, Some(Duration::from_secs(7 * 86400))));
+    assert_eq!(general.floor, Some(Duration::from_secs(36 * 3600)));
     assert_eq!(config.keys, KeysConfig::Directory("conf/keys".into()));
     assert_eq!(config.registry_path(), Path::new("conf/vsync.pub"));
     assert_eq!(config.backed_up().len(), 3);
