@@ -63,7 +63,7 @@ pub struct Member {
     /// Whether it may fetch blobs and list other machines' snapshots; false for a machine
     /// that only writes.
     pub may_read: bool,
-    /// Whether it may forget, pin and bring back snapshots of all machines.
+    /// Whether it may forget, pin and bring back snapshots of all machines, and list them for that.
     pub may_admin: bool,
 }
 
@@ -311,7 +311,7 @@ impl Shared {
     }
 
     pub(crate) fn snapshots(&self, member: &Member, mut listing: Listing) -> Result<Reply, Refusal> {
-        if !member.may_read {
+        if !(member.may_read || member.may_admin) {
             if listing.source.is_some_and(|source| source != member.name) {
                 return Ok(Reply::Snapshots(Vec::new()));
             }

@@ -13,6 +13,7 @@ mod diff;
 mod dump;
 mod entries;
 mod find;
+mod forget;
 mod helper;
 mod init;
 mod key;
@@ -20,6 +21,7 @@ mod keygen;
 mod ls;
 mod man;
 pub mod output;
+mod pin;
 mod progress;
 mod quickstart;
 mod recovery;
@@ -128,6 +130,10 @@ enum Command {
     Stats(stats::StatsArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
+    Forget(forget::ForgetArgs),
+    Pin(pin::PinArgs),
+    Unpin(pin::UnpinArgs),
+    Undelete(pin::UndeleteArgs),
     #[command(subcommand)]
     Server(server::ServerCommand),
     Completions(completions::CompletionsArgs),
@@ -172,6 +178,10 @@ impl Args {
             Command::Stats(args) => args.run(global),
             Command::Status(args) => args.run(global),
             Command::Verify(args) => args.run(global),
+            Command::Forget(args) => args.run(global),
+            Command::Pin(args) => args.run(global),
+            Command::Unpin(args) => args.run(global),
+            Command::Undelete(args) => args.run(global),
             Command::Server(command) => command.run(global),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),

@@ -9,7 +9,7 @@ use std::io;
 
 use vsync_protocol::manifest::ManifestError;
 use vsync_protocol::registry::RegistryError;
-use vsync_protocol::wire::RefusalCode;
+use vsync_protocol::wire::{RefusalCode, Reply};
 
 use super::context::ContextError;
 use super::keygen::KeygenError;
@@ -230,6 +230,11 @@ impl From<SpecError> for Failure {
         Self::of(&error, Exit::Usage)
             .hint("write VOLUME, VOLUME@latest~2, VOLUME@ID, VOLUME@TIME, each with :PATH if wanted".to_owned())
     }
+}
+
+/// A server answered another question than the one asked.
+pub(super) fn unexpected(reply: &Reply) -> Failure {
+    RemoteError::unexpected(reply).into()
 }
 
 impl From<RemoteError> for Failure {

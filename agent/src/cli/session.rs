@@ -174,7 +174,8 @@ impl Session {
         self.open_snapshot(&listed)
     }
 
-    fn find_listed(&self, spec: &Spec, source: Option<&MachineName>) -> Result<Listed, Failure> {
+    /// The same in the server's list, for which nobody needs to be a reader.
+    pub(crate) fn find_listed(&self, spec: &Spec, source: Option<&MachineName>) -> Result<Listed, Failure> {
         let mut listing = Listing { volume: spec.volume.clone(), source: source.cloned(), ..Listing::default() };
         match &spec.at {
             At::Id(prefix) => {

@@ -31,6 +31,10 @@ pub(super) struct SnapshotsArgs {
     #[arg(long, env = "VSYNC_SOURCE", value_name = "NAME")]
     source: Option<MachineName>,
 
+    /// Those that were forgotten and can still be brought back, instead of the others
+    #[arg(long)]
+    forgotten: bool,
+
     /// At most so many
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -39,7 +43,12 @@ pub(super) struct SnapshotsArgs {
 impl SnapshotsArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let session = Session::open(global, self.server.as_ref())?;
-        let listing = Listing { volume: self.volume.clone(), source: self.source.clone(), ..Listing::default() };
+        let listing = Listing {
+            volume: self.volume.clone(),
+            source: self.source.clone(),
+            forgotten: self.forgotten,
+            ..Listing::default()
+        };
         let mut seen = 0;
         let listed = if self.limit == Some(0) {
             Vec::new()
@@ -82,6 +91,8 @@ fn row(session: &Session, listed: &Listed) -> serde_json::Value {
         "hostname": body.source.as_str(),
         "sequence": body.sequence,
         "tags": body.tags,
+        "pinned": listed.record.pinned,
+        "forgotten": listed.record.forgotten.map(|at| timestamp(at).to_string()),
         "partial": body.kind == SnapshotKind::Partial,
         "tree": body.root.to_string(),
         "total_files": snapshot.as_ref().map(|snapshot| snapshot.sealed.entries),
@@ -106,6 +117,9 @@ fn print(session: &Session, listed: &[Listed]) -> Result<(), Failure> {
         let body = &listed.body;
         let snapshot = sealed(session, listed);
         let mut notes = body.tags.clone();
+        if listed.record.pinned {
+            notes.insert(0, "pinned".to_owned());
+        }
         if body.kind == SnapshotKind::Partial {
             let defects = snapshot.as_ref().map_or(String::new(), |snapshot| format!("{} ", snapshot.sealed.defects));
             notes.insert(0, format!("partial: {defects}not exact"));

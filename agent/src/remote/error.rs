@@ -82,7 +82,9 @@ pub enum RemoteError {
 }
 
 impl RemoteError {
-    pub(super) fn unexpected(reply: &Reply) -> Self {
+    /// A reply that does not answer what was asked.
+    #[must_use]
+    pub fn unexpected(reply: &Reply) -> Self {
         let name = format!("{reply:?}");
         let name = name.split(['(', ' ', '{']).next().unwrap_or_default().to_owned();
         Self::Protocol(format!("reply {name} to another question"))
