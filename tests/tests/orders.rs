@@ -34,7 +34,7 @@ fn snapshots_are_given_up_kept_and_brought_back() {
     // A pinned one cannot be given up; another can, and comes back as it was.
     admin.run(["forget", first]).code(1).stderr_contains("refused");
     admin.run(["forget", second]).success();
-    assert_eq!(ids(&site, &["--forgotten"]), [second.clone()]);
+    assert_eq!(ids(&site, &["--forgotten"]), std::slice::from_ref(second));
     assert_eq!(ids(&site, &[]).len(), 2);
     site.host().run(["restore", &format!("data@{second}"), "--to-path", "gone"]).code(11);
     admin.run(["undelete", second]).success();
