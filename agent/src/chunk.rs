@@ -107,6 +107,29 @@ impl Cutter {
         }
     }
 
+    /// Whether [`Self::cut`] ends a chunk after `len` bytes of `data`, given that it ends none
+    /// before.
+    ///
+    /// Equal chunks are not cut alike wherever they stand: the byte that follows takes part
+    /// in the decision, and so does the end of the data.
+    #[must_use]
+    pub fn cuts_at(&self, profile: Profile, data: &[u8], len: usize) -> bool {
+        let end = data.len().min(self.longest(profile));
+        if profile == Profile::Database || len >= end {
+            return len == end;
+        }
+        let (min, center) = (self.parameters.min as usize, end.min(self.parameters.average as usize));
+        // The scan takes bytes in pairs, and leaves a last odd one untested.
+        if len < min || len / 2 >= end / 2 {
+            return false;
+        }
+        let (small, large) = self.masks;
+        let mask = if len / 2 < center / 2 { small } else { large };
+        let remembered = &data[min.max((len + 1).saturating_sub(GEAR_WINDOW))..=len];
+        let hash = remembered.iter().fold(0_u64, |hash, &byte| (hash << 1).wrapping_add(self.gear[usize::from(byte)]));
+        hash & mask == 0
+    }
+
     /// Length of the chunk at the start of `data`, which begins at a cut and is either
     /// [`Self::longest`] bytes long or ends where the data ends.
     #[must_use]
@@ -132,6 +155,9 @@ impl Cutter {
         }
     }
 }
+
+/// Bytes that a gear hash remembers: one for each of its bits.
+const GEAR_WINDOW: usize = 64;
 
 /// Whether every byte is zero: such a chunk is a hole.
 #[must_use]
@@ -179,6 +205,21 @@ mod tests {
     }
 
     const GOLDEN: [usize; 6] = [91_621, 171_292, 101_549, 61_534, 93_390, 80_614];
+
+    #[test]
+    fn a_cut_can_be_confirmed_without_the_scan() {
+        let sizes = ChunkerParameters { min: 256, average: 1024, max: 4096, fixed: 4096, ..PARAMETERS };
+        let cutter = Cutter::new(sizes, &gear(3)).unwrap();
+        for profile in [Profile::General, Profile::Database] {
+            for len in (4000..9000).step_by(7).chain(1000..1100).chain(0..300) {
+                let data = &noise(9000)[..len];
+                let data = &data[..len.min(cutter.longest(profile))];
+                let cut = cutter.cut(profile, data);
+                assert!(cutter.cuts_at(profile, data, cut), "{len} {profile:?}");
+                assert!((1..cut).all(|at| !cutter.cuts_at(profile, data, at)), "{len} {profile:?}");
+            }
+        }
+    }
 
     #[test]
     fn an_insertion_moves_few_cuts() {

@@ -1,7 +1,8 @@
 //! Recognising what the parent snapshot already has, at the price of one hash.
 //!
-//! A cut depends only on the bytes since the cut before. Where the parent's next chunk is
-//! found unchanged, the full scan would cut at its end too, so the gear hash can be skipped.
+//! A cut depends only on the bytes since the cut before, and on the one that follows. Where
+//! the parent's next chunk is found unchanged, and the end of it still is a cut, the full
+//! scan would find the same one, so that the gear hash of all the rest can be skipped.
 
 use std::collections::HashMap;
 
@@ -83,7 +84,8 @@ impl Predictor {
         if let Some((reference, ends_run)) = self.expected(offset) {
             let len = reference.child.raw_len as usize;
             // A chunk that ended with its data is the same cut only if it does so again.
-            if len <= data.len() && (!ends_run || (last && len == data.len())) {
+            let same_end = !ends_run || (last && len == data.len());
+            if len <= data.len() && same_end && cutter.cuts_at(profile, data, len) {
                 let pid = vault.pid(&data[..len]);
                 if pid == reference.child.pid {
                     self.hit();
