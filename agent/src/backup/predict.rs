@@ -323,6 +323,26 @@ mod tests {
         }
     }
 
+    /// A cut is decided by the byte that follows it, too.
+    #[test]
+    fn a_change_right_behind_a_chunk_may_move_its_end() {
+        let before = noise(3, 60_000);
+        let parent = pieces(Profile::General, &before);
+        let lens = |predictor: &mut Predictor, data: &[u8]| {
+            cuts(predictor, Profile::General, data).iter().map(Cut::len).collect::<Vec<_>>()
+        };
+        let mut end = 0;
+        for piece in &parent[..parent.len() - 1] {
+            end += usize::try_from(piece.len()).unwrap();
+            for rest in [1, 2, 3, 40] {
+                let mut after = before[..end + rest].to_vec();
+                after[end] ^= 0xff;
+                let predicted = lens(&mut Predictor::new(parent.clone()), &after);
+                assert_eq!(predicted, lens(&mut Predictor::new(vec![]), &after), "{end} {rest}");
+            }
+        }
+    }
+
     #[test]
     fn unchanged_data_is_all_known_and_an_insertion_costs_little() {
         let before = noise(1, 1_000_000);
