@@ -267,9 +267,11 @@ impl From<RemoteError> for Failure {
 impl Failure {
     fn refused(error: &RemoteError, code: RefusalCode) -> Self {
         let (exit, hint) = match code {
-            RefusalCode::NotAuthorised | RefusalCode::WrongRealm => {
-                (Exit::NotAuthorised, "compare vsync.toml and vsync.pub on both machines")
-            }
+            RefusalCode::NotAuthorised => (
+                Exit::NotAuthorised,
+                "do it as a machine that may: orders about snapshots are for servers (`--as NAME`), reading is for role \"full\"",
+            ),
+            RefusalCode::WrongRealm => (Exit::NotAuthorised, "compare vsync.toml and vsync.pub on both machines"),
             RefusalCode::NoSpace => (Exit::NoSpace, "free space on the server, or move its `data` directory"),
             RefusalCode::NoSnapshot => (Exit::NotFound, "list those there are with `vsync snapshots`"),
             RefusalCode::Protected => (Exit::Failed, "nothing was changed for that snapshot"),
