@@ -5,6 +5,7 @@
 //! key may connect is asked anew each time. Agent and server share this and nothing else
 //! that touches the network; `vsync-protocol` stays free of sockets.
 
+mod congestion;
 mod verify;
 
 use std::io;
@@ -28,6 +29,7 @@ use vsync_protocol::id::MachineKey;
 use vsync_protocol::limits::MAX_UPLOAD_STREAMS;
 use vsync_protocol::wire::{ALPN, spki};
 
+use congestion::AdaptiveConfig;
 use verify::{AdmittedKeys, PinnedServer};
 
 /// Unacknowledged bytes of one stream. Larger windows let quinn close a lossy connection
@@ -60,8 +62,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How fast to send into a path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Congestion {
-    /// For paths that lose packets only when they are full.
+    /// As [`Cubic`](Self::Cubic) on short paths, as [`Bbr`](Self::Bbr) on long ones.
     #[default]
+    Adaptive,
+    /// For paths that lose packets only when they are full.
     Cubic,
     /// For paths that lose packets for other reasons, where Cubic collapses.
     Bbr,
@@ -134,6 +138,7 @@ pub fn transport(congestion: Congestion) -> TransportConfig {
         .packet_threshold(64)
         .mtu_discovery_config(Some(mtu));
     match congestion {
+        Congestion::Adaptive => transport.congestion_controller_factory(Arc::new(AdaptiveConfig::default())),
         Congestion::Cubic => transport.congestion_controller_factory(Arc::new(CubicConfig::default())),
         Congestion::Bbr => transport.congestion_controller_factory(Arc::new(BbrConfig::default())),
     };
