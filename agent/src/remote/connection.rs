@@ -1,7 +1,7 @@
 //! Making connections, and asking questions on them.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex as StdMutex, PoisonError};
+use std::sync::{Mutex as StdMutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, TokioRuntime};
@@ -12,6 +12,7 @@ use vsync_protocol::log::GENESIS;
 use vsync_protocol::manifest::LogPosition;
 use vsync_protocol::wire::{self, MESSAGE_HEAD_LEN, Reply, Request, SERVER_NAME, VERSION};
 
+use super::pace::{Limits, Pace};
 use super::{Identity, RemoteError, ServerAddress};
 
 /// How long the first answer may take.
@@ -35,12 +36,44 @@ pub(super) struct Connector {
     identity: Identity,
     live: Mutex<Option<(Endpoint, Connection)>>,
     greeting: StdMutex<(i64, LogPosition)>,
+    upload: OnceLock<Pace>,
+    download: OnceLock<Pace>,
 }
 
 impl Connector {
     pub(super) const fn new(server: ServerAddress, identity: Identity) -> Self {
         let greeting = StdMutex::new((0, LogPosition { index: 0, head: GENESIS }));
-        Self { server, identity, live: Mutex::const_new(None), greeting }
+        Self {
+            server,
+            identity,
+            live: Mutex::const_new(None),
+            greeting,
+            upload: OnceLock::new(),
+            download: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn limit(&self, limits: Limits) {
+        for (pace, rate) in [(&self.upload, limits.upload), (&self.download, limits.download)] {
+            if let Some(rate) = rate {
+                pace.get_or_init(|| Pace::new(rate));
+            }
+        }
+    }
+
+    /// Waits until so many bytes may be sent.
+    pub(super) async fn before_sending(&self, bytes: u64) {
+        if let Some(pace) = self.upload.get() {
+            pace.take(bytes).await;
+        }
+    }
+
+    /// Waits until so many bytes may be received. What is not read, the server cannot send for
+    /// long.
+    pub(super) async fn before_receiving(&self, bytes: u64) {
+        if let Some(pace) = self.download.get() {
+            pace.take(bytes).await;
+        }
     }
 
     pub(super) const fn server_name(&self) -> &MachineName {
