@@ -27,7 +27,7 @@ use crate::store::health::Health;
 use crate::store::home::Home;
 use crate::store::journal::{Journal, Logged};
 use crate::store::pack::PackBuilder;
-use crate::store::room::Room;
+use crate::store::room::{Cached, Room};
 use crate::store::steps::Steps;
 use crate::store::{PackStore, StoreError, read_blob};
 
@@ -340,7 +340,7 @@ impl Archive {
         // nothing names, after it a crash leaves an entry that the next start repeats.
         let write = || -> Result<Accepted, ArchiveError> {
             let name = manifest_name(snapshot.hash);
-            self.files.manifests.write(&name, &mut [IoSlice::new(&snapshot.manifest)])?;
+            self.files.manifests.write(&name, &mut [IoSlice::new(&snapshot.manifest)], Cached::Kept)?;
             let logged = journal.append(LogEntry::Commit { manifest: snapshot.hash, at })?;
             let position = logged.mark.position;
             self.record(|catalog| catalog.append(logged, Some(snapshot)))?;

@@ -27,7 +27,7 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 const MEMBER_CHECK: Duration = Duration::from_secs(5);
 
 /// Bytes read for one connection's fetches but not yet taken by QUIC.
-const FETCH_ROOM: usize = 8 << 20;
+const FETCH_ROOM: usize = 4 << 20;
 
 /// One agent's connection.
 pub(crate) struct Connection {
@@ -54,6 +54,7 @@ impl Connection {
 
     /// Serves the connection until it is closed, and until what it brought is durable.
     pub(crate) async fn run(self: Arc<Self>) {
+        let _share = self.shared.shares.join(&self.quic);
         let mut streams = JoinSet::new();
         let mut member_check = tokio::time::interval(MEMBER_CHECK);
         loop {
@@ -220,7 +221,8 @@ impl Connection {
         }
         let mut sessions = self.sessions();
         sessions.opened += 1;
-        let (session, ingest) = Session::begin(sessions.opened, volume, Arc::clone(&self.shared.archive));
+        let (session, ingest) =
+            Session::begin(sessions.opened, volume, Arc::clone(&self.shared.archive), &self.shared.shares);
         sessions.ingest.extend(ingest);
         if let Some(other) = sessions.current.replace(session) {
             other.close();

@@ -21,6 +21,7 @@ mod rebuild;
 mod refusal;
 mod serve;
 mod session;
+mod shares;
 pub mod store;
 pub mod upkeep;
 

@@ -24,6 +24,7 @@ use crate::archive::{Archive, ArchiveError};
 use crate::commit::{Author, Outcome, commit};
 use crate::connection::Connection;
 use crate::refusal::{number, refusal};
+use crate::shares::Shares;
 use crate::store::disk::Reserve;
 use crate::upkeep::Upkeep;
 use crate::upkeep::keeper::{Keeper, Notices};
@@ -218,6 +219,8 @@ pub(crate) struct Shared {
     pub(crate) turns: Semaphore,
     /// A permit is held by each walk over a tree.
     pub(crate) walks: Semaphore,
+    /// What all agents share of memory.
+    pub(crate) shares: Arc<Shares>,
     identity: SigningKey,
     upkeep: Upkeep,
     notices: Notices,
@@ -234,6 +237,7 @@ impl Shared {
             running: Semaphore::new(MAX_RUNNING as usize),
             turns: Semaphore::new(TURNS),
             walks: Semaphore::new(WALKS),
+            shares: Arc::default(),
             identity: config.identity,
             upkeep: config.upkeep,
             notices,

@@ -14,7 +14,9 @@
 //! two budgets: for what is read and not yet sealed, and for what is sealed and not yet
 //! durable on the server.
 
+mod ahead;
 mod assemble;
+mod chunking;
 mod error;
 mod file;
 mod hardlinks;

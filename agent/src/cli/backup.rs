@@ -10,6 +10,7 @@ use vsync_protocol::tree::VolumeInfo;
 
 use super::GlobalArgs;
 use super::helper;
+use super::load::LoadArgs;
 use super::output;
 use super::progress::Display;
 use super::report::{Exit, Failure};
@@ -33,6 +34,7 @@ const SHOWN_DEFECTS: usize = 20;
 #[command(after_help = "Examples:
   vsync backup montagu_orderly_volume
   vsync backup barman_recover --server annex2 --tag nightly=yes
+  vsync backup montagu_db_volume --limit-upload 20MiB --cpu 1 --nice 10 --idle-io
   pg_dump montagu | vsync backup --stdin montagu_dump
   vsync backup --stdin-from-command montagu_dump -- pg_dump montagu")]
 pub(super) struct BackupArgs {
@@ -59,6 +61,9 @@ pub(super) struct BackupArgs {
     /// The command for --stdin-from-command, after `--`
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 impl BackupArgs {
@@ -70,7 +75,9 @@ impl BackupArgs {
             return Err(Failure::new(Exit::Usage, "the recovery kit only reads")
                 .hint("to back up again, bring the realm back: `vsync init --kit FILE`".to_owned()));
         }
+        self.load.settle()?;
         let session = Session::open(global, self.server.as_ref())?;
+        session.remote.limit(self.load.limits());
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
         if let Some(name) = &self.stdin {
@@ -114,7 +121,7 @@ impl BackupArgs {
         let directory = match &place {
             Place::Directory(path) | Place::Volume(path, _) => path.clone(),
             Place::Helper(description) => {
-                return helper::backup(global, session, description, &self.tag);
+                return helper::backup(global, session, description, &self.tag, &self.load.arguments());
             }
         };
         let progress = Arc::new(Progress::default());

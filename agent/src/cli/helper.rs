@@ -25,9 +25,11 @@ pub(super) fn backup(
     session: &Session,
     volume: &VolumeDescription,
     tags: &[String],
+    more: &[String],
 ) -> Result<Exit, Failure> {
     let mut arguments = vec!["backup".to_owned(), volume.name.to_string()];
     tags.iter().for_each(|tag| arguments.extend(["--tag".to_owned(), tag.clone()]));
+    arguments.extend(more.iter().cloned());
     volumes::block_on(run(global, session, volume, VolumeUse::Read, arguments))?
 }
 

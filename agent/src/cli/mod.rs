@@ -18,6 +18,7 @@ mod helper;
 mod init;
 mod key;
 mod keygen;
+mod load;
 mod ls;
 mod man;
 pub mod output;

@@ -11,6 +11,7 @@ use vsync_protocol::tree::EntryPath;
 
 use super::GlobalArgs;
 use super::helper;
+use super::load::LoadArgs;
 use super::output;
 use super::progress::Display;
 use super::report::{Exit, Failure};
@@ -38,7 +39,8 @@ const SHOWN: usize = 20;
   vsync restore barman_recover@latest~1 --to-volume montagu_db_volume --dry-run
   vsync restore barman_recover --at 2026-11-19 --to-path /tmp/db
   vsync restore montagu_orderly_volume:archive/2026 --to-path /tmp/archive
-  vsync restore montagu_orderly_volume --include '*.rds' --to-path /tmp/rds")]
+  vsync restore montagu_orderly_volume --include '*.rds' --to-path /tmp/rds
+  vsync restore barman_recover --to-volume montagu_db_volume --limit-download 50MiB")]
 pub(super) struct RestoreArgs {
     /// What to restore: VOLUME[@SNAPSHOT][:PATH]; a snapshot is an id, `latest`, `latest~2` or a time
     #[arg(value_name = "VOLUME[@SNAPSHOT][:PATH]")]
@@ -87,6 +89,9 @@ pub(super) struct RestoreArgs {
     /// Read everything again afterwards and compare it with the snapshot
     #[arg(long)]
     verify: bool,
+
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -98,7 +103,9 @@ impl RestoreArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let now = Zoned::now();
         let spec = self.spec(&now)?;
+        self.load.settle()?;
         let session = Session::open(global, self.server.as_ref())?;
+        session.remote.limit(self.load.limits());
         let snapshot = session.find(&spec, self.source.as_ref())?;
         let selection = Selection::new(spec.path, &self.include, &self.exclude)?;
         let options = Options { selection, dry_run: self.dry_run };
@@ -246,6 +253,7 @@ impl Work<'_> {
             format!(":{}", String::from_utf8_lossy(self.options.selection.start().as_bytes()))
         };
         let mut arguments = vec![format!("{volume}@{}{place}", self.snapshot.id)];
+        arguments.extend(args.load.arguments());
         for (flag, values) in [("--include", &args.include), ("--exclude", &args.exclude)] {
             values.iter().for_each(|value| arguments.extend([flag.to_owned(), value.clone()]));
         }

@@ -1,7 +1,7 @@
 //! Making connections, and asking questions on them.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex as StdMutex, PoisonError};
+use std::sync::{Mutex as StdMutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, TokioRuntime};
@@ -12,6 +12,7 @@ use vsync_protocol::log::GENESIS;
 use vsync_protocol::manifest::LogPosition;
 use vsync_protocol::wire::{self, MESSAGE_HEAD_LEN, Reply, Request, SERVER_NAME, VERSION};
 
+use super::pace::{Limits, Pace};
 use super::{Identity, RemoteError, ServerAddress};
 
 /// How long the first answer may take.
@@ -21,7 +22,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How long saying goodbye may take.
-const GOODBYE: Duration = Duration::from_millis(100);
+const GOODBYE: Duration = Duration::from_millis(20);
+
+/// The shortest time that the runtime sleeps: the connection's own task runs meanwhile.
+const MOMENT: Duration = Duration::from_millis(1);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -32,12 +36,44 @@ pub(super) struct Connector {
     identity: Identity,
     live: Mutex<Option<(Endpoint, Connection)>>,
     greeting: StdMutex<(i64, LogPosition)>,
+    upload: OnceLock<Pace>,
+    download: OnceLock<Pace>,
 }
 
 impl Connector {
     pub(super) const fn new(server: ServerAddress, identity: Identity) -> Self {
         let greeting = StdMutex::new((0, LogPosition { index: 0, head: GENESIS }));
-        Self { server, identity, live: Mutex::const_new(None), greeting }
+        Self {
+            server,
+            identity,
+            live: Mutex::const_new(None),
+            greeting,
+            upload: OnceLock::new(),
+            download: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn limit(&self, limits: Limits) {
+        for (pace, rate) in [(&self.upload, limits.upload), (&self.download, limits.download)] {
+            if let Some(rate) = rate {
+                pace.get_or_init(|| Pace::new(rate));
+            }
+        }
+    }
+
+    /// Waits until so many bytes may be sent.
+    pub(super) async fn before_sending(&self, bytes: u64) {
+        if let Some(pace) = self.upload.get() {
+            pace.take(bytes).await;
+        }
+    }
+
+    /// Waits until so many bytes may be received. What is not read, the server cannot send for
+    /// long.
+    pub(super) async fn before_receiving(&self, bytes: u64) {
+        if let Some(pace) = self.download.get() {
+            pace.take(bytes).await;
+        }
     }
 
     pub(super) const fn server_name(&self) -> &MachineName {
@@ -91,12 +127,23 @@ impl Connector {
     }
 
     /// Says goodbye, so that the server need not wait for a dead connection.
+    ///
+    /// Waits until the packet is out, not until it can be sure to have arrived, which takes
+    /// three times the time after which packets count as lost: longer than all the rest of a
+    /// backup that finds nothing changed.
     pub(super) async fn close(&self) {
-        if let Some((endpoint, connection)) = self.live.lock().await.take() {
+        if let Some((_endpoint, connection)) = self.live.lock().await.take() {
+            let before = connection.stats().udp_tx.datagrams;
             connection.close(0_u32.into(), b"done");
-            drop(connection);
-            // The last packet may get lost; waiting longer for that is not worth it.
-            let _ = timeout(GOODBYE, endpoint.wait_idle()).await;
+            let sent = async {
+                while connection.stats().udp_tx.datagrams == before {
+                    sleep(MOMENT).await;
+                }
+                // What went out may have been an acknowledgement that was due anyway.
+                sleep(MOMENT).await;
+            };
+            // A socket that takes nothing any more takes no goodbye either.
+            let _ = timeout(GOODBYE, sent).await;
         }
     }
 

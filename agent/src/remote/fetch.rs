@@ -86,6 +86,7 @@ async fn frames(
             deliver(Fetched::Absent(head.cid));
             continue;
         }
+        connector.before_receiving(head.len as u64).await;
         let mut blob = vec![0; head.len];
         stream.read_exact(&mut blob).await.map_err(|error| connector.lost(&error))?;
         wanted.remove(&head.cid);

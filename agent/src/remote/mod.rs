@@ -6,6 +6,7 @@ mod error;
 mod fetch;
 mod history;
 mod nodes;
+mod pace;
 mod upload;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use error::RemoteError;
 pub use fetch::{Fetched, Fetcher};
 pub use history::HeadStore;
 pub use nodes::{NodeError, RemoteNodes};
+pub use pace::Limits;
 pub use upload::{CommitOutcome, Offer, Upload, UploadEnded, UploadSender, UploadStats, Uploaded};
 
 use connection::Connector;
@@ -79,6 +81,12 @@ impl Remote {
         let connector = Arc::new(Connector::new(server, identity));
         handle.block_on(connector.first())?;
         Ok(Self { runtime: handle, connector, _stop: stop })
+    }
+
+    /// Sends and receives blobs no faster than `limits` say. Counts once, before any is under
+    /// way.
+    pub fn limit(&self, limits: Limits) {
+        self.connector.limit(limits);
     }
 
     /// The server's name.

@@ -29,6 +29,9 @@ const STREAMS: u32 = 4;
 const BATCH: usize = 512;
 const QUESTIONS: usize = 4;
 
+/// Batches of offers that wait for the network thread.
+const BATCHES: usize = 16;
+
 /// The server is asked to make things durable after this many bytes: one pack of its own.
 const FLUSH_EVERY: u64 = 16 << 20;
 
@@ -60,7 +63,7 @@ pub struct UploadStats {
 /// An upload under way.
 pub struct Upload {
     runtime: Handle,
-    offers: mpsc::Sender<Offer>,
+    offers: mpsc::Sender<Vec<Offer>>,
     task: JoinHandle<Result<Actor, RemoteError>>,
     last: Option<(u64, ManifestHash)>,
 }
@@ -85,7 +88,7 @@ pub struct UploadEnded;
 
 impl Upload {
     pub(super) fn begin(runtime: &Handle, connector: Arc<Connector>, volume: VolumeName) -> Result<Self, RemoteError> {
-        let (offers, receiver) = mpsc::channel(BATCH);
+        let (offers, receiver) = mpsc::channel(BATCHES);
         let mut actor = Actor::new(connector, volume, receiver);
         runtime.block_on(actor.open())?;
         let last = actor.last;
@@ -119,7 +122,7 @@ impl Upload {
 
 /// Offers blobs to an upload.
 #[derive(Clone)]
-pub struct UploadSender(mpsc::Sender<Offer>);
+pub struct UploadSender(mpsc::Sender<Vec<Offer>>);
 
 impl UploadSender {
     /// Offers a blob; waits while too many are under way.
@@ -127,7 +130,16 @@ impl UploadSender {
     /// # Errors
     /// When the upload has ended; [`Upload::finish`] tells why.
     pub fn offer(&self, offer: Offer) -> Result<(), UploadEnded> {
-        self.0.blocking_send(offer).map_err(|_| UploadEnded)
+        self.offer_all(vec![offer])
+    }
+
+    /// Offers several blobs: each call wakes the network thread, which costs more than a small
+    /// blob does.
+    ///
+    /// # Errors
+    /// When the upload has ended; [`Upload::finish`] tells why.
+    pub fn offer_all(&self, offers: Vec<Offer>) -> Result<(), UploadEnded> {
+        self.0.blocking_send(offers).map_err(|_| UploadEnded)
     }
 }
 
@@ -160,7 +172,7 @@ type Flush = BoxFuture<'static, (Vec<u64>, Result<(), RemoteError>)>;
 struct Actor {
     connector: Arc<Connector>,
     volume: VolumeName,
-    offers: mpsc::Receiver<Offer>,
+    offers: mpsc::Receiver<Vec<Offer>>,
     session: Option<Session>,
     last: Option<(u64, ManifestHash)>,
     /// Not asked about yet.
@@ -176,7 +188,7 @@ struct Actor {
 }
 
 impl Actor {
-    fn new(connector: Arc<Connector>, volume: VolumeName, offers: mpsc::Receiver<Offer>) -> Self {
+    fn new(connector: Arc<Connector>, volume: VolumeName, offers: mpsc::Receiver<Vec<Offer>>) -> Self {
         Self {
             connector,
             volume,
@@ -261,8 +273,8 @@ impl Actor {
                 continue;
             }
             tokio::select! {
-                offer = self.offers.recv(), if open && self.waiting.len() < BATCH => match offer {
-                    Some(offer) => self.accept(offer),
+                offers = self.offers.recv(), if open && self.waiting.len() < BATCH => match offers {
+                    Some(offers) => offers.into_iter().for_each(|offer| self.accept(offer)),
                     None => open = false,
                 },
                 Some((batch, answers)) = questions.next(), if !questions.is_empty() => {
@@ -280,8 +292,8 @@ impl Actor {
     /// Takes what is there already, so that batches are large without waiting for them.
     fn take_all_offers(&mut self) {
         while self.waiting.len() < BATCH {
-            let Ok(offer) = self.offers.try_recv() else { return };
-            self.accept(offer);
+            let Ok(offers) = self.offers.try_recv() else { return };
+            offers.into_iter().for_each(|offer| self.accept(offer));
         }
     }
 
@@ -358,6 +370,7 @@ impl Actor {
         *frames += 1;
         let frame = *frames;
         let mut parts = [Bytes::copy_from_slice(&head), blob];
+        connector.before_sending(size).await;
         let written = stream.write_all_chunks(&mut parts).await;
         self.sent.push_back(Sent { stream: number, frame, offer });
         written.map_err(|error| connector.lost(&error))?;

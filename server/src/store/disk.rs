@@ -9,7 +9,7 @@ use vsync_protocol::id::PackId;
 
 use super::health::Health;
 use super::pack::Pack;
-use super::room::{Room, is_full, sync_directory};
+use super::room::{Cached, Room, is_full, sync_directory};
 use super::{PackStore, StoreError, read_table};
 
 /// How much space must stay free, so that catalog and log keep room to work and an
@@ -93,7 +93,7 @@ impl DiskStore {
     /// # Errors
     /// When the pack is not durable; then nothing of it is visible.
     pub fn put_from_reserve(&self, pack: &Pack) -> Result<(), StoreError> {
-        match self.room.write(&name(pack.id()), &mut pack.slices()) {
+        match self.room.write(&name(pack.id()), &mut pack.slices(), Cached::Dropped) {
             Err(StoreError::Io { source, .. }) if is_full(&source) => return Err(self.no_space(0, self.reserve.bytes)),
             result => result?,
         }

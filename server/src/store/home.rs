@@ -9,7 +9,7 @@ use vsync_protocol::id::RealmId;
 
 use super::StoreError;
 use super::health::Health;
-use super::room::{Room, sync_directory};
+use super::room::{Cached, Room, sync_directory};
 
 /// Format of a store as a whole; raised when an older program must not write it.
 pub const FORMAT: u32 = 1;
@@ -74,8 +74,11 @@ fn found(path: &Path, realm: RealmId) -> Result<(), StoreError> {
     sync_directory(path).map_err(StoreError::io("sync", path))?;
     // The mark comes last: a directory that has it has all the rest.
     let mark = format!("vsync-store {FORMAT}\nrealm {realm}\n");
-    Room::open(path.to_owned(), Health::default())?
-        .write(Path::new(VERSION_FILE), &mut [IoSlice::new(mark.as_bytes())])?;
+    Room::open(path.to_owned(), Health::default())?.write(
+        Path::new(VERSION_FILE),
+        &mut [IoSlice::new(mark.as_bytes())],
+        Cached::Kept,
+    )?;
     fs::remove_dir(path.join("tmp")).map_err(StoreError::io("remove", path.join("tmp")))
 }
 
