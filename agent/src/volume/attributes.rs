@@ -118,10 +118,17 @@ fn sized(size: impl Fn() -> Result<usize>, fill: impl Fn(&mut Vec<u8>) -> Result
 
 /// Gives what is open as `fd` the attributes of `entry`, touching only those that differ.
 /// A failure to set one is listed, not returned: without root, a restore does what it can.
-pub(super) fn apply(fd: impl AsFd, entry: &Entry) -> Result<Vec<Unrestored>> {
+pub(super) fn apply(fd: impl AsFd, entry: &Entry) -> Result<Applied> {
     let mut applying = Applying { path: handle_path(&fd), fd, entry, unrestored: Vec::new() };
-    applying.run()?;
-    Ok(applying.unrestored)
+    let changed = applying.run()?;
+    Ok(Applied { unrestored: applying.unrestored, changed })
+}
+
+/// What came of giving an entry its attributes.
+pub(super) struct Applied {
+    pub(super) unrestored: Vec<Unrestored>,
+    /// Whether one differed, so that the inode is another now.
+    pub(super) changed: bool,
 }
 
 struct Applying<'a, Fd> {
@@ -134,7 +141,7 @@ struct Applying<'a, Fd> {
 impl<Fd: AsFd> Applying<'_, Fd> {
     /// Order matters: a new owner clears set-id bits and capabilities, an ACL sets the
     /// group's bits of the mode, and after the times nothing may touch the file.
-    fn run(&mut self) -> Result<()> {
+    fn run(&mut self) -> Result<bool> {
         let before = Stat::of(&self.fd)?;
         let new_owner = (before.uid, before.gid) != (self.entry.uid, self.entry.gid);
         let owned = !new_owner || self.set_owner();
@@ -143,7 +150,7 @@ impl<Fd: AsFd> Applying<'_, Fd> {
         let touched = self.set_mode(&now, owned) | self.set_mtime(&now);
         let after = if touched { Stat::of(&self.fd)? } else { now };
         self.check(&after);
-        Ok(())
+        Ok(new_owner || new_xattrs || touched)
     }
 
     fn set_owner(&mut self) -> bool {
