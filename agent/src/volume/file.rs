@@ -212,7 +212,8 @@ impl TargetFile {
     pub fn finish(self, target: &Target, entry: &Entry) -> Result<Placed, TargetError> {
         let path = &self.spot.path;
         // Metadata first: no moment shows the file under its name with the wrong owner.
-        let unrestored = attributes::apply(&self.file, entry).trying("look at", path)?.unrestored;
+        let before = Stat::of(&self.file).trying("look at", path)?;
+        let unrestored = attributes::apply_to_file(&self.file, before, entry).trying("look at", path)?.unrestored;
         match &self.stage {
             Stage::Unnamed => self.link(target)?,
             Stage::Partial { name, .. } => target.replace(&self.spot, name)?,

@@ -139,7 +139,9 @@ impl Shared {
         let outcome = (self.store)();
         let mut state = self.lock();
         state.storing = false;
-        state.failed = state.failed.or(outcome.err());
+        if let (None, Err(error)) = (state.failed, outcome) {
+            state.failed = Some(error);
+        }
         drop(state);
         self.stored.notify_all();
     }
