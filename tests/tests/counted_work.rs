@@ -120,3 +120,23 @@ fn restoring_over_an_equal_tree_fetches_nothing() {
     // Neither replaced nor touched.
     assert_eq!(before, files());
 }
+
+#[test]
+fn content_that_several_files_share_is_fetched_once() {
+    let site = Site::new(6);
+    site.data.random("00/first", 5 << 20);
+    let content = fs::read(site.data.path().join("00/first")).unwrap();
+    for copy in 0..40 {
+        fs::create_dir(site.data.path().join(format!("1{copy:02}"))).unwrap();
+        fs::write(site.data.path().join(format!("1{copy:02}/copy")), &content).unwrap();
+        // Not the same file, but the same chunks but for the first.
+        fs::write(site.data.path().join(format!("1{copy:02}/nearly")), [&[copy; 9], &content[9..]].concat()).unwrap();
+    }
+    site.backup();
+    let there = vsync_tests::scratch();
+    let restored = site.restore(&["data"], there.path());
+    let once = content.len() as u64 + 40 * CHUNK;
+    assert!(restored.number("bytes_restored") < 3 * once, "{restored:?}");
+    assert!(restored.number("total_bytes") > 400 << 20, "{restored:?}");
+    assert_same(&Tree::read(site.data.path()), &Tree::read(there.path()));
+}

@@ -107,6 +107,9 @@ fn update(shared: &Shared<'_>, job: &CompareJob, task: &Arc<FileTask>) -> Result
             shared.changing_in_place(task.path());
         }
         task.punch_holes(&survey.holes)?;
+        for (reference, offset) in &survey.here {
+            task.will_have(&reference.cid, *offset);
+        }
         for (reference, offset) in &survey.differing {
             shared.want(task, reference, *offset)?;
         }
@@ -118,6 +121,7 @@ fn update(shared: &Shared<'_>, job: &CompareJob, task: &Arc<FileTask>) -> Result
     if changed || size != len || !task.is_in_place() {
         return shared.settle(task);
     }
+    task.remember(&mut lock(&shared.known));
     unchanged(shared, &job.entry)
 }
 

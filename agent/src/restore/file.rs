@@ -2,10 +2,12 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
+use vsync_protocol::id::Cid;
 use vsync_protocol::tree::{Entry, EntryPath};
 
+use super::known::{Chunks, Known};
 use crate::volume::{Staging, Target, TargetError, TargetFile, Unrestored};
 
 /// Larger files keep what was written when the restore is interrupted.
@@ -21,6 +23,8 @@ pub(super) struct FileTask {
     /// Chunks still to come, and one for as long as more may be asked for.
     outstanding: AtomicUsize,
     failed: AtomicBool,
+    /// What it will have, for files that need the same.
+    chunks: Mutex<Chunks>,
 }
 
 /// What became of a file.
@@ -49,12 +53,23 @@ impl FileTask {
             len,
             outstanding: AtomicUsize::new(1),
             failed: AtomicBool::new(false),
+            chunks: Mutex::new(Chunks::new()),
         }
     }
 
     /// How a file of this length comes about.
     pub(super) const fn staging(len: u64) -> Staging {
         if len >= RESUMABLE_FROM { Staging::Resumable } else { Staging::Unnamed }
+    }
+
+    /// Notes that the file will have this chunk there.
+    pub(super) fn will_have(&self, cid: &Cid, offset: u64) {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner).push(cid, offset);
+    }
+
+    /// Makes known what the file, now complete, has.
+    pub(super) fn remember(&self, known: &mut Known) {
+        known.insert(&self.entry.path, &self.chunks.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(super) fn expect_chunk(&self) {

@@ -13,6 +13,7 @@ mod compare;
 mod error;
 mod file;
 mod finish;
+mod known;
 mod moved;
 mod plan;
 mod select;

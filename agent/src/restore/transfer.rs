@@ -12,6 +12,7 @@ use vsync_protocol::tree::{Child, Entry, EntryPath};
 
 use super::compare::{self, CompareJob};
 use super::file::{FileTask, Outcome};
+use super::known::Known;
 use super::shelf::Shelf;
 use super::{Options, Report, RestoreError, plan};
 use crate::chunk::Cutter;
@@ -71,6 +72,8 @@ pub(super) struct Shared<'a> {
     fetcher: Fetcher,
     arrivals: Sender<Fetched>,
     pub(super) report: Mutex<Report>,
+    /// Where chunks are by now.
+    pub(super) known: Mutex<Known>,
     /// Files that are being changed where they are.
     in_place: Mutex<Vec<EntryPath>>,
     stopped: AtomicBool,
@@ -100,6 +103,7 @@ impl Restore<'_> {
             fetcher: self.remote.fetcher(),
             arrivals,
             report: Mutex::default(),
+            known: Mutex::default(),
             in_place: Mutex::default(),
             stopped: AtomicBool::new(false),
         };
@@ -181,12 +185,15 @@ impl Shared<'_> {
         lock(&self.in_place).push(path.clone());
     }
 
-    /// Asks for a chunk of `task`; it will be written at `offset`.
+    /// Brings a chunk of `task` to `offset`: from another file if one has it, else it is asked
+    /// for, and written when it comes.
     pub(super) fn want(&self, task: &Arc<FileTask>, reference: &Reference, offset: u64) -> Result<(), RestoreError> {
+        task.will_have(&reference.cid, offset);
+        if self.copy(task, reference, offset)? {
+            return Ok(());
+        }
         task.expect_chunk();
         let len = reference.child.raw_len as usize;
-        // Whether another file waits for the same chunk is chance: it counts for each.
-        lock(&self.report).bytes_fetched += len as u64;
         {
             let mut wanted = lock(&self.wanted);
             if let Some(known) = wanted.get_mut(&reference.cid) {
@@ -216,12 +223,30 @@ impl Shared<'_> {
             }
         }
         drop(wanted);
+        lock(&self.report).bytes_fetched += len as u64;
         let mut batch = lock(&self.batch);
         batch.cids.push(reference.cid);
         batch.bytes += len;
         let full = batch.cids.len() >= BATCH || batch.bytes >= BATCH_BYTES;
         drop(batch);
         if full { self.ask() } else { Ok(()) }
+    }
+
+    /// Copies a chunk from a file that is complete. Returns whether there was one.
+    fn copy(&self, task: &FileTask, reference: &Reference, offset: u64) -> Result<bool, RestoreError> {
+        let Some((path, from)) = lock(&self.known).find(&reference.cid) else { return Ok(false) };
+        let target = &self.restore.target;
+        let Some(file) = target.read_file(&path)? else { return Ok(false) };
+        let mut plain = vec![0; reference.child.raw_len as usize];
+        let read = file.read_at(&mut plain, from)?;
+        // Hashed again: the record may be wrong, and the volume may have users that nobody
+        // knows of.
+        if read < plain.len() || self.restore.vault.pid(&plain) != reference.child.pid {
+            return Ok(false);
+        }
+        task.write(target, &plain, offset)?;
+        self.restore.progress.written.add(plain.len() as u64);
+        Ok(true)
     }
 
     /// Sends the batch at hand.
@@ -328,6 +353,8 @@ impl Shared<'_> {
                 let mut report = lock(&self.report);
                 report.files_restored += 1;
                 report.unrestored.extend(unrestored);
+                drop(report);
+                task.remember(&mut lock(&self.known));
             }
         }
         if task.is_in_place() {

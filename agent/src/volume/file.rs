@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fd::OwnedFd;
@@ -17,6 +18,7 @@ use super::attributes::{self, Unrestored};
 use super::source::DataRanges;
 use super::sys::{Stat, handle_path, pin};
 use super::target::{PRIVATE_FILE, Spot, Staging, Target, TargetError, Trying};
+use super::writeback::Writeback;
 
 /// Zeros written at once where holes cannot be punched.
 const ZEROS: &[u8] = &[0; 64 << 10];
@@ -27,6 +29,7 @@ pub struct TargetFile {
     file: File,
     spot: Spot,
     stage: Stage,
+    writeback: Arc<Writeback>,
 }
 
 #[derive(Debug)]
@@ -56,7 +59,7 @@ impl Target {
         let spot = self.spot(path)?;
         if staging == Staging::Unnamed && !self.named_only.load(Ordering::Relaxed) {
             match open_unnamed(&spot) {
-                Ok(fd) => return Ok(TargetFile { file: fd.into(), spot, stage: Stage::Unnamed }),
+                Ok(fd) => return Ok(self.file(fd, spot, Stage::Unnamed)),
                 // What file systems say that cannot do this; the last one is what NFS says.
                 Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
                     self.named_only.store(true, Ordering::Relaxed);
@@ -78,7 +81,11 @@ impl Target {
                 openat(&spot.directory, &name, flags, PRIVATE_FILE).trying("create", path)?
             }
         };
-        Ok(TargetFile { file: fd.into(), spot, stage: Stage::Partial { name, resumed } })
+        Ok(self.file(fd, spot, Stage::Partial { name, resumed }))
+    }
+
+    fn file(&self, fd: OwnedFd, spot: Spot, stage: Stage) -> TargetFile {
+        TargetFile { file: fd.into(), spot, stage, writeback: self.writeback.clone() }
     }
 
     /// Opens the file at `path` to be compared. `None` when there is no regular file that
@@ -93,9 +100,7 @@ impl Target {
         };
         match open_existing(&spot, &spot.name, OFlags::RDONLY, |_| true) {
             Err(Errno::ACCESS | Errno::PERM) => Ok(None),
-            found => {
-                Ok(found.trying("open", path)?.map(|fd| TargetFile { file: fd.into(), spot, stage: Stage::InPlace }))
-            }
+            found => Ok(found.trying("open", path)?.map(|fd| self.file(fd, spot, Stage::InPlace))),
         }
     }
 
@@ -110,9 +115,7 @@ impl Target {
         let found = open_existing(&spot, &spot.name, OFlags::RDWR, |stat| stat.links == 1);
         match found {
             Err(Errno::TXTBSY | Errno::ACCESS | Errno::PERM) => Ok(None),
-            found => {
-                Ok(found.trying("open", path)?.map(|fd| TargetFile { file: fd.into(), spot, stage: Stage::InPlace }))
-            }
+            found => Ok(found.trying("open", path)?.map(|fd| self.file(fd, spot, Stage::InPlace))),
         }
     }
 }
@@ -155,7 +158,8 @@ impl TargetFile {
     /// # Errors
     /// When the system fails to write.
     pub fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), TargetError> {
-        self.file.write_all_at(buf, offset).map_err(errno).trying("write", &self.spot.path)
+        self.file.write_all_at(buf, offset).map_err(errno).trying("write", &self.spot.path)?;
+        self.writeback.wrote(offset, buf.len())
     }
 
     /// Makes a range read as zeros, and gives its blocks back where the file system can.
@@ -208,12 +212,14 @@ impl TargetFile {
     pub fn finish(self, target: &Target, entry: &Entry) -> Result<Placed, TargetError> {
         let path = &self.spot.path;
         // Metadata first: no moment shows the file under its name with the wrong owner.
-        let unrestored = attributes::apply(&self.file, entry).trying("look at", path)?;
+        let before = Stat::of(&self.file).trying("look at", path)?;
+        let unrestored = attributes::apply_to_file(&self.file, before, entry).trying("look at", path)?.unrestored;
         match &self.stage {
             Stage::Unnamed => self.link(target)?,
             Stage::Partial { name, .. } => target.replace(&self.spot, name)?,
             Stage::InPlace => {}
         }
+        self.writeback.touched(1)?;
         let stat = Stat::of(&self.file).trying("look at", path)?;
         Ok(Placed { unrestored, inode: stat.identity.inode, ctime: stat.ctime })
     }

@@ -12,10 +12,13 @@ mod attributes;
 mod descent;
 mod directories;
 mod file;
+mod reach;
+mod removal;
 mod source;
 mod sys;
 mod target;
 mod walk;
+mod writeback;
 
 #[cfg(test)]
 mod tests;

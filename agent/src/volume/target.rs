@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, FileType, Mode, fstatvfs, linkat, mkdirat, mknodat, renameat, symlinkat, syncfs, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, fstatvfs, linkat, mkdirat, mknodat, renameat, symlinkat, unlinkat};
 use rustix::io::{Errno, Result as SysResult};
 use thiserror::Error;
 use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
 
 use super::attributes::{self, Attribute, Unrestored};
-use super::descent::Descent;
 use super::directories::Directories;
+use super::removal::Removal;
 use super::sys::{Directory, Stat, pin};
 use super::walk::Walker;
+use super::writeback::Writeback;
 
 /// What is not complete yet has a name that begins so.
 const PARTIAL_PREFIX: &str = ".vsync-partial-";
@@ -98,6 +99,7 @@ pub struct Target {
     path: PathBuf,
     root: Arc<Directory>,
     directories: Mutex<Directories>,
+    pub(super) writeback: Arc<Writeback>,
     /// Whether files without a name were refused.
     pub(super) named_only: AtomicBool,
 }
@@ -111,7 +113,8 @@ impl Target {
         let failed = |source| TargetError::Root { path: path.to_owned(), operation: "open", source };
         let root = Arc::new(Directory::open_root(path).map_err(failed)?);
         let directories = Mutex::new(Directories::new(root.clone()));
-        Ok(Self { path: path.to_owned(), root, directories, named_only: AtomicBool::new(false) })
+        let writeback = Arc::new(Writeback::of(path, root.clone()));
+        Ok(Self { path: path.to_owned(), root, directories, writeback, named_only: AtomicBool::new(false) })
     }
 
     /// Walks what is there already.
@@ -136,7 +139,7 @@ impl Target {
     /// # Errors
     /// When the file system failed to write, now or since the target was opened.
     pub fn sync(&self) -> Result<(), TargetError> {
-        syncfs(&self.root).map_err(self.failed("write to disk"))
+        self.writeback.finish()
     }
 
     /// Makes sure that there is a directory at `path`. A new one is ours alone until
@@ -158,7 +161,8 @@ impl Target {
             self.remove_at(&spot, &spot.name)?;
             outcome = mkdirat(&spot.directory, &spot.name, PRIVATE_DIRECTORY);
         }
-        outcome.trying("create the directory", path)
+        outcome.trying("create the directory", path)?;
+        self.writeback.touched(1)
     }
 
     /// Creates a symbolic link, FIFO, socket or device with all its metadata, in place of
@@ -218,7 +222,11 @@ impl Target {
         if Stat::of(&handle).trying("look at", path)?.kind != entry.kind {
             return Err(TargetError::Replaced { path: path.clone() });
         }
-        attributes::apply(&handle, entry).trying("look at", path)
+        let applied = attributes::apply(&handle, entry).trying("look at", path)?;
+        if applied.changed {
+            self.writeback.touched(1)?;
+        }
+        Ok(applied.unrestored)
     }
 
     /// Where `path` is or will be.
@@ -235,6 +243,7 @@ impl Target {
 
     /// Creates something by `make`, in place of whatever is there.
     fn create(&self, spot: &Spot, make: impl Fn(&CStr) -> SysResult<()>) -> Result<(), TargetError> {
+        self.writeback.touched(1)?;
         match make(&spot.name) {
             Err(Errno::EXIST) => {}
             outcome => return outcome.trying("create", &spot.path),
@@ -260,15 +269,28 @@ impl Target {
 
     /// Removes `name` from the directory of `spot`, with all that is in it.
     pub(super) fn remove_at(&self, spot: &Spot, name: &CStr) -> Result<(), TargetError> {
-        let outcome = match unlinkat(&spot.directory, name, AtFlags::empty()) {
+        match unlinkat(&spot.directory, name, AtFlags::empty()) {
             Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR) => {
                 self.directories.lock().unwrap_or_else(PoisonError::into_inner).forget(&spot.path);
-                remove_tree(&spot.directory, name)
+                self.remove_tree(spot, name)
             }
-            outcome => outcome,
-        };
-        outcome.trying("remove", &spot.path)
+            outcome => {
+                outcome.trying("remove", &spot.path)?;
+                self.writeback.touched(1)
+            }
+        }
+    }
+
+    /// Removes the directory `name` and all that is in it, whatever its depth.
+    fn remove_tree(&self, spot: &Spot, name: &CStr) -> Result<(), TargetError> {
+        let mut removal = Removal::of(spot.directory.clone());
+        let mut next = removal.enter(name.to_owned());
+        while next.trying("remove", &spot.path)? {
+            self.writeback.touched(1)?;
+            next = removal.step();
+        }
+        Ok(())
     }
 
     fn failed(&self, operation: &'static str) -> impl Fn(Errno) -> TargetError {
@@ -315,42 +337,4 @@ fn make_node(directory: &Directory, name: &CStr, entry: &Entry) -> SysResult<()>
         EntryKind::File | EntryKind::Directory | EntryKind::HardLink => return Err(Errno::INVAL),
     };
     mknodat(directory, name, kind, PRIVATE_FILE, number)
-}
-
-/// Removes the directory `name` and all that is in it, whatever its depth.
-fn remove_tree(parent: &Arc<Directory>, name: &CStr) -> SysResult<()> {
-    let mut descent = Descent::new();
-    // The directories that hold the one at hand, as names: the last is the one at hand.
-    let mut inside = Vec::new();
-    descent.enter(parent.clone(), super::sys::Names::default());
-    enter(&mut descent, &mut inside, name.to_owned())?;
-    while let Some(current) = inside.last() {
-        match descent.take() {
-            Some((directory, name)) => match unlinkat(directory, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR) => {
-                    let name = name.to_owned();
-                    enter(&mut descent, &mut inside, name)?;
-                }
-                Err(error) => return Err(error),
-            },
-            None => {
-                descent.leave()?;
-                let directory = descent.directory().ok_or(Errno::BADF)?;
-                unlinkat(directory, current, AtFlags::REMOVEDIR)?;
-                inside.pop();
-            }
-        }
-    }
-    Ok(())
-}
-
-fn enter(descent: &mut Descent, inside: &mut Vec<CString>, name: CString) -> SysResult<()> {
-    let parent = descent.directory().ok_or(Errno::BADF)?;
-    let directory = Arc::new(parent.open_below(&*name)?);
-    let (names, outcome) = directory.names();
-    outcome?;
-    descent.enter(directory, names);
-    inside.push(name);
-    Ok(())
 }
