@@ -16,6 +16,8 @@ pub mod clock;
 pub mod commit;
 mod connection;
 mod fetch;
+mod jobs;
+mod overview;
 mod pins;
 mod rebuild;
 mod refusal;
@@ -27,6 +29,7 @@ pub mod upkeep;
 #[cfg(test)]
 mod testing;
 
+pub use overview::{Declarations, Declared};
 pub use rebuild::{RebuildReport, Trust, rebuild, rebuild_in};
 pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};
 pub use store::disk::Reserve;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,12 +18,14 @@ use tokio::time::timeout;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, SnapshotId, VolumeName};
 use vsync_protocol::limits::{MAX_MESSAGE_LEN, MAX_VERDICTS};
 use vsync_protocol::plan::{Fate, Verdict};
-use vsync_protocol::wire::{Cids, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, ServerStatus};
+use vsync_protocol::wire::{Cids, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply};
 use vsync_transport::{Congestion, TransportError};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::commit::{Author, Outcome, commit};
 use crate::connection::Connection;
+use crate::jobs::Owners;
+use crate::overview::{Declarations, Viewer};
 use crate::refusal::{number, refusal};
 use crate::store::disk::Reserve;
 use crate::upkeep::Upkeep;
@@ -53,7 +56,7 @@ const LEAVING: Duration = Duration::from_millis(20);
 const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes of a reply's content; room is left for what stands around it.
-const PAGE: usize = MAX_MESSAGE_LEN - (64 << 10);
+pub(crate) const PAGE: usize = MAX_MESSAGE_LEN - (64 << 10);
 
 /// A machine that may connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +95,8 @@ pub struct ServerConfig {
     pub congestion: Congestion,
     /// How the store is looked after.
     pub upkeep: Upkeep,
+    /// What is to be backed up to it.
+    pub declared: Declarations,
 }
 
 /// Why a server does not start.
@@ -118,6 +123,7 @@ impl Server {
     /// When the store cannot be opened or the address is not to be had.
     pub fn start(config: ServerConfig) -> Result<Running, ServerError> {
         let archive = Arc::new(Archive::open(&config.data, config.realm, config.reserve)?);
+        archive.lose_jobs();
         let members = Arc::clone(&config.members);
         let admit = move |key| members(key).is_some();
         let quic = vsync_transport::server_config(&config.identity, admit, config.congestion)?;
@@ -126,7 +132,9 @@ impl Server {
         let notices = Notices::default();
         let keeper = Keeper::start(Arc::clone(&archive), config.upkeep.clone(), notices.clone());
         let keeper = keeper.map_err(ServerError::Thread)?;
-        let shared = Arc::new(Shared::new(config, archive, notices));
+        let viewer =
+            Arc::new(Viewer { archive: Arc::clone(&archive), notices, declared: Arc::clone(&config.declared) });
+        let shared = Arc::new(Shared::new(config, archive, viewer));
         let (stop, stopped) = oneshot::channel();
         let (listening, ready) = mpsc::channel();
         let thread = std::thread::Builder::new().name("vsync-quic".to_owned()).spawn(move || {
@@ -220,12 +228,15 @@ pub(crate) struct Shared {
     pub(crate) walks: Semaphore,
     identity: SigningKey,
     upkeep: Upkeep,
-    notices: Notices,
+    viewer: Arc<Viewer>,
+    pub(crate) owners: Owners,
+    /// How many connections there have been; numbers the next one.
+    pub(crate) serial: AtomicU64,
     connections: Mutex<HashMap<MachineKey, usize>>,
 }
 
 impl Shared {
-    fn new(config: ServerConfig, archive: Arc<Archive>, notices: Notices) -> Self {
+    fn new(config: ServerConfig, archive: Arc<Archive>, viewer: Arc<Viewer>) -> Self {
         Self {
             archive,
             realm: config.realm,
@@ -236,7 +247,9 @@ impl Shared {
             walks: Semaphore::new(WALKS),
             identity: config.identity,
             upkeep: config.upkeep,
-            notices,
+            viewer,
+            owners: Owners::default(),
+            serial: AtomicU64::new(0),
             connections: Mutex::default(),
         }
     }
@@ -335,27 +348,18 @@ impl Shared {
     }
 
     pub(crate) fn status(&self) -> Result<Reply, Refusal> {
-        let totals = self.archive.catalog().totals()?;
-        Ok(Reply::Status(Box::new(ServerStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            now: self.archive.time().0.now,
-            snapshots: totals.snapshots,
-            blobs: totals.blobs,
-            packs: totals.packs,
-            bytes: totals.bytes,
-            free: self.archive.free()?,
-            read_only: self.archive.failure().map(str::to_owned),
-            warnings: self.warnings()?,
-        })))
+        Ok(Reply::Status(Box::new(self.viewer.status()?)))
     }
 
-    /// What an operator must look at.
-    fn warnings(&self) -> Result<Vec<String>, Refusal> {
-        let (moment, kept) = self.archive.time();
-        let mut warnings = self.notices.all();
-        let clock = kept.evidence(&moment).check(None).err().map(|frozen| frozen.to_string());
-        warnings.extend(clock.filter(|clock| !warnings.contains(clock)));
-        Ok(warnings)
+    /// A machine that only writes is told of its own volumes.
+    pub(crate) fn overview(&self, member: &Member) -> Result<Reply, Refusal> {
+        let own = (!member.may_read && !member.may_admin).then_some(&member.name);
+        let mut overview = self.viewer.overview(own)?;
+        // Bounds hold on average; this one always.
+        while minicbor::to_vec(&overview).map_or(0, |bytes| bytes.len()) > PAGE && !overview.volumes.is_empty() {
+            overview.volumes.truncate(overview.volumes.len() * 3 / 4);
+        }
+        Ok(Reply::Overview(Box::new(overview)))
     }
 
     /// Forgets all of `ids` that can be; says no when one of them cannot.

@@ -148,6 +148,7 @@ impl RebuildArgs {
                 "packs": report.totals.packs, "blobs": report.totals.blobs, "snapshots": report.totals.snapshots,
                 "damaged_packs": report.damaged_packs, "damaged_blobs": report.damaged_blobs,
                 "lost_manifests": report.lost_manifests,
+                "jobs": report.jobs.jobs, "jobs_lost": report.jobs.lost,
             }))?;
         } else {
             let totals = report.totals;
@@ -155,6 +156,10 @@ impl RebuildArgs {
                 "catalog rebuilt: {} snapshots, {} blobs in {} packs",
                 totals.snapshots, totals.blobs, totals.packs
             ))?;
+        }
+        if report.jobs.lost && !global.quiet {
+            // No backup is the poorer for it.
+            eprintln!("the record of earlier jobs could not be read; {} of them were kept", report.jobs.jobs);
         }
         if report.damaged_packs + report.damaged_blobs + report.lost_manifests == 0 {
             return Ok(Exit::Exact);

@@ -7,5 +7,6 @@ mod backup;
 mod bed;
 mod durable;
 mod history;
+mod jobs;
 mod kill;
 mod limits;
