@@ -66,6 +66,7 @@ fn pair() -> Pair {
         members: Arc::new(move |key| (key == known).then(|| member.clone())),
         registry: store.path().join("vsync.pub"),
         upkeep: Upkeep::default(),
+        declared: Arc::new(Vec::new),
         reserve: Reserve::default(),
         congestion: Congestion::default(),
     };

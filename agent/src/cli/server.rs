@@ -9,21 +9,28 @@ use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
 use ed25519_dalek::SigningKey;
+use jiff::Zoned;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::plan::retention::DEFAULT_FLOOR;
 use vsync_protocol::plan::{Policy, Zone};
 use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
 use vsync_server::upkeep::gc::{GcOptions, GcReport};
 use vsync_server::upkeep::mark::MarkError;
-use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
+use vsync_server::{
+    Declarations, Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep,
+};
 
 use super::GlobalArgs;
 use super::context::{Context, key_store, load_registry};
+use super::due::next_due;
 use super::output;
 use super::report::{Exit, Failure};
 use super::signal;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Schedule};
 use crate::keys::{Existing, Role, Secret, file, recovery_machine};
+
+/// How a server is and how a volume stands, in the words of the servers' own status.
+pub(super) use vsync_server::{server_json, volume_json};
 
 /// The copy of `vsync.pub` in a store.
 const REGISTRY_COPY: &str = "vsync.pub";
@@ -314,6 +321,7 @@ pub(crate) fn on_store(data: &Path, realm: RealmId, kit: MachineKey) -> Result<H
         members,
         // Whoever has only a kit and a store wants the data, and nothing to change.
         upkeep: Upkeep { collect_every: None, scrub_every: None, ..Upkeep::default() },
+        declared: Arc::new(Vec::new),
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
     })?;
@@ -338,6 +346,7 @@ fn start(
         registry: config.registry_path(),
         members: members(&watched),
         upkeep: Upkeep { policies: policies(&watched), zone: zone(), ..Upkeep::default() },
+        declared: declarations(&watched, server.machine.name.clone()),
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
     };
@@ -370,6 +379,13 @@ fn members(watched: &Arc<Watched>) -> Members {
 fn policies(watched: &Arc<Watched>) -> Policies {
     let watched = Arc::clone(watched);
     Arc::new(move |volume| watched.look(|access| access.policy(volume)).unwrap_or_default())
+}
+
+/// What is to be backed up to the server `name`, by `vsync.toml` as it is at the moment of
+/// asking. A file that cannot be understood declares nothing.
+fn declarations(watched: &Arc<Watched>, name: MachineName) -> Declarations {
+    let watched = Arc::clone(watched);
+    Arc::new(move || watched.look(|access| access.declared(&name, &Zoned::now())).unwrap_or_default())
 }
 
 /// This machine's time zone, with its changes of clocks up to some distant year.
@@ -443,6 +459,29 @@ impl Access {
         // Deciding about snapshots is for whoever is at home on a server anyway.
         let may_admin = self.config.servers.iter().any(|server| server.machine.name == name);
         Some(Member { may_read: machine.role == Role::Full, may_admin, name })
+    }
+
+    /// A volume that has a schedule is backed up where that says; one that has none is expected
+    /// everywhere.
+    fn declared(&self, server: &MachineName, now: &Zoned) -> Vec<Declared> {
+        let mut declared = Vec::new();
+        for machine in self.config.machines() {
+            for volume in &machine.backup {
+                let planned: Vec<&Schedule> = machine.schedule.iter().filter(|plan| plan.volume == *volume).collect();
+                if !planned.is_empty() && planned.iter().all(|plan| plan.server != *server) {
+                    continue;
+                }
+                let here = planned.iter().filter(|plan| plan.server == *server);
+                let due = here.filter_map(|plan| next_due(&plan.at, now)).min();
+                declared.push(Declared {
+                    source: machine.name.clone(),
+                    volume: volume.clone(),
+                    max_age: self.config.max_age(volume),
+                    due: due.map(|due| due.as_millisecond()),
+                });
+            }
+        }
+        declared
     }
 
     fn policy(&self, volume: &VolumeName) -> Policy {

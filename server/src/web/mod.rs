@@ -1,0 +1,3 @@
+//! How the server is, shown over HTTP.
+
+pub(crate) mod json;
