@@ -37,4 +37,5 @@ pub use store::disk::Reserve;
 pub use upkeep::{Policies, Upkeep};
 
 pub use vsync_transport::Congestion;
+pub use web::StatusConfig;
 pub use web::json::{server_json, volume_json};

@@ -30,6 +30,7 @@ use crate::refusal::{number, refusal};
 use crate::store::disk::Reserve;
 use crate::upkeep::Upkeep;
 use crate::upkeep::keeper::{Keeper, Notices};
+use crate::web::{StatusConfig, Web};
 
 /// Connections altogether, and of one machine.
 const MAX_CONNECTIONS: usize = 256;
@@ -97,6 +98,8 @@ pub struct ServerConfig {
     pub upkeep: Upkeep,
     /// What is to be backed up to it.
     pub declared: Declarations,
+    /// Where it shows over HTTP how it is; none: nowhere.
+    pub status: Option<StatusConfig>,
 }
 
 /// Why a server does not start.
@@ -108,6 +111,14 @@ pub enum ServerError {
     /// TLS or the address.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The address for status is not to be had.
+    #[error("cannot listen on the status address {address} (TCP)")]
+    Status {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The network thread.
     #[error("cannot start the network thread")]
     Thread(#[source] std::io::Error),
@@ -134,6 +145,14 @@ impl Server {
         let keeper = keeper.map_err(ServerError::Thread)?;
         let viewer =
             Arc::new(Viewer { archive: Arc::clone(&archive), notices, declared: Arc::clone(&config.declared) });
+        let web = config.status.clone().map(|status| show(status, &viewer)).transpose();
+        let web = match web {
+            Ok(web) => web,
+            Err(error) => {
+                keeper.end();
+                return Err(error);
+            }
+        };
         let shared = Arc::new(Shared::new(config, archive, viewer));
         let (stop, stopped) = oneshot::channel();
         let (listening, ready) = mpsc::channel();
@@ -163,8 +182,13 @@ impl Server {
         let thread = thread.map_err(ServerError::Thread)?;
         let died = || std::io::Error::other("it ended at once");
         ready.recv().map_err(|_| ServerError::Thread(died()))?.map_err(ServerError::Thread)?;
-        Ok(Running { address, stop: Some(stop), thread: Some(thread) })
+        Ok(Running { address, stop: Some(stop), thread: Some(thread), web })
     }
+}
+
+fn show(status: StatusConfig, viewer: &Arc<Viewer>) -> Result<Web, ServerError> {
+    let address = status.listen;
+    Web::start(status, Arc::clone(viewer)).map_err(|source| ServerError::Status { address, source })
 }
 
 /// How a server is asked to end.
@@ -182,9 +206,16 @@ pub struct Running {
     address: SocketAddr,
     stop: Option<oneshot::Sender<Stop>>,
     thread: Option<JoinHandle<()>>,
+    web: Option<Web>,
 }
 
 impl Running {
+    /// Where it shows how it is, if it does.
+    #[must_use]
+    pub fn status_address(&self) -> Option<SocketAddr> {
+        self.web.as_ref().map(Web::address)
+    }
+
     /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
@@ -202,6 +233,7 @@ impl Running {
             // It may have ended by itself.
             let _ = stop.send(how);
         }
+        drop(self.web.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the network thread panicked");
         }

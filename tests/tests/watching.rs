@@ -64,7 +64,10 @@ fn status_tells_of_backups_verifications_and_restores() {
     let there = there.path().join("there");
     bed.realm.vsync("uat").run(["restore", "data", "--to-path", there.to_str().unwrap()]).success();
     let volume = bed.volume();
-    assert_eq!((&volume["verified"]["outcome"], &volume["verified"]["hostname"]), (&"success".into(), &"production2".into()));
+    assert_eq!(
+        (&volume["verified"]["outcome"], &volume["verified"]["hostname"]),
+        (&"success".into(), &"production2".into())
+    );
     assert_eq!(volume["restored"]["hostname"], "uat");
     client.run(["status", "--check", "--quiet"]).success();
 }
@@ -102,7 +105,10 @@ fn a_backup_that_is_stopped_or_killed_is_interrupted() {
     stopped.wait().code(130);
     let volume = bed.volume();
     assert_eq!((&volume["running_since"], &volume["failures"]), (&Value::Null, &1.into()));
-    assert_eq!((&volume["failure"]["outcome"], &volume["failure"]["reason"]), (&"interrupted".into(), &"interrupted".into()));
+    assert_eq!(
+        (&volume["failure"]["outcome"], &volume["failure"]["reason"]),
+        (&"interrupted".into(), &"interrupted".into())
+    );
     // Nobody reports this end: the server notices when the connection has been silent for too long.
     let killed = client.spawn(endless);
     bed.wait_for(|volume| volume["running_since"].is_string());

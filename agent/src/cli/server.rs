@@ -17,7 +17,7 @@ use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
 use vsync_server::upkeep::gc::{GcOptions, GcReport};
 use vsync_server::upkeep::mark::MarkError;
 use vsync_server::{
-    Declarations, Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep,
+    Declarations, Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, StatusConfig, Upkeep,
 };
 
 use super::GlobalArgs;
@@ -54,6 +54,10 @@ pub(super) struct RunArgs {
     /// UDP address to listen on [default: the port of `address`, on all interfaces]
     #[arg(long, env = "VSYNC_LISTEN", value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
+
+    /// TCP address for metrics, health and status over HTTP [default: as `status` in vsync.toml says, else none]
+    #[arg(long, env = "VSYNC_STATUS_ADDRESS", value_name = "IP:PORT")]
+    status_address: Option<SocketAddr>,
 }
 
 /// Recreate the catalog from packs, manifests and log
@@ -125,7 +129,8 @@ impl RunArgs {
             }
         };
         let stop = signal::Stop::install()?;
-        let running = start(&context.config, server, context.bundle.identity(), listen)?;
+        let status = self.status_address.or(server.status);
+        let running = start(&context.config, server, context.bundle.identity(), listen, status)?;
         if !global.quiet {
             eprintln!(
                 "{} listening on {} (UDP), data in {}",
@@ -133,6 +138,9 @@ impl RunArgs {
                 running.address(),
                 server.data.display()
             );
+            if let Some(status) = running.status_address() {
+                eprintln!("{} shows its status at http://{status}/ (TCP)", server.machine.name);
+            }
         }
         stop.wait();
         if !global.quiet {
@@ -296,7 +304,7 @@ pub(crate) fn embedded(config: &Config, server: &config::Server) -> Result<Hoste
     fs::create_dir_all(&server.data).map_err(|error| {
         Failure::of(&error, Exit::Failed).hint(format!("make the data directory {} writable", server.data.display()))
     })?;
-    let running = start(config, server, identity.clone(), (Ipv4Addr::LOCALHOST, 0).into())?;
+    let running = start(config, server, identity.clone(), (Ipv4Addr::LOCALHOST, 0).into(), None)?;
     Ok(Hosted::new(running, &identity))
 }
 
@@ -321,7 +329,8 @@ pub(crate) fn on_store(data: &Path, realm: RealmId, kit: MachineKey) -> Result<H
         members,
         // Whoever has only a kit and a store wants the data, and nothing to change.
         upkeep: Upkeep { collect_every: None, scrub_every: None, ..Upkeep::default() },
-        declared: Arc::new(Vec::new),
+        declared: Arc::new(|| Some(Vec::new())),
+        status: None,
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
     })?;
@@ -333,9 +342,13 @@ fn start(
     server: &config::Server,
     identity: SigningKey,
     listen: SocketAddr,
+    status: Option<SocketAddr>,
 ) -> Result<Running, Failure> {
     let registry = load_registry(config)?;
     let realm = registry.realm.id;
+    let name = &server.machine.name;
+    let status =
+        status.map(|listen| StatusConfig { listen, server: name.to_string(), realm: config.realm.to_string() });
     let copy = server.data.join(REGISTRY_COPY);
     let watched = Arc::new(Watched::new(config, registry, copy.clone()));
     let server = ServerConfig {
@@ -347,6 +360,7 @@ fn start(
         members: members(&watched),
         upkeep: Upkeep { policies: policies(&watched), zone: zone(), ..Upkeep::default() },
         declared: declarations(&watched, server.machine.name.clone()),
+        status,
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
     };
@@ -382,10 +396,10 @@ fn policies(watched: &Arc<Watched>) -> Policies {
 }
 
 /// What is to be backed up to the server `name`, by `vsync.toml` as it is at the moment of
-/// asking. A file that cannot be understood declares nothing.
+/// asking; none while that file cannot be understood.
 fn declarations(watched: &Arc<Watched>, name: MachineName) -> Declarations {
     let watched = Arc::clone(watched);
-    Arc::new(move || watched.look(|access| access.declared(&name, &Zoned::now())).unwrap_or_default())
+    Arc::new(move || watched.look(|access| access.declared(&name, &Zoned::now())))
 }
 
 /// This machine's time zone, with its changes of clocks up to some distant year.
