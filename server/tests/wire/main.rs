@@ -10,3 +10,4 @@ mod history;
 mod jobs;
 mod kill;
 mod limits;
+mod web;
