@@ -35,12 +35,12 @@ impl Bed {
 
     /// Waits until the server says of the volume what `wanted` asks for.
     fn wait_for(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        for _ in 0..300 {
+        for _ in 0..60 {
             let volume = self.volume();
             if wanted(&volume) {
                 return volume;
             }
-            std::thread::sleep(std::time::Duration::from_millis(300));
+            std::thread::sleep(std::time::Duration::from_secs(2));
         }
         panic!("it never comes to that: {}", self.volume());
     }
