@@ -34,6 +34,8 @@ pub(crate) struct Connection {
     shared: Arc<Shared>,
     quic: quinn::Connection,
     key: MachineKey,
+    /// Tells it from all others of this server.
+    serial: u64,
     greeted: AtomicBool,
     session: Mutex<Sessions>,
     fetch_room: Semaphore,
@@ -49,7 +51,9 @@ struct Sessions {
 impl Connection {
     pub(crate) fn new(shared: Arc<Shared>, quic: quinn::Connection, key: MachineKey) -> Arc<Self> {
         let fetch_room = Semaphore::new(FETCH_ROOM);
-        Arc::new(Self { shared, quic, key, greeted: AtomicBool::new(false), session: Mutex::default(), fetch_room })
+        let serial = shared.serial.fetch_add(1, Ordering::Relaxed);
+        let (greeted, session) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(Self { shared, quic, key, serial, greeted, session, fetch_room })
     }
 
     /// Serves the connection until it is closed, and until what it brought is durable.
@@ -81,6 +85,10 @@ impl Connection {
         }
         for ended in ingest {
             self.note_panic(ended.await);
+        }
+        let serial = self.serial;
+        if let Err(refused) = self.blocking(move |shared| shared.abandon_jobs(serial)).await {
+            tracing::warn!("lost jobs stay under way: {}", refused.message);
         }
     }
 
@@ -157,6 +165,13 @@ impl Connection {
             Request::Registry => self.blocking(|shared| shared.registry()).await?,
             Request::Log { from } => self.blocking(move |shared| shared.log(from)).await?,
             Request::Status => self.blocking(|shared| shared.status()).await?,
+            Request::Overview => self.blocking(move |shared| shared.overview(&member)).await?,
+            Request::BeginJob(start) => {
+                let serial = self.serial;
+                self.blocking(move |shared| shared.begin_job(&member, serial, start)).await?
+            }
+            Request::EndJob { id, result } => self.blocking(move |shared| shared.end_job(&member, id, result)).await?,
+            Request::Jobs(listing) => self.blocking(move |shared| shared.jobs(&member, listing)).await?,
             Request::Damaged { cid } => {
                 let damaged = self.blocking(move |shared| Ok(shared.archive.recheck(cid)?)).await?;
                 Reply::Checked { damaged }

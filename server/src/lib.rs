@@ -16,6 +16,8 @@ pub mod clock;
 pub mod commit;
 mod connection;
 mod fetch;
+mod jobs;
+mod overview;
 mod pins;
 mod rebuild;
 mod refusal;
@@ -24,12 +26,17 @@ mod session;
 mod shares;
 pub mod store;
 pub mod upkeep;
+mod web;
 
 #[cfg(test)]
 mod testing;
 
+pub use overview::{Declarations, Declared};
 pub use rebuild::{RebuildReport, Trust, rebuild, rebuild_in};
 pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};
 pub use store::disk::Reserve;
 pub use upkeep::{Policies, Upkeep};
+
 pub use vsync_transport::Congestion;
+pub use web::StatusConfig;
+pub use web::json::{server_json, volume_json};

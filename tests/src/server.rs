@@ -1,6 +1,6 @@
 //! A server process, ready when it is returned and gone when it is dropped.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -61,6 +61,24 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Where it shows its status, `IP:PORT`, if `VSYNC_STATUS_ADDRESS` or the configuration asks for that.
+    ///
+    /// # Panics
+    /// If it does not say so soon.
+    #[must_use]
+    #[track_caller]
+    pub fn status_address(&self) -> String {
+        let begun = Instant::now();
+        loop {
+            let log = self.log();
+            if let Some((address, _)) = log.split_once("status at http://").and_then(|(_, rest)| rest.split_once('/')) {
+                return address.to_owned();
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not say where its status is:\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The process, for signals, logs and `/proc`.

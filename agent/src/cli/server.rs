@@ -9,21 +9,28 @@ use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
 use ed25519_dalek::SigningKey;
+use jiff::Zoned;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::plan::retention::DEFAULT_FLOOR;
 use vsync_protocol::plan::{Policy, Zone};
 use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
 use vsync_server::upkeep::gc::{GcOptions, GcReport};
 use vsync_server::upkeep::mark::MarkError;
-use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
+use vsync_server::{
+    Declarations, Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, StatusConfig, Upkeep,
+};
 
 use super::GlobalArgs;
 use super::context::{Context, key_store, load_registry};
+use super::due::next_due;
 use super::output;
 use super::report::{Exit, Failure};
 use super::signal;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Schedule};
 use crate::keys::{Existing, Role, Secret, file, recovery_machine};
+
+/// How a server is and how a volume stands, in the words of the servers' own status.
+pub(super) use vsync_server::{server_json, volume_json};
 
 /// The copy of `vsync.pub` in a store.
 const REGISTRY_COPY: &str = "vsync.pub";
@@ -47,6 +54,10 @@ pub(super) struct RunArgs {
     /// UDP address to listen on [default: the port of `address`, on all interfaces]
     #[arg(long, env = "VSYNC_LISTEN", value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
+
+    /// TCP address for metrics, health and status over HTTP [default: as `status` in vsync.toml says, else none]
+    #[arg(long, env = "VSYNC_STATUS_ADDRESS", value_name = "IP:PORT")]
+    status_address: Option<SocketAddr>,
 }
 
 /// Recreate the catalog from packs, manifests and log
@@ -118,7 +129,8 @@ impl RunArgs {
             }
         };
         let stop = signal::Stop::install()?;
-        let running = start(&context.config, server, context.bundle.identity(), listen)?;
+        let status = self.status_address.or(server.status);
+        let running = start(&context.config, server, context.bundle.identity(), listen, status)?;
         if !global.quiet {
             eprintln!(
                 "{} listening on {} (UDP), data in {}",
@@ -126,6 +138,9 @@ impl RunArgs {
                 running.address(),
                 server.data.display()
             );
+            if let Some(status) = running.status_address() {
+                eprintln!("{} shows its status at http://{status}/ (TCP)", server.machine.name);
+            }
         }
         stop.wait();
         if !global.quiet {
@@ -148,6 +163,7 @@ impl RebuildArgs {
                 "packs": report.totals.packs, "blobs": report.totals.blobs, "snapshots": report.totals.snapshots,
                 "damaged_packs": report.damaged_packs, "damaged_blobs": report.damaged_blobs,
                 "lost_manifests": report.lost_manifests,
+                "jobs": report.jobs.jobs, "jobs_lost": report.jobs.lost,
             }))?;
         } else {
             let totals = report.totals;
@@ -155,6 +171,10 @@ impl RebuildArgs {
                 "catalog rebuilt: {} snapshots, {} blobs in {} packs",
                 totals.snapshots, totals.blobs, totals.packs
             ))?;
+        }
+        if report.jobs.lost && !global.quiet {
+            // No backup is the poorer for it.
+            eprintln!("the record of earlier jobs could not be read; {} of them were kept", report.jobs.jobs);
         }
         if report.damaged_packs + report.damaged_blobs + report.lost_manifests == 0 {
             return Ok(Exit::Exact);
@@ -284,7 +304,7 @@ pub(crate) fn embedded(config: &Config, server: &config::Server) -> Result<Hoste
     fs::create_dir_all(&server.data).map_err(|error| {
         Failure::of(&error, Exit::Failed).hint(format!("make the data directory {} writable", server.data.display()))
     })?;
-    let running = start(config, server, identity.clone(), (Ipv4Addr::LOCALHOST, 0).into())?;
+    let running = start(config, server, identity.clone(), (Ipv4Addr::LOCALHOST, 0).into(), None)?;
     Ok(Hosted::new(running, &identity))
 }
 
@@ -309,6 +329,8 @@ pub(crate) fn on_store(data: &Path, realm: RealmId, kit: MachineKey) -> Result<H
         members,
         // Whoever has only a kit and a store wants the data, and nothing to change.
         upkeep: Upkeep { collect_every: None, scrub_every: None, ..Upkeep::default() },
+        declared: Arc::new(|| Some(Vec::new())),
+        status: None,
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
     })?;
@@ -320,9 +342,13 @@ fn start(
     server: &config::Server,
     identity: SigningKey,
     listen: SocketAddr,
+    status: Option<SocketAddr>,
 ) -> Result<Running, Failure> {
     let registry = load_registry(config)?;
     let realm = registry.realm.id;
+    let name = &server.machine.name;
+    let status =
+        status.map(|listen| StatusConfig { listen, server: name.to_string(), realm: config.realm.to_string() });
     let copy = server.data.join(REGISTRY_COPY);
     let watched = Arc::new(Watched::new(config, registry, copy.clone()));
     let server = ServerConfig {
@@ -333,6 +359,8 @@ fn start(
         registry: config.registry_path(),
         members: members(&watched),
         upkeep: Upkeep { policies: policies(&watched), zone: zone(), ..Upkeep::default() },
+        declared: declarations(&watched, server.machine.name.clone()),
+        status,
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
     };
@@ -365,6 +393,13 @@ fn members(watched: &Arc<Watched>) -> Members {
 fn policies(watched: &Arc<Watched>) -> Policies {
     let watched = Arc::clone(watched);
     Arc::new(move |volume| watched.look(|access| access.policy(volume)).unwrap_or_default())
+}
+
+/// What is to be backed up to the server `name`, by `vsync.toml` as it is at the moment of
+/// asking; none while that file cannot be understood.
+fn declarations(watched: &Arc<Watched>, name: MachineName) -> Declarations {
+    let watched = Arc::clone(watched);
+    Arc::new(move || watched.look(|access| access.declared(&name, &Zoned::now())))
 }
 
 /// This machine's time zone, with its changes of clocks up to some distant year.
@@ -438,6 +473,29 @@ impl Access {
         // Deciding about snapshots is for whoever is at home on a server anyway.
         let may_admin = self.config.servers.iter().any(|server| server.machine.name == name);
         Some(Member { may_read: machine.role == Role::Full, may_admin, name })
+    }
+
+    /// A volume that has a schedule is backed up where that says; one that has none is expected
+    /// everywhere.
+    fn declared(&self, server: &MachineName, now: &Zoned) -> Vec<Declared> {
+        let mut declared = Vec::new();
+        for machine in self.config.machines() {
+            for volume in &machine.backup {
+                let planned: Vec<&Schedule> = machine.schedule.iter().filter(|plan| plan.volume == *volume).collect();
+                if !planned.is_empty() && planned.iter().all(|plan| plan.server != *server) {
+                    continue;
+                }
+                let here = planned.iter().filter(|plan| plan.server == *server);
+                let due = here.filter_map(|plan| next_due(&plan.at, now)).min();
+                declared.push(Declared {
+                    source: machine.name.clone(),
+                    volume: volume.clone(),
+                    max_age: self.config.max_age(volume),
+                    due: due.map(|due| due.as_millisecond()),
+                });
+            }
+        }
+        declared
     }
 
     fn policy(&self, volume: &VolumeName) -> Policy {

@@ -1,12 +1,14 @@
 //! The index of a store: which blob lies where, which snapshots there are.
 //!
-//! Everything in it can be made anew from packs, manifests and log; it exists so that no
-//! request costs work in proportion to history. [`Catalog`] is a handle: one thread owns
+//! Everything in it but the record of jobs can be made anew from packs, manifests and log; it
+//! exists so that no request costs work in proportion to history. [`Catalog`] is a handle: one thread owns
 //! the connection that writes, a few read-only ones answer questions beside it. All
 //! methods block, so they are called from threads that may.
 
+mod chores;
 mod gc;
 mod history;
+mod jobs;
 mod read;
 mod schema;
 mod write;
@@ -35,6 +37,7 @@ use write::Command;
 
 pub use gc::{Compaction, Entry, Kept, Row, State};
 pub use history::{Group, Known};
+pub use jobs::{Adopted, Day, NewJob};
 
 /// Connections that read beside one another.
 const READERS: usize = 4;

@@ -115,6 +115,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
         (APPLICATION, FORMAT) => check_after_crash(&connection)?,
         (_, found) => return Err(CatalogError::Format { found, known: FORMAT }),
     }
+    // Catalogs of the same format may be older than these; programs that do not know them
+    // leave them alone.
+    let added = [super::jobs::TABLES, super::chores::TABLES];
+    added.into_iter().try_for_each(|tables| connection.execute_batch(tables)).map_err(damaged_or("add tables"))?;
     Ok(connection)
 }
 

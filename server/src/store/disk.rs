@@ -68,6 +68,14 @@ impl DiskStore {
         space(self.room.path()).map(|(free, _)| free)
     }
 
+    /// Bytes of the file system, free or not.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn size(&self) -> Result<u64, StoreError> {
+        space(self.room.path()).map(|(_, size)| size)
+    }
+
     /// The file of a pack.
     pub(crate) fn path_of(&self, pack: PackId) -> PathBuf {
         self.room.path().join(name(pack))

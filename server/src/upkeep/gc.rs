@@ -17,6 +17,7 @@ use std::io;
 use vsync_protocol::id::{Cid, PackId};
 
 use super::compact;
+use super::keeper::COLLECTION;
 use super::mark::{Mark, MarkError};
 use super::throttle::{Stop, Throttle};
 use crate::archive::{Archive, ArchiveError};
@@ -78,7 +79,12 @@ impl Archive {
     pub fn collect(&self, options: &GcOptions, stop: &Stop) -> Result<GcReport, MarkError> {
         let throttle = Throttle::new(options.rate, stop.clone());
         let round = Round { archive: self, options, throttle: &throttle };
-        if options.dry_run { round.preview() } else { round.run() }
+        if options.dry_run {
+            return round.preview();
+        }
+        let report = round.run()?;
+        self.note_chore(COLLECTION, report.removed_bytes);
+        Ok(report)
     }
 }
 

@@ -57,6 +57,17 @@ fn with_archive<T>(
     done
 }
 
+impl Archive {
+    /// Notes for people that the chore `name` ended now, and what it came to.
+    fn note_chore(&self, name: &'static str, amount: u64) {
+        if self.failure().is_none()
+            && let Err(error) = self.catalog().note_chore(name, self.time().0.now, amount)
+        {
+            tracing::warn!("the end of {name} is not noted: {error}");
+        }
+    }
+}
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What is kept of a volume, asked anew each time, so that a changed configuration counts at

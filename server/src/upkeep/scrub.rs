@@ -12,6 +12,7 @@ use vsync_protocol::blob::{BlobKind, Header};
 use vsync_protocol::id::{Cid, MachineName, PackId, SnapshotId, VolumeName};
 use vsync_protocol::manifest::Manifest;
 
+use super::keeper::SCRUB;
 use super::mark::MarkError;
 use super::throttle::{Stop, Throttle};
 use crate::archive::{Archive, ArchiveError, report};
@@ -59,6 +60,7 @@ impl Archive {
         for pack in self.catalog().packs()? {
             lost.extend(self.scrub_pack(pack, &throttle, &mut found)?);
         }
+        self.note_chore(SCRUB, found.packs);
         self.conclude(lost, found)
     }
 

@@ -17,7 +17,9 @@ use vsync_protocol::wire::{
     message_len,
 };
 use vsync_server::store::disk::Reserve;
-use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
+use vsync_server::{
+    Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, StatusConfig, Upkeep,
+};
 use vsync_transport::Congestion;
 
 pub(crate) const REALM: RealmId = RealmId::from_bytes([7; 16]);
@@ -43,6 +45,8 @@ pub(crate) struct Bed {
     pub members: Arc<Mutex<HashMap<MachineKey, Member>>>,
     pub server: Option<Running>,
     pub floor: u64,
+    pub declared: Vec<Declared>,
+    pub status: Option<StatusConfig>,
 }
 
 impl Bed {
@@ -66,6 +70,8 @@ impl Bed {
             members: Arc::new(Mutex::new(members)),
             server: None,
             floor: DEFAULT_FLOOR,
+            declared: Vec::new(),
+            status: None,
         }
     }
 
@@ -80,7 +86,7 @@ impl Bed {
 
     pub(crate) fn config(&self) -> ServerConfig {
         let members = Arc::clone(&self.members);
-        let floor = self.floor;
+        let (floor, declared) = (self.floor, self.declared.clone());
         let policies: Policies = Arc::new(move |_| Policy { floor, ..Policy::default() });
         let members: Members = Arc::new(move |key| members.lock().unwrap().get(&key).cloned());
         ServerConfig {
@@ -93,6 +99,8 @@ impl Bed {
             reserve: Reserve { bytes: 0, percent: 0 },
             congestion: Congestion::Cubic,
             upkeep: Upkeep { policies, ..Upkeep::default() },
+            declared: Arc::new(move || Some(declared.clone())),
+            status: self.status.clone(),
         }
     }
 
