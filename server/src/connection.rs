@@ -169,9 +169,7 @@ impl Connection {
                 let serial = self.serial;
                 self.blocking(move |shared| shared.begin_job(&member, serial, start)).await?
             }
-            Request::EndJob { id, result } => {
-                self.blocking(move |shared| shared.end_job(&member, id, result)).await?
-            }
+            Request::EndJob { id, result } => self.blocking(move |shared| shared.end_job(&member, id, result)).await?,
             Request::Jobs(listing) => self.blocking(move |shared| shared.jobs(&member, listing)).await?,
             Request::Damaged { cid } => {
                 let damaged = self.blocking(move |shared| Ok(shared.archive.recheck(cid)?)).await?;

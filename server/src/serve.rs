@@ -21,6 +21,8 @@ use vsync_protocol::plan::{Fate, Verdict};
 use vsync_protocol::wire::{Cids, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply};
 use vsync_transport::{Congestion, TransportError};
 
+use crate::alerts::Notify;
+use crate::alerts::herald::Herald;
 use crate::archive::{Archive, ArchiveError};
 use crate::commit::{Author, Outcome, commit};
 use crate::connection::Connection;
@@ -97,6 +99,8 @@ pub struct ServerConfig {
     pub upkeep: Upkeep,
     /// What is to be backed up to it.
     pub declared: Declarations,
+    /// How people are told when something is wrong; none: they look for themselves.
+    pub notify: Option<Notify>,
 }
 
 /// Why a server does not start.
@@ -121,7 +125,7 @@ impl Server {
     ///
     /// # Errors
     /// When the store cannot be opened or the address is not to be had.
-    pub fn start(config: ServerConfig) -> Result<Running, ServerError> {
+    pub fn start(mut config: ServerConfig) -> Result<Running, ServerError> {
         let archive = Arc::new(Archive::open(&config.data, config.realm, config.reserve)?);
         archive.lose_jobs();
         let members = Arc::clone(&config.members);
@@ -134,6 +138,9 @@ impl Server {
         let keeper = keeper.map_err(ServerError::Thread)?;
         let viewer =
             Arc::new(Viewer { archive: Arc::clone(&archive), notices, declared: Arc::clone(&config.declared) });
+        let notify = config.notify.take();
+        let herald = notify.map(|notify| Herald::start(notify, &config.data, Arc::clone(&viewer)));
+        let herald = herald.transpose().map_err(ServerError::Thread)?.flatten();
         let shared = Arc::new(Shared::new(config, archive, viewer));
         let (stop, stopped) = oneshot::channel();
         let (listening, ready) = mpsc::channel();
@@ -157,6 +164,9 @@ impl Server {
                 }
             });
             runtime.shutdown_timeout(FINISH_TIMEOUT);
+            if let Some(herald) = herald {
+                herald.end();
+            }
             keeper.end();
             shared.archive.close();
         });

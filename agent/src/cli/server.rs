@@ -316,6 +316,7 @@ pub(crate) fn on_store(data: &Path, realm: RealmId, kit: MachineKey) -> Result<H
         upkeep: Upkeep { collect_every: None, scrub_every: None, ..Upkeep::default() },
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
+        notify: None,
     })?;
     Ok(Hosted::new(running, &identity))
 }
@@ -340,6 +341,7 @@ fn start(
         upkeep: Upkeep { policies: policies(&watched), zone: zone(), ..Upkeep::default() },
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
+        notify: None,
     };
     let running = Server::start(server)?;
     // Only now: an empty directory becomes a store, one with a file in it does not.

@@ -581,7 +581,8 @@ mod tests {
 
     #[test]
     fn results_are_bounded() {
-        let result = |message: &str, read| JobResult { message: message.into(), read, ..JobResult::new(Outcome::Failed) };
+        let result =
+            |message: &str, read| JobResult { message: message.into(), read, ..JobResult::new(Outcome::Failed) };
         assert_eq!(result(&"x".repeat(MAX_JOB_MESSAGE), MOST).check(), Ok(()));
         assert!(result(&"x".repeat(MAX_JOB_MESSAGE + 1), 0).check().is_err());
         assert!(result("\u{1b}", 0).check().is_err());
@@ -598,7 +599,12 @@ mod tests {
             snapshot: Some(SnapshotId::from_bytes([1; 16])),
             ..JobResult::new(Outcome::Success)
         };
-        let outer = JobResult { code: 22, message: "db was not started".into(), held: Some(70), ..JobResult::new(Outcome::Defects) };
+        let outer = JobResult {
+            code: 22,
+            message: "db was not started".into(),
+            held: Some(70),
+            ..JobResult::new(Outcome::Defects)
+        };
         let both = helper.clone().and(outer.clone());
         assert_eq!((both.outcome, both.code, both.read, both.held), (Outcome::Defects, 22, 10, Some(70)));
         assert_eq!(both.snapshot, helper.snapshot);

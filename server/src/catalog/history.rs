@@ -130,9 +130,8 @@ fn standing(reader: &Connection, group: &Group) -> rusqlite::Result<Vec<Known>> 
 fn newest(reader: &Connection, group: &Group) -> rusqlite::Result<(u64, Option<Known>)> {
     let condition = "FROM snapshots WHERE source = ?1 AND volume = ?2 AND forgotten IS NULL";
     let values = [group.source.as_str(), group.volume.as_str()];
-    let count = reader
-        .prepare_cached(&format!("SELECT count(*) {condition}"))?
-        .query_row(values, |row| unsigned(row, 0))?;
+    let count =
+        reader.prepare_cached(&format!("SELECT count(*) {condition}"))?.query_row(values, |row| unsigned(row, 0))?;
     let last = reader
         .prepare_cached(&format!("SELECT {COLUMNS} {condition} ORDER BY position DESC LIMIT 1"))?
         .query_row(values, known)

@@ -92,13 +92,7 @@ impl Catalog {
     ///
     /// # Errors
     /// When it is not recorded.
-    pub fn end_job(
-        &self,
-        machine: MachineName,
-        id: JobId,
-        result: JobResult,
-        at: i64,
-    ) -> Result<bool, CatalogError> {
+    pub fn end_job(&self, machine: MachineName, id: JobId, result: JobResult, at: i64) -> Result<bool, CatalogError> {
         self.write("record a job's end", move |t| end(t, &machine, id, result, at))
     }
 
@@ -112,8 +106,9 @@ impl Catalog {
                 "UPDATE jobs SET ended = ?1, lost = 1, outcome = ?2, message = ?3
                  WHERE machine = ?4 AND id = ?5 AND ended IS NULL",
             )?;
-            let mut lose =
-                |(machine, id): &(MachineName, JobId)| lose.execute(params![at, outcome_code(Outcome::Interrupted), LOST, machine.as_str(), id.as_bytes()]);
+            let mut lose = |(machine, id): &(MachineName, JobId)| {
+                lose.execute(params![at, outcome_code(Outcome::Interrupted), LOST, machine.as_str(), id.as_bytes()])
+            };
             jobs.iter().try_for_each(|job| lose(job).map(drop))
         })
     }
@@ -253,9 +248,9 @@ impl Catalog {
             )?;
             // Not by SQL, whose sums overflow.
             let sizes = sizes.query_map([], |row| row.get::<_, Option<i64>>(0))?;
-            sizes.into_iter().try_fold(0_u64, |sum, size| {
-                Ok(sum.saturating_add(u64::try_from(size?.unwrap_or(0)).unwrap_or(0)))
-            })
+            sizes
+                .into_iter()
+                .try_fold(0_u64, |sum, size| Ok(sum.saturating_add(u64::try_from(size?.unwrap_or(0)).unwrap_or(0))))
         })
     }
 

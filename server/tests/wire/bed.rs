@@ -94,6 +94,7 @@ impl Bed {
             registry: self.registry(),
             reserve: Reserve { bytes: 0, percent: 0 },
             congestion: Congestion::Cubic,
+            notify: None,
             upkeep: Upkeep { policies, ..Upkeep::default() },
             declared: Arc::new(move || declared.clone()),
         }

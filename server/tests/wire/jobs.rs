@@ -85,7 +85,10 @@ async fn a_job_is_recorded_from_its_beginning_to_its_end() {
     let client = hello(&bed, PRODUCTION).await;
     assert_eq!(client.ask(&backup(1)).await, Reply::Noted);
     let [job] = &jobs(&client).await[..] else { panic!("not one job") };
-    assert_eq!((job.machine.as_str(), job.source.as_str(), job.version.as_str()), ("production", "production", "1.2.3"));
+    assert_eq!(
+        (job.machine.as_str(), job.source.as_str(), job.version.as_str()),
+        ("production", "production", "1.2.3")
+    );
     assert_eq!((job.ended, job.result.clone()), (None, None));
     let result = JobResult { read: 7, sent: 6, stored: 5, size: 4, held: Some(3), ..JobResult::new(Outcome::Success) };
     for _ in 0..2 {
