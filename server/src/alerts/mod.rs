@@ -6,12 +6,14 @@
 
 pub(crate) mod herald;
 mod rules;
+mod sinks;
 mod teller;
 
 use serde::{Deserialize, Serialize};
 
 pub use herald::Notify;
 pub use rules::alerts;
+pub use sinks::{Mail, Ping, SinkError, Smtp, SmtpTls, Webhook};
 pub use teller::{Event, News};
 
 /// How bad it is. Later ones are graver.
