@@ -12,6 +12,7 @@ import email.policy
 import http.server
 import ipaddress
 import json
+import socket
 import ssl
 import sys
 import threading
@@ -106,17 +107,19 @@ def certificate():
 
 web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web)
 threading.Thread(target=web.serve_forever, daemon=True).start()
+# aiosmtpd cannot be asked which port it was given.
+with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
 mail = Controller(
     Mailbox(),
     hostname="127.0.0.1",
-    port=0,
+    port=port,
     tls_context=certificate(),
     require_starttls=True,
     authenticator=authenticate,
     auth_required=True,
 )
 mail.start()
-port = mail.server.sockets[0].getsockname()[1]
 (PLACE / "ports.new").write_text(f"{web.server_port} {port}\n")
 (PLACE / "ports.new").rename(PLACE / "ports")
 while True:

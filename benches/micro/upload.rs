@@ -66,6 +66,8 @@ fn pair() -> Pair {
         members: Arc::new(move |key| (key == known).then(|| member.clone())),
         registry: store.path().join("vsync.pub"),
         upkeep: Upkeep::default(),
+        declared: Arc::new(|| Some(Vec::new())),
+        status: None,
         reserve: Reserve::default(),
         congestion: Congestion::default(),
     };

@@ -26,6 +26,7 @@ mod serve;
 mod session;
 pub mod store;
 pub mod upkeep;
+mod web;
 
 #[cfg(test)]
 mod testing;
@@ -35,4 +36,7 @@ pub use rebuild::{RebuildReport, Trust, rebuild, rebuild_in};
 pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};
 pub use store::disk::Reserve;
 pub use upkeep::{Policies, Upkeep};
+
 pub use vsync_transport::Congestion;
+pub use web::StatusConfig;
+pub use web::json::{server_json, volume_json};

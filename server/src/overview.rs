@@ -28,9 +28,9 @@ pub struct Declared {
     pub due: Option<i64>,
 }
 
-/// What the configuration declares now. Asked anew each time, so that a changed
-/// configuration counts at once.
-pub type Declarations = Arc<dyn Fn() -> Vec<Declared> + Send + Sync>;
+/// What the configuration declares now; none if it cannot be understood. Asked anew each time,
+/// so that a changed configuration counts at once.
+pub type Declarations = Arc<dyn Fn() -> Option<Vec<Declared>> + Send + Sync>;
 
 /// What an overview is made from.
 pub(crate) struct Viewer {
@@ -57,10 +57,19 @@ impl Viewer {
         })
     }
 
+    /// Whether it is known what is to be backed up.
+    pub(crate) fn is_configured(&self) -> bool {
+        (self.declared)().is_some()
+    }
+
     /// What an operator must look at.
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.notices.all();
         warnings.extend(self.frozen().filter(|clock| !warnings.contains(clock)));
+        if !self.is_configured() {
+            warnings
+                .push("the server's vsync.toml cannot be understood: what is to be backed up is not known".to_owned());
+        }
         warnings
     }
 
@@ -101,7 +110,7 @@ impl Viewer {
     /// The declared volumes, then those that nobody declares any more but that have snapshots.
     fn standings(&self, source: Option<&MachineName>) -> Result<Vec<Standing>, CatalogError> {
         let mut declared = BTreeMap::new();
-        for one in (self.declared)() {
+        for one in (self.declared)().unwrap_or_default() {
             let group = Group { source: one.source.clone(), volume: one.volume.clone() };
             declared.insert(group, one);
         }

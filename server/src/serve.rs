@@ -32,6 +32,7 @@ use crate::refusal::{number, refusal};
 use crate::store::disk::Reserve;
 use crate::upkeep::Upkeep;
 use crate::upkeep::keeper::{Keeper, Notices};
+use crate::web::{StatusConfig, Web};
 
 /// Connections altogether, and of one machine.
 const MAX_CONNECTIONS: usize = 256;
@@ -101,6 +102,8 @@ pub struct ServerConfig {
     pub declared: Declarations,
     /// How people are told when something is wrong; none: they look for themselves.
     pub notify: Option<Notify>,
+    /// Where it shows over HTTP how it is; none: nowhere.
+    pub status: Option<StatusConfig>,
 }
 
 /// Why a server does not start.
@@ -112,6 +115,14 @@ pub enum ServerError {
     /// TLS or the address.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The address for status is not to be had.
+    #[error("cannot listen on the status address {address} (TCP)")]
+    Status {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The network thread.
     #[error("cannot start the network thread")]
     Thread(#[source] std::io::Error),
@@ -138,9 +149,13 @@ impl Server {
         let keeper = keeper.map_err(ServerError::Thread)?;
         let viewer =
             Arc::new(Viewer { archive: Arc::clone(&archive), notices, declared: Arc::clone(&config.declared) });
-        let notify = config.notify.take();
-        let herald = notify.map(|notify| Herald::start(notify, &config.data, Arc::clone(&viewer)));
-        let herald = herald.transpose().map_err(ServerError::Thread)?.flatten();
+        let (web, herald) = match open_windows(&mut config, &viewer) {
+            Ok(windows) => windows,
+            Err(error) => {
+                keeper.end();
+                return Err(error);
+            }
+        };
         let shared = Arc::new(Shared::new(config, archive, viewer));
         let (stop, stopped) = oneshot::channel();
         let (listening, ready) = mpsc::channel();
@@ -173,8 +188,20 @@ impl Server {
         let thread = thread.map_err(ServerError::Thread)?;
         let died = || std::io::Error::other("it ended at once");
         ready.recv().map_err(|_| ServerError::Thread(died()))?.map_err(ServerError::Thread)?;
-        Ok(Running { address, stop: Some(stop), thread: Some(thread) })
+        Ok(Running { address, stop: Some(stop), thread: Some(thread), web })
     }
+}
+
+/// What shows and tells people how the server is.
+fn open_windows(config: &mut ServerConfig, viewer: &Arc<Viewer>) -> Result<(Option<Web>, Option<Herald>), ServerError> {
+    let show = |status: StatusConfig| {
+        let address = status.listen;
+        Web::start(status, Arc::clone(viewer)).map_err(|source| ServerError::Status { address, source })
+    };
+    let web = config.status.clone().map(show).transpose()?;
+    let tell = |notify| Herald::start(notify, &config.data, Arc::clone(viewer)).map_err(ServerError::Thread);
+    let herald = config.notify.take().map(tell).transpose()?;
+    Ok((web, herald.flatten()))
 }
 
 /// How a server is asked to end.
@@ -192,9 +219,16 @@ pub struct Running {
     address: SocketAddr,
     stop: Option<oneshot::Sender<Stop>>,
     thread: Option<JoinHandle<()>>,
+    web: Option<Web>,
 }
 
 impl Running {
+    /// Where it shows how it is, if it does.
+    #[must_use]
+    pub fn status_address(&self) -> Option<SocketAddr> {
+        self.web.as_ref().map(Web::address)
+    }
+
     /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
@@ -212,6 +246,7 @@ impl Running {
             // It may have ended by itself.
             let _ = stop.send(how);
         }
+        drop(self.web.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the network thread panicked");
         }

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use serde_json::json;
 use vsync_protocol::id::{MachineName, VolumeName};
 use vsync_protocol::tree::VolumeInfo;
+use vsync_protocol::wire::JobKind;
 
 use super::GlobalArgs;
 use super::helper;
+use super::job::Job;
 use super::output;
 use super::progress::Display;
 use super::report::{Exit, Failure};
@@ -23,6 +25,9 @@ use crate::suggest;
 
 /// How many defects are printed; the snapshot lists more.
 const SHOWN_DEFECTS: usize = 20;
+
+/// Who is told of a backup, and what counts for it.
+type Watched<'a> = (&'a Job<'a>, &'a Arc<Progress>);
 
 /// Back up volumes, directories or streams
 ///
@@ -74,14 +79,23 @@ impl BackupArgs {
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
         if let Some(name) = &self.stdin {
-            return self.stream(global, &session, name, &mut std::io::stdin(), &progress, || Ok(()));
+            let job = Job::begin(&session, JobKind::Backup, name, None);
+            let done = self.stream(global, &session, name, &mut std::io::stdin(), (&job, &progress), || Ok(()));
+            job.end(&done);
+            return done;
         }
         if let Some(name) = &self.stdin_from_command {
-            return self.command_output(global, &session, name, &progress);
+            let job = Job::begin(&session, JobKind::Backup, name, None);
+            let done = self.command_output(global, &session, name, (&job, &progress));
+            job.end(&done);
+            return done;
         }
         let mut exit = Exit::Exact;
         for volume in self.volumes(&session)? {
-            let done = self.volume(global, &session, &volume)?;
+            let job = Job::begin(&session, JobKind::Backup, &volume, None);
+            let done = self.volume(global, &session, &volume, &job);
+            job.end(&done);
+            let done = done?;
             exit = if done == Exit::Exact { exit } else { done };
         }
         Ok(exit)
@@ -109,18 +123,24 @@ impl BackupArgs {
         Ok(if self.volumes.is_empty() { machine.backup.clone() } else { self.volumes.clone() })
     }
 
-    fn volume(&self, global: &GlobalArgs, session: &Session, volume: &VolumeName) -> Result<Exit, Failure> {
+    fn volume(
+        &self,
+        global: &GlobalArgs,
+        session: &Session,
+        volume: &VolumeName,
+        job: &Job<'_>,
+    ) -> Result<Exit, Failure> {
         let place = volumes::locate(&session.context, volume)?;
         let directory = match &place {
             Place::Directory(path) | Place::Volume(path, _) => path.clone(),
             Place::Helper(description) => {
-                return helper::backup(global, session, description, &self.tag);
+                return helper::backup(global, session, description, &self.tag, Some(job.id()));
             }
         };
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
         let options = self.options(session, volume, place.info());
-        self.run_one(global, session, Source::Directory(&directory), &options, &progress)
+        self.run_one(global, session, Source::Directory(&directory), &options, (job, &progress))
     }
 
     fn options(&self, session: &Session, volume: &VolumeName, info: VolumeInfo) -> Options {
@@ -136,14 +156,22 @@ impl BackupArgs {
         session: &Session,
         source: Source<'_>,
         options: &Options,
-        progress: &Arc<Progress>,
+        (job, progress): Watched<'_>,
     ) -> Result<Exit, Failure> {
+        job.watch(progress);
         let writer = session.writer()?;
         let mut cache = Cache::open(&session.cache_path(&options.volume))?;
         let display = Display::start(global, "backing up", progress);
         let outcome = backup::run(source, &writer, options, &session.remote, &mut cache, &session.heads(), progress);
         drop(display);
         let report = outcome?;
+        job.note(|result| {
+            result.read = progress.read.get();
+            // What the server lacked is what was sent, and what the store grew by.
+            (result.sent, result.stored) = (report.upload.bytes, report.upload.bytes);
+            (result.size, result.files) = (report.totals.bytes, report.totals.entries);
+            (result.defects, result.snapshot) = (report.defect_count, Some(report.snapshot));
+        });
         show(global, session, options, &report, progress)?;
         Ok(if report.defect_count == 0 { Exit::Exact } else { Exit::Defects })
     }
@@ -154,14 +182,14 @@ impl BackupArgs {
         session: &Session,
         name: &VolumeName,
         reader: &mut (dyn Read + Send),
-        progress: &Arc<Progress>,
+        watched: Watched<'_>,
         ended: impl FnOnce() -> Result<(), String> + Send,
     ) -> Result<Exit, Failure> {
         let info =
             VolumeInfo { kind: "stream".into(), driver: None, options: vec![], labels: vec![], quiesce: "none".into() };
         let options = self.options(session, name, info);
         let mut reader = Checked { reader, ended: Some(ended) };
-        self.run_one(global, session, Source::Stream(&mut reader), &options, progress)
+        self.run_one(global, session, Source::Stream(&mut reader), &options, watched)
     }
 
     fn command_output(
@@ -169,7 +197,7 @@ impl BackupArgs {
         global: &GlobalArgs,
         session: &Session,
         name: &VolumeName,
-        progress: &Arc<Progress>,
+        watched: Watched<'_>,
     ) -> Result<Exit, Failure> {
         let (program, arguments) =
             self.command.split_first().ok_or_else(|| Failure::new(Exit::Usage, "no command given"))?;
@@ -182,7 +210,7 @@ impl BackupArgs {
         let mut output = child.stdout.take().ok_or_else(|| Failure::new(Exit::Failed, "the command has no output"))?;
         let mut child = Some(child);
         let ended = || child.take().map_or(Ok(()), |child| succeeded(child, program));
-        let outcome = self.stream(global, session, name, &mut output, progress, ended);
+        let outcome = self.stream(global, session, name, &mut output, watched, ended);
         if let Some(mut child) = child {
             // The backup broke off first: nobody reads what the command still prints.
             let _ = child.kill();

@@ -5,11 +5,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vsync_protocol::id::VolumeName;
+use vsync_protocol::id::{JobId, VolumeName};
 use zeroize::Zeroizing;
 
 use super::GlobalArgs;
 use super::context::key_store;
+use super::job;
 use super::report::{Exit, Failure};
 use super::session::Session;
 use super::volumes;
@@ -25,10 +26,11 @@ pub(super) fn backup(
     session: &Session,
     volume: &VolumeDescription,
     tags: &[String],
+    job: Option<JobId>,
 ) -> Result<Exit, Failure> {
     let mut arguments = vec!["backup".to_owned(), volume.name.to_string()];
     tags.iter().for_each(|tag| arguments.extend(["--tag".to_owned(), tag.clone()]));
-    volumes::block_on(run(global, session, volume, VolumeUse::Read, arguments))?
+    volumes::block_on(run(global, session, (volume, VolumeUse::Read), arguments, job))?
 }
 
 /// Restores into a volume from inside a container.
@@ -37,19 +39,20 @@ pub(super) async fn restore(
     session: &Session,
     volume: &VolumeDescription,
     what: &[String],
+    job: Option<JobId>,
 ) -> Result<Exit, Failure> {
     let mut arguments = vec!["restore".to_owned()];
     arguments.extend(what.iter().cloned());
     arguments.extend(["--to-path".to_owned(), format!("{VOLUMES_INSIDE}/{}", volume.name)]);
-    run(global, session, volume, VolumeUse::Write, arguments).await
+    run(global, session, (volume, VolumeUse::Write), arguments, job).await
 }
 
 async fn run(
     global: &GlobalArgs,
     session: &Session,
-    volume: &VolumeDescription,
-    volume_use: VolumeUse,
+    (volume, volume_use): (&VolumeDescription, VolumeUse),
     mut arguments: Vec<String>,
+    job: Option<JobId>,
 ) -> Result<Exit, Failure> {
     let server = session.context.config.server(Some(session.remote.server()))?;
     if server.address.is_none() {
@@ -76,29 +79,31 @@ async fn run(
         arguments.push("--quiet".to_owned());
     }
     let image = std::env::var("VSYNC_IMAGE").unwrap_or_else(|_| DEFAULT_IMAGE.to_owned());
-    let job = HelperJob {
+    let helper = HelperJob {
         image,
         volume: volume.name.clone(),
         volume_use,
         arguments,
-        environment: environment(session),
+        environment: environment(session, job),
         files: files(session, volume)?,
     };
     let engine = Engine::connect().await?;
-    let code = engine.run_helper(&job, &mut pass_on).await?;
+    let code = engine.run_helper(&helper, &mut pass_on).await?;
     Exit::from_code(code).ok_or_else(|| {
         Failure::new(Exit::Failed, format!("the helper container for {} ended with code {code}", volume.name))
     })
 }
 
-fn environment(session: &Session) -> BTreeMap<String, String> {
+fn environment(session: &Session, job: Option<JobId>) -> BTreeMap<String, String> {
     let variables = [
         ("VSYNC_CONFIG", format!("{CONFIG_INSIDE}/vsync.toml")),
         ("VSYNC_KEYS", format!("{CONFIG_INSIDE}/keys")),
         ("VSYNC_AS", session.context.bundle.machine.to_string()),
         ("VSYNC_STATE_DIR", STATE_INSIDE.to_owned()),
     ];
-    variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    // The helper tells of its work as of this command's.
+    let job = job.map(|job| (job::VARIABLE, job.to_string()));
+    variables.into_iter().chain(job).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// What the engine says of the volume, for a helper, which cannot ask it.

@@ -176,11 +176,12 @@ fn configuration(kit: &Path, realm: &RealmKey, name: MachineName, data: PathBuf)
     Config {
         path: kit.to_owned(),
         realm: realm.name.clone(),
-        servers: vec![Server { machine, address: None, data }],
+        servers: vec![Server { machine, address: None, data, status: None }],
         clients: Vec::new(),
         volumes: Vec::new(),
         retention: None,
         keys: KeysConfig::Directory(PathBuf::new()),
+        notify: Vec::new(),
     }
 }
 

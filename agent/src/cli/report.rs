@@ -283,6 +283,8 @@ impl Failure {
                 (Exit::Failed, "another backup of this volume was made meanwhile; run it again")
             }
             RefusalCode::Version => (Exit::Failed, "use the same version of vsync on both machines"),
+            // Met only when telling of jobs, which never fails a command.
+            RefusalCode::NoJob | RefusalCode::TooManyJobs => return Self::of(error, Exit::Failed),
             RefusalCode::NoSession | RefusalCode::Malformed | RefusalCode::WrongName | RefusalCode::BadManifest => {
                 return Self::of(error, Exit::Failed);
             }

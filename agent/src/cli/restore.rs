@@ -8,9 +8,11 @@ use jiff::Zoned;
 use serde_json::json;
 use vsync_protocol::id::{MachineName, VolumeName};
 use vsync_protocol::tree::EntryPath;
+use vsync_protocol::wire::JobKind;
 
 use super::GlobalArgs;
 use super::helper;
+use super::job::Job;
 use super::output;
 use super::progress::Display;
 use super::report::{Exit, Failure};
@@ -102,14 +104,15 @@ impl RestoreArgs {
         let snapshot = session.find(&spec, self.source.as_ref())?;
         let selection = Selection::new(spec.path, &self.include, &self.exclude)?;
         let options = Options { selection, dry_run: self.dry_run };
-        let work = Work { args: self, global, session: &session, snapshot: &snapshot, options };
-        match &self.to_path {
-            Some(path) => work.restore_to_directory(path),
-            None => {
-                let volume = self.to_volume.clone().unwrap_or_else(|| snapshot.body.volume.clone());
-                volumes::block_on(work.restore_to_volume(&volume))?
-            }
+        let body = &snapshot.body;
+        // What changes nothing is nothing to record.
+        let job = (!self.dry_run).then(|| Job::begin(&session, JobKind::Restore, &body.volume, Some(&body.source)));
+        let work = Work { args: self, global, session: &session, snapshot: &snapshot, options, job };
+        let done = work.run();
+        if let Some(job) = work.job {
+            job.end(&done);
         }
+        done
     }
 
     fn spec(&self, now: &Zoned) -> Result<Spec, Failure> {
@@ -130,9 +133,21 @@ struct Work<'a> {
     session: &'a Session,
     snapshot: &'a Snapshot,
     options: Options,
+    /// None for a dry run.
+    job: Option<Job<'a>>,
 }
 
 impl Work<'_> {
+    fn run(&self) -> Result<Exit, Failure> {
+        match &self.args.to_path {
+            Some(path) => self.restore_to_directory(path),
+            None => {
+                let volume = self.args.to_volume.clone().unwrap_or_else(|| self.snapshot.body.volume.clone());
+                volumes::block_on(self.restore_to_volume(&volume))?
+            }
+        }
+    }
+
     fn restore_to_directory(&self, path: &Path) -> Result<Exit, Failure> {
         if !self.args.dry_run {
             std::fs::create_dir_all(path).map_err(|error| {
@@ -167,7 +182,10 @@ impl Work<'_> {
         let stopped = self.clear_the_way(&engine, &volume).await?;
         let exit = match engine.access_to(&volume).await? {
             Access::Direct(path) | Access::Inside(path) => self.restore(&path, &format!("volume {name}")),
-            Access::Helper => helper::restore(self.global, self.session, &volume, &self.helper_arguments()).await,
+            Access::Helper => {
+                let job = self.job.as_ref().map(Job::id);
+                helper::restore(self.global, self.session, &volume, &self.helper_arguments(), job).await
+            }
             Access::Refused { reason } => {
                 Err(Failure::new(Exit::Failed, format!("volume {name} cannot be written: {reason}")))
             }
@@ -262,6 +280,9 @@ impl Work<'_> {
         let vault = self.session.vault(self.snapshot)?;
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
+        if let Some(job) = &self.job {
+            job.watch(&progress);
+        }
         let verb = if self.args.dry_run { "comparing" } else { "restoring" };
         let run = |options: &Options| {
             let display = Display::start(self.global, verb, &progress);
@@ -270,6 +291,13 @@ impl Work<'_> {
             report
         };
         let report = run(&self.options)?;
+        if let Some(job) = &self.job {
+            job.note(|result| {
+                (result.size, result.files) = (report.bytes, report.entries);
+                (result.sent, result.snapshot) = (progress.written.get(), Some(self.snapshot.id));
+                result.defects = (report.damaged.len() + report.unrestored.len()) as u64;
+            });
+        }
         self.show(&report, target)?;
         if self.args.verify && !self.args.dry_run {
             return self.verify(directory, target, &report);

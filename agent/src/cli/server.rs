@@ -1,6 +1,8 @@
 //! `vsync server`: running the server, and rebuilding its catalog. The only place that
 //! names the server's crate.
 
+mod notify;
+
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,21 +11,28 @@ use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
 use ed25519_dalek::SigningKey;
+use jiff::Zoned;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::plan::retention::DEFAULT_FLOOR;
 use vsync_protocol::plan::{Policy, Zone};
 use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
 use vsync_server::upkeep::gc::{GcOptions, GcReport};
 use vsync_server::upkeep::mark::MarkError;
-use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
+use vsync_server::{
+    Declarations, Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, StatusConfig, Upkeep,
+};
 
 use super::GlobalArgs;
 use super::context::{Context, key_store, load_registry};
+use super::due::next_due;
 use super::output;
 use super::report::{Exit, Failure};
 use super::signal;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Schedule};
 use crate::keys::{Existing, Role, Secret, file, recovery_machine};
+
+/// How a server is and how a volume stands, in the words of the servers' own status.
+pub(super) use vsync_server::{server_json, volume_json};
 
 /// The copy of `vsync.pub` in a store.
 const REGISTRY_COPY: &str = "vsync.pub";
@@ -35,6 +44,7 @@ pub(super) enum ServerCommand {
     Rebuild(RebuildArgs),
     Gc(GcArgs),
     Scrub(ScrubArgs),
+    Notify(notify::NotifyArgs),
 }
 
 /// Run the server in the foreground, until SIGTERM
@@ -47,6 +57,13 @@ pub(super) struct RunArgs {
     /// UDP address to listen on [default: the port of `address`, on all interfaces]
     #[arg(long, env = "VSYNC_LISTEN", value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
+
+    /// TCP address for metrics, health and status over HTTP [default: as `status` in vsync.toml says, else none]
+    #[arg(long, env = "VSYNC_STATUS_ADDRESS", value_name = "IP:PORT")]
+    status_address: Option<SocketAddr>,
+    /// Seconds between two looks at whether anybody must be told of anything
+    #[arg(long, env = "VSYNC_NOTIFY_EVERY", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    notify_every: u64,
 }
 
 /// Recreate the catalog from packs, manifests and log
@@ -95,6 +112,7 @@ impl ServerCommand {
             Self::Rebuild(args) => args.run(global),
             Self::Gc(args) => args.run(global),
             Self::Scrub(args) => args.run(global),
+            Self::Notify(args) => args.run(global),
         }
     }
 }
@@ -118,7 +136,10 @@ impl RunArgs {
             }
         };
         let stop = signal::Stop::install()?;
-        let running = start(&context.config, server, context.bundle.identity(), listen)?;
+        let status = self.status_address.or(server.status);
+        let every = Duration::from_secs(self.notify_every);
+        let notify = notify::notify(&context.config, &server.machine.name, every)?;
+        let running = start(&context.config, server, context.bundle.identity(), listen, Windows { status, notify })?;
         if !global.quiet {
             eprintln!(
                 "{} listening on {} (UDP), data in {}",
@@ -126,6 +147,9 @@ impl RunArgs {
                 running.address(),
                 server.data.display()
             );
+            if let Some(status) = running.status_address() {
+                eprintln!("{} shows its status at http://{status}/ (TCP)", server.machine.name);
+            }
         }
         stop.wait();
         if !global.quiet {
@@ -289,7 +313,7 @@ pub(crate) fn embedded(config: &Config, server: &config::Server) -> Result<Hoste
     fs::create_dir_all(&server.data).map_err(|error| {
         Failure::of(&error, Exit::Failed).hint(format!("make the data directory {} writable", server.data.display()))
     })?;
-    let running = start(config, server, identity.clone(), (Ipv4Addr::LOCALHOST, 0).into())?;
+    let running = start(config, server, identity.clone(), (Ipv4Addr::LOCALHOST, 0).into(), Windows::default())?;
     Ok(Hosted::new(running, &identity))
 }
 
@@ -314,6 +338,8 @@ pub(crate) fn on_store(data: &Path, realm: RealmId, kit: MachineKey) -> Result<H
         members,
         // Whoever has only a kit and a store wants the data, and nothing to change.
         upkeep: Upkeep { collect_every: None, scrub_every: None, ..Upkeep::default() },
+        declared: Arc::new(|| Some(Vec::new())),
+        status: None,
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
         notify: None,
@@ -321,14 +347,25 @@ pub(crate) fn on_store(data: &Path, realm: RealmId, kit: MachineKey) -> Result<H
     Ok(Hosted::new(running, &identity))
 }
 
+/// What a server lets people see and hear of itself; by default, nothing.
+#[derive(Default)]
+struct Windows {
+    status: Option<SocketAddr>,
+    notify: Option<vsync_server::alerts::Notify>,
+}
+
 fn start(
     config: &Config,
     server: &config::Server,
     identity: SigningKey,
     listen: SocketAddr,
+    Windows { status, notify }: Windows,
 ) -> Result<Running, Failure> {
     let registry = load_registry(config)?;
     let realm = registry.realm.id;
+    let name = &server.machine.name;
+    let status =
+        status.map(|listen| StatusConfig { listen, server: name.to_string(), realm: config.realm.to_string() });
     let copy = server.data.join(REGISTRY_COPY);
     let watched = Arc::new(Watched::new(config, registry, copy.clone()));
     let server = ServerConfig {
@@ -339,9 +376,11 @@ fn start(
         registry: config.registry_path(),
         members: members(&watched),
         upkeep: Upkeep { policies: policies(&watched), zone: zone(), ..Upkeep::default() },
+        declared: declarations(&watched, server.machine.name.clone()),
+        status,
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
-        notify: None,
+        notify,
     };
     let running = Server::start(server)?;
     // Only now: an empty directory becomes a store, one with a file in it does not.
@@ -372,6 +411,13 @@ fn members(watched: &Arc<Watched>) -> Members {
 fn policies(watched: &Arc<Watched>) -> Policies {
     let watched = Arc::clone(watched);
     Arc::new(move |volume| watched.look(|access| access.policy(volume)).unwrap_or_default())
+}
+
+/// What is to be backed up to the server `name`, by `vsync.toml` as it is at the moment of
+/// asking; none while that file cannot be understood.
+fn declarations(watched: &Arc<Watched>, name: MachineName) -> Declarations {
+    let watched = Arc::clone(watched);
+    Arc::new(move || watched.look(|access| access.declared(&name, &Zoned::now())))
 }
 
 /// This machine's time zone, with its changes of clocks up to some distant year.
@@ -445,6 +491,29 @@ impl Access {
         // Deciding about snapshots is for whoever is at home on a server anyway.
         let may_admin = self.config.servers.iter().any(|server| server.machine.name == name);
         Some(Member { may_read: machine.role == Role::Full, may_admin, name })
+    }
+
+    /// A volume that has a schedule is backed up where that says; one that has none is expected
+    /// everywhere.
+    fn declared(&self, server: &MachineName, now: &Zoned) -> Vec<Declared> {
+        let mut declared = Vec::new();
+        for machine in self.config.machines() {
+            for volume in &machine.backup {
+                let planned: Vec<&Schedule> = machine.schedule.iter().filter(|plan| plan.volume == *volume).collect();
+                if !planned.is_empty() && planned.iter().all(|plan| plan.server != *server) {
+                    continue;
+                }
+                let here = planned.iter().filter(|plan| plan.server == *server);
+                let due = here.filter_map(|plan| next_due(&plan.at, now)).min();
+                declared.push(Declared {
+                    source: machine.name.clone(),
+                    volume: volume.clone(),
+                    max_age: self.config.max_age(volume),
+                    due: due.map(|due| due.as_millisecond()),
+                });
+            }
+        }
+        declared
     }
 
     fn policy(&self, volume: &VolumeName) -> Policy {

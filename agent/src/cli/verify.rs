@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use jiff::Zoned;
 use serde_json::json;
-use vsync_protocol::id::{MachineName, SnapshotId};
-use vsync_protocol::wire::Listing;
+use vsync_protocol::id::{MachineName, SnapshotId, VolumeName};
+use vsync_protocol::wire::{JobKind, Listing};
 
 use super::GlobalArgs;
+use super::job::Job;
 use super::output;
 use super::progress::Display;
 use super::report::{Exit, Failure};
@@ -63,20 +64,37 @@ impl VerifyArgs {
         session.require_reader()?;
         session.remote.check_history(&session.heads())?;
         let snapshots = self.snapshots(&session)?;
+        let mut jobs = Jobs::begin(&session, &snapshots);
+        let done = self.verify(global, &session, &snapshots, &mut jobs);
+        jobs.end(&done);
+        done
+    }
+
+    fn verify(
+        &self,
+        global: &GlobalArgs,
+        session: &Session,
+        snapshots: &[Snapshot],
+        jobs: &mut Jobs<'_>,
+    ) -> Result<Exit, Failure> {
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
         progress.total_entries.set(snapshots.iter().map(|snapshot| snapshot.sealed.entries).sum());
         progress.total_bytes.set(snapshots.iter().map(|snapshot| snapshot.sealed.bytes).sum());
-        let sample = self.sample(&session)?;
+        let sample = self.sample(session)?;
         let begun = Instant::now();
         let display = Display::start(global, "verifying", &progress);
         let mut verifier = Verifier::new(&session.remote, sample, &progress);
         let mut damaged = 0;
         let mut ended = Ok(());
-        for snapshot in &snapshots {
+        for snapshot in snapshots {
             let vault = session.vault(snapshot)?;
             match verifier.snapshot(snapshot, &vault) {
-                Ok(whole) => damaged += u64::from(!whole),
+                Ok(true) => {}
+                Ok(false) => {
+                    damaged += 1;
+                    jobs.damaged(snapshot);
+                }
                 Err(error) => {
                     ended = Err(error);
                     break;
@@ -91,7 +109,7 @@ impl VerifyArgs {
             eprintln!("and {} more", report.damage_count - SHOWN as u64);
         }
         ended?;
-        show(global, &session, &report, damaged, begun)?;
+        show(global, session, &report, damaged, begun)?;
         if report.damage_count == 0 {
             return Ok(Exit::Exact);
         }
@@ -130,6 +148,40 @@ impl VerifyArgs {
                 .hint("`vsync snapshots` lists what there is".to_owned()));
         }
         listed.iter().map(|listed| session.open_snapshot(listed)).collect()
+    }
+}
+
+/// The record of a verification: one job for each volume of each machine.
+struct Jobs<'a>(BTreeMap<(MachineName, VolumeName), (Job<'a>, u64)>);
+
+impl<'a> Jobs<'a> {
+    fn begin(session: &'a Session, snapshots: &[Snapshot]) -> Self {
+        let mut jobs = BTreeMap::new();
+        for Snapshot { body, .. } in snapshots {
+            let job = || (Job::begin(session, JobKind::Verify, &body.volume, Some(&body.source)), 0);
+            jobs.entry((body.source.clone(), body.volume.clone())).or_insert_with(job);
+        }
+        Self(jobs)
+    }
+
+    fn damaged(&mut self, snapshot: &Snapshot) {
+        if let Some((_, damaged)) = self.0.get_mut(&(snapshot.body.source.clone(), snapshot.body.volume.clone())) {
+            *damaged += 1;
+        }
+    }
+
+    /// Damage is the fault of the volume that has it; anything else is everybody's.
+    fn end(self, done: &Result<Exit, Failure>) {
+        for (job, damaged) in self.0.into_values() {
+            if damaged > 0 {
+                job.note(|result| result.defects = damaged);
+                job.end(&Err(Failure::new(Exit::Damage, format!("{damaged} snapshots are damaged"))));
+            } else if done.as_ref().is_err_and(|failure| failure.code != Exit::Damage) {
+                job.end(done);
+            } else {
+                job.end(&Ok(Exit::Exact));
+            }
+        }
     }
 }
 

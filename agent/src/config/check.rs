@@ -1,6 +1,7 @@
 //! The sense of `vsync.toml`: names, references, times. Collects everything that is wrong.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -12,7 +13,7 @@ use vsync_protocol::id::{MachineName, RealmName, VolumeName};
 use vsync_protocol::registry::RECOVERY_MACHINE;
 
 use super::raw::{RawClient, RawConfig, RawKeys, RawRetention, RawSchedule, RawServer, RawStore, RawVolume, Text};
-use super::{Config, KeysConfig, Machine, Problem, Quiesce, Retention, Schedule, Server, Volume};
+use super::{Config, KeysConfig, MAX_AGE, Machine, Problem, Quiesce, Retention, Schedule, Server, Volume};
 use crate::keys::Role;
 use crate::suggest;
 
@@ -78,7 +79,14 @@ impl Check<'_> {
         let data = self.absolute("data", &raw.data);
         let machine = self.machine(&raw.name, role, &raw.backup, raw.schedule, servers);
         let address = address.map_or(Some(None), |parsed| parsed.map(Some));
-        Some(Server { machine: machine?, address: address?, data: data? })
+        let status = raw.status.map(|status| self.socket(&status));
+        let status = status.map_or(Some(None), |parsed| parsed.map(Some));
+        Some(Server { machine: machine?, address: address?, data: data?, status: status? })
+    }
+
+    fn socket(&mut self, text: &Text) -> Option<SocketAddr> {
+        let wrong = format!("`{}` is not IP:PORT, as in `127.0.0.1:10080` or `[::1]:10080`", text.get_ref());
+        text.get_ref().parse().map_err(|_| self.problem(&text.span(), wrong)).ok()
     }
 
     fn client(&mut self, raw: RawClient, servers: &[String]) -> Option<Machine> {
@@ -142,6 +150,7 @@ impl Check<'_> {
         }
         let path = raw.path.map(|path| self.absolute("path", &path));
         let retention = raw.retention.and_then(|raw| self.retention(raw));
+        let max_age = raw.max_age.and_then(|text| self.duration(&text));
         Some(Volume {
             name: self.parse(&raw.name)?,
             path: path.map_or(Some(None), |checked| checked.map(Some))?,
@@ -150,20 +159,22 @@ impl Check<'_> {
             exec_post: raw.exec_post.map(Spanned::into_inner),
             profile: raw.profile,
             retention,
+            max_age: max_age.unwrap_or(MAX_AGE),
+        })
+    }
+
+    fn duration(&mut self, text: &Text) -> Option<Duration> {
+        let wrong = format!("`{}` is not a duration such as `36h`, `7d` or `4w`", text.get_ref());
+        parse_duration(text.get_ref()).or_else(|| {
+            self.problem(&text.span(), wrong);
+            None
         })
     }
 
     fn retention(&mut self, raw: Spanned<RawRetention>) -> Option<Retention> {
         let span = raw.span();
         let raw = raw.into_inner();
-        let mut duration = |text: &Option<Text>| {
-            let text = text.as_ref()?;
-            parse_duration(text.get_ref()).or_else(|| {
-                let message = format!("`{}` is not a duration such as `36h`, `7d` or `4w`", text.get_ref());
-                self.problem(&text.span(), message);
-                None
-            })
-        };
+        let mut duration = |text: &Option<Text>| self.duration(text.as_ref()?);
         let (within, floor) = (duration(&raw.keep_within), duration(&raw.min_retention));
         let retention = Retention {
             last: raw.keep_last,

@@ -13,6 +13,7 @@ mod raw;
 mod tests;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -67,6 +68,8 @@ pub struct Server {
     pub address: Option<Address>,
     /// Its data directory, absolute.
     pub data: PathBuf,
+    /// Where it shows over HTTP how it is; `None`: nowhere.
+    pub status: Option<SocketAddr>,
 }
 
 /// A way of telling people that something is wrong.
@@ -109,8 +112,10 @@ pub enum Written {
 
 impl Written {
     fn read(text: &str) -> Self {
-        text.strip_prefix('$')
-            .map_or_else(|| Self::Here(text.to_owned()), |name| Self::Variable(name.trim_matches(['{', '}']).to_owned()))
+        text.strip_prefix('$').map_or_else(
+            || Self::Here(text.to_owned()),
+            |name| Self::Variable(name.trim_matches(['{', '}']).to_owned()),
+        )
     }
 }
 
@@ -168,7 +173,12 @@ pub struct Volume {
     pub profile: Profile,
     /// What is kept of it.
     pub retention: Option<Retention>,
+    /// How old its last snapshot may be before somebody must look.
+    pub max_age: Duration,
 }
+
+/// How old a last snapshot may be if nothing else is said: a day, and half of one to see to it.
+pub const MAX_AGE: Duration = Duration::from_secs(36 * 3600);
 
 /// What is done with the containers that use a volume while it is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -348,6 +358,12 @@ impl Config {
     #[must_use]
     pub fn retention(&self, name: &VolumeName) -> Option<&Retention> {
         self.volume(name).and_then(|volume| volume.retention.as_ref()).or(self.retention.as_ref())
+    }
+
+    /// How old the last snapshot of the volume `name` may be.
+    #[must_use]
+    pub fn max_age(&self, name: &VolumeName) -> Duration {
+        self.volume(name).map_or(MAX_AGE, |volume| volume.max_age)
     }
 
     /// Every volume that any machine backs up, each once, by name.

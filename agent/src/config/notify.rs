@@ -57,7 +57,10 @@ impl Check<'_> {
             && !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
         {
             // Not quoted: whatever it is, it may be secret.
-            self.problem(&text.span(), "this is neither an http or https URL, nor a variable that holds one (\"$NAME\")");
+            self.problem(
+                &text.span(),
+                "this is neither an http or https URL, nor a variable that holds one (\"$NAME\")",
+            );
             return None;
         }
         Some(written)

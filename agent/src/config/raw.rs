@@ -38,6 +38,7 @@ pub(super) struct RawServer {
     pub(super) name: Text,
     pub(super) address: Option<Text>,
     pub(super) data: Text,
+    pub(super) status: Option<Text>,
     #[serde(default)]
     pub(super) backup: Vec<Text>,
     pub(super) role: Option<Spanned<Role>>,
@@ -75,6 +76,7 @@ pub(super) struct RawVolume {
     pub(super) exec_post: Option<Text>,
     #[serde(default)]
     pub(super) profile: Profile,
+    pub(super) max_age: Option<Text>,
     pub(super) retention: Option<Spanned<RawRetention>>,
 }
 

@@ -219,7 +219,10 @@ fn the_identity_is_beside_the_configuration() {
 fn ways_of_telling_people() {
     let with = |entry: &str| parse(&format!("{GOOD}\n[[notify]]\n{entry}\n"));
     let way = |entry: &str| with(entry).unwrap().notify.remove(0).way;
-    assert_eq!(way("webhook = \"https://h.example.org/x\""), Way::Webhook(Written::Here("https://h.example.org/x".into())));
+    assert_eq!(
+        way("webhook = \"https://h.example.org/x\""),
+        Way::Webhook(Written::Here("https://h.example.org/x".into()))
+    );
     assert_eq!(way("ping = \"$PING\"\nservers = [\"annex2\"]"), Way::Ping(Written::Variable("PING".into())));
     let mail = "mail-to = [\"ops@example.org\"]\nmail-from = \"vsync@example.org\"\n";
     for (smtp, expected) in [
@@ -242,7 +245,10 @@ fn ways_of_telling_people() {
         ("mail-to = [\"a@b\"]", "needs `mail-from` and `smtp`"),
         ("mail-to = [\"a@b\"]\nmail-from = \"a@b\"\nsmtp = \"h\"", "`smtp` is of the form"),
         ("mail-to = [\"a@b\"]\nmail-from = \"a@b\"\nsmtp = \"smtp://u:s3cret@h\"", "`smtp` is of the form"),
-        ("mail-to = [\"a@b\"]\nmail-from = \"a@b\"\nsmtp = \"smtp://h\"\nsmtp-password = \"s3cret\"", "must name a variable"),
+        (
+            "mail-to = [\"a@b\"]\nmail-from = \"a@b\"\nsmtp = \"smtp://h\"\nsmtp-password = \"s3cret\"",
+            "must name a variable",
+        ),
         ("webhook = \"$X\"\nservers = [\"anex2\"]", "did you mean `annex2`?"),
     ] {
         let error = with(entry).unwrap_err();

@@ -7,10 +7,10 @@ use std::time::Duration;
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, TokioRuntime};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
-use vsync_protocol::id::{MachineKey, MachineName};
+use vsync_protocol::id::{JobId, MachineKey, MachineName};
 use vsync_protocol::log::GENESIS;
 use vsync_protocol::manifest::LogPosition;
-use vsync_protocol::wire::{self, MESSAGE_HEAD_LEN, Reply, Request, SERVER_NAME, VERSION};
+use vsync_protocol::wire::{self, JobStart, MESSAGE_HEAD_LEN, Reply, Request, SERVER_NAME, VERSION};
 
 use super::{Identity, RemoteError, ServerAddress};
 
@@ -32,12 +32,14 @@ pub(super) struct Connector {
     identity: Identity,
     live: Mutex<Option<(Endpoint, Connection)>>,
     greeting: StdMutex<(i64, LogPosition)>,
+    /// Jobs under way, of which a new connection is told.
+    jobs: StdMutex<Vec<JobStart>>,
 }
 
 impl Connector {
     pub(super) const fn new(server: ServerAddress, identity: Identity) -> Self {
         let greeting = StdMutex::new((0, LogPosition { index: 0, head: GENESIS }));
-        Self { server, identity, live: Mutex::const_new(None), greeting }
+        Self { server, identity, live: Mutex::const_new(None), greeting, jobs: StdMutex::new(Vec::new()) }
     }
 
     pub(super) const fn server_name(&self) -> &MachineName {
@@ -145,7 +147,10 @@ impl Connector {
         // The server looks at this machine's key after the client's side is done: it is the
         // first answer that tells whether it was accepted.
         match timeout(CONNECT_TIMEOUT, self.hello(&connection)).await {
-            Ok(Ok(())) => Ok((endpoint, connection)),
+            Ok(Ok(())) => {
+                self.repeat_jobs(&connection).await;
+                Ok((endpoint, connection))
+            }
             Ok(Err(RemoteError::Lost { reason, .. })) => match connection.close_reason() {
                 Some(ConnectionError::ConnectionClosed(close)) => Err(identity(close.to_string())),
                 _ => Err(self.lost(&reason)),
@@ -153,6 +158,42 @@ impl Connector {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(unreachable()),
         }
+    }
+
+    /// Adds a job to what a new connection is told of.
+    pub(super) fn announce(&self, job: JobStart) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(job);
+    }
+
+    /// The job has ended.
+    pub(super) fn renounce(&self, id: JobId) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).retain(|job| job.id != id);
+    }
+
+    /// Says that jobs are still under way, which the server may doubt after a connection broke.
+    async fn repeat_jobs(&self, connection: &Connection) {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for job in jobs {
+            let request = Request::BeginJob(job);
+            // The work itself does not depend on it.
+            if !matches!(timeout(CONNECT_TIMEOUT, self.ask(connection, &request)).await, Ok(Ok(_))) {
+                return;
+            }
+        }
+    }
+
+    /// Asks once, on a new connection only if there is none. Gives up soon.
+    pub(super) async fn request_once(&self, request: &Request) -> Result<Reply, RemoteError> {
+        let asked = async {
+            let mut live = self.live.lock().await;
+            let connection = match live.as_ref().filter(|(_, connection)| connection.close_reason().is_none()) {
+                Some((_, connection)) => connection.clone(),
+                None => live.insert(self.connect().await?).1.clone(),
+            };
+            drop(live);
+            self.ask(&connection, request).await
+        };
+        timeout(CONNECT_TIMEOUT, asked).await.unwrap_or_else(|_| Err(self.lost(&"it did not answer in time")))
     }
 
     /// Says hello once more, on the live connection or a new one.

@@ -15,9 +15,9 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use vsync_protocol::id::{Cid, MachineKey, MachineName, RealmId, VolumeName};
+use vsync_protocol::id::{Cid, JobId, MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::manifest::LogPosition;
-use vsync_protocol::wire::{Listing, Reply, Request, ServerStatus, SnapshotRecord};
+use vsync_protocol::wire::{JobResult, JobStart, Listing, Overview, Reply, Request, ServerStatus, SnapshotRecord};
 
 pub use budget::{Budget, Permit};
 pub use error::RemoteError;
@@ -153,6 +153,36 @@ impl Remote {
         }
     }
 
+    /// How the server is, and how every volume stands there.
+    ///
+    /// # Errors
+    /// When it refuses or stays away.
+    pub fn overview(&self) -> Result<Overview, RemoteError> {
+        match self.request(&Request::Overview)? {
+            Reply::Overview(overview) => Ok(*overview),
+            other => Err(RemoteError::unexpected(&other)),
+        }
+    }
+
+    /// Tells the server of a job, and again whenever the connection is made anew, until it ends.
+    ///
+    /// # Errors
+    /// When the server refuses, or does not answer at once: nothing is worth waiting for that
+    /// only keeps a record.
+    pub fn begin_job(&self, start: JobStart) -> Result<(), RemoteError> {
+        self.connector.announce(start.clone());
+        self.runtime.block_on(self.connector.request_once(&Request::BeginJob(start))).and_then(noted)
+    }
+
+    /// Tells the server what came of a job.
+    ///
+    /// # Errors
+    /// When the server refuses, or does not answer at once.
+    pub fn end_job(&self, id: JobId, result: JobResult) -> Result<(), RemoteError> {
+        self.connector.renounce(id);
+        self.runtime.block_on(self.connector.request_once(&Request::EndJob { id, result })).and_then(noted)
+    }
+
     /// `vsync.pub` as the server has it. Only its signature makes it worth anything.
     ///
     /// # Errors
@@ -201,6 +231,13 @@ impl Remote {
     /// When history was rolled back or rewritten.
     pub fn check_history(&self, store: &HeadStore) -> Result<(), RemoteError> {
         history::check(self, store)
+    }
+}
+
+fn noted(reply: Reply) -> Result<(), RemoteError> {
+    match reply {
+        Reply::Noted => Ok(()),
+        other => Err(RemoteError::unexpected(&other)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What agents told of their work. Nothing depends on it: it is for people.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::types::Value;
@@ -68,6 +69,23 @@ pub struct NewJob {
     pub at: i64,
     /// Jobs that began before this are given up; none while the clock is in doubt.
     pub oldest: Option<i64>,
+}
+
+/// What happened to a volume on one day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Day {
+    /// When the day began in UTC, in milliseconds since 1970.
+    pub begins: i64,
+    /// Snapshots of that day that are not forgotten.
+    pub snapshots: u64,
+    /// Backups that came to something.
+    pub good: u64,
+    /// Backups that did not.
+    pub failed: u64,
+    /// Bytes of content in the largest of them.
+    pub size: u64,
+    /// Bytes that the store grew by.
+    pub stored: u64,
 }
 
 /// Jobs of a catalog that is being replaced.
@@ -163,6 +181,15 @@ impl Catalog {
             let found = params![group.source.as_str(), group.volume.as_str(), limit];
             reader.prepare_cached(&query)?.query_map(found, job)?.collect()
         })
+    }
+
+    /// What happened to `group` on each day since `since`, oldest first, without the days on
+    /// which nothing did.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn days(&self, group: &Group, since: i64) -> Result<Vec<Day>, CatalogError> {
+        self.read("look at a volume's days", |reader| days(reader, group, since))
     }
 
     /// How many backups of `group` came to nothing after job `number` and after the time
@@ -292,6 +319,40 @@ fn read_all(old: &Path, rows: &mut Vec<Vec<Value>>) -> rusqlite::Result<()> {
         rows.push((0..columns).map(|column| row.get(column)).collect::<rusqlite::Result<_>>()?);
     }
     Ok(())
+}
+
+/// Milliseconds of a day.
+const DAY: i64 = 24 * 3_600_000;
+
+fn days(reader: &Connection, group: &Group, since: i64) -> rusqlite::Result<Vec<Day>> {
+    let mut days: BTreeMap<i64, Day> = BTreeMap::new();
+    let mut of = |at: i64, add: &dyn Fn(&mut Day)| {
+        let begins = at.saturating_sub(at.rem_euclid(DAY));
+        let empty = Day { begins, snapshots: 0, good: 0, failed: 0, size: 0, stored: 0 };
+        add(days.entry(begins).or_insert(empty));
+    };
+    let values = params![group.source.as_str(), group.volume.as_str(), since];
+    let mut snapshots = reader.prepare_cached(
+        "SELECT received FROM snapshots WHERE source = ?1 AND volume = ?2 AND forgotten IS NULL AND received >= ?3",
+    )?;
+    for at in snapshots.query_map(values, |row| row.get(0))? {
+        of(at?, &|day| day.snapshots += 1);
+    }
+    let mut jobs = reader.prepare_cached(
+        "SELECT started, outcome <= 1, size, stored FROM jobs
+         WHERE source = ?1 AND volume = ?2 AND kind = 0 AND started >= ?3 AND outcome IS NOT NULL",
+    )?;
+    let job = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, bool>(1)?, unsigned(row, 2)?, unsigned(row, 3)?));
+    for found in jobs.query_map(values, job)? {
+        let (at, good, size, stored) = found?;
+        of(at, &|day| {
+            day.good += u64::from(good);
+            day.failed += u64::from(!good);
+            day.size = day.size.max(size);
+            day.stored = day.stored.saturating_add(stored);
+        });
+    }
+    Ok(days.into_values().collect())
 }
 
 fn begin(t: &Transaction<'_>, job: &NewJob) -> rusqlite::Result<()> {

@@ -37,7 +37,7 @@ use write::Command;
 
 pub use gc::{Compaction, Entry, Kept, Row, State};
 pub use history::{Group, Known};
-pub use jobs::{Adopted, NewJob};
+pub use jobs::{Adopted, Day, NewJob};
 
 /// Connections that read beside one another.
 const READERS: usize = 4;

@@ -17,7 +17,9 @@ use vsync_protocol::wire::{
     message_len,
 };
 use vsync_server::store::disk::Reserve;
-use vsync_server::{Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
+use vsync_server::{
+    Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, StatusConfig, Upkeep,
+};
 use vsync_transport::Congestion;
 
 pub(crate) const REALM: RealmId = RealmId::from_bytes([7; 16]);
@@ -44,6 +46,7 @@ pub(crate) struct Bed {
     pub server: Option<Running>,
     pub floor: u64,
     pub declared: Vec<Declared>,
+    pub status: Option<StatusConfig>,
 }
 
 impl Bed {
@@ -68,6 +71,7 @@ impl Bed {
             server: None,
             floor: DEFAULT_FLOOR,
             declared: Vec::new(),
+            status: None,
         }
     }
 
@@ -96,7 +100,8 @@ impl Bed {
             congestion: Congestion::Cubic,
             notify: None,
             upkeep: Upkeep { policies, ..Upkeep::default() },
-            declared: Arc::new(move || declared.clone()),
+            declared: Arc::new(move || Some(declared.clone())),
+            status: self.status.clone(),
         }
     }
 
