@@ -99,13 +99,13 @@ fn a_test_message_says_who_cannot_be_told() {
 
     sinks.refuse(true);
     let output = server.run(["server", "notify"]);
-    output.code(1);
+    let output = output.code(1);
     assert!(output.stderr().contains("3 of 3 could not be told"), "{output}");
     sinks.refuse(false);
     let output = server.clone().env("TEST_PASSWORD", "wrong").run(["server", "notify"]);
-    output.code(1);
+    let output = output.code(1);
     assert!(output.stderr().contains("1 of 3 could not be told"), "{output}");
     let output = server.clone().env("TEST_PASSWORD", "").run(["server", "notify"]);
-    output.code(2);
+    let output = output.code(2);
     assert!(output.stderr().contains("TEST_PASSWORD_FILE"), "{output}");
 }
