@@ -9,6 +9,7 @@
 //! archive on blocks and knows nothing of QUIC; everything before it is async and touches
 //! no file.
 
+pub mod alerts;
 pub mod archive;
 pub mod catalog;
 mod catchup;

@@ -21,6 +21,8 @@ use vsync_protocol::plan::{Fate, Verdict};
 use vsync_protocol::wire::{Cids, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply};
 use vsync_transport::{Congestion, TransportError};
 
+use crate::alerts::Notify;
+use crate::alerts::herald::Herald;
 use crate::archive::{Archive, ArchiveError};
 use crate::commit::{Author, Outcome, commit};
 use crate::connection::Connection;
@@ -99,6 +101,8 @@ pub struct ServerConfig {
     pub upkeep: Upkeep,
     /// What is to be backed up to it.
     pub declared: Declarations,
+    /// How people are told when something is wrong; none: they look for themselves.
+    pub notify: Option<Notify>,
     /// Where it shows over HTTP how it is; none: nowhere.
     pub status: Option<StatusConfig>,
 }
@@ -133,7 +137,7 @@ impl Server {
     ///
     /// # Errors
     /// When the store cannot be opened or the address is not to be had.
-    pub fn start(config: ServerConfig) -> Result<Running, ServerError> {
+    pub fn start(mut config: ServerConfig) -> Result<Running, ServerError> {
         let archive = Arc::new(Archive::open(&config.data, config.realm, config.reserve)?);
         archive.lose_jobs();
         let members = Arc::clone(&config.members);
@@ -146,9 +150,8 @@ impl Server {
         let keeper = keeper.map_err(ServerError::Thread)?;
         let viewer =
             Arc::new(Viewer { archive: Arc::clone(&archive), notices, declared: Arc::clone(&config.declared) });
-        let web = config.status.clone().map(|status| show(status, &viewer)).transpose();
-        let web = match web {
-            Ok(web) => web,
+        let (web, herald) = match open_windows(&mut config, &viewer) {
+            Ok(windows) => windows,
             Err(error) => {
                 keeper.end();
                 return Err(error);
@@ -177,6 +180,9 @@ impl Server {
                 }
             });
             runtime.shutdown_timeout(FINISH_TIMEOUT);
+            if let Some(herald) = herald {
+                herald.end();
+            }
             keeper.end();
             shared.archive.close();
         });
@@ -187,9 +193,16 @@ impl Server {
     }
 }
 
-fn show(status: StatusConfig, viewer: &Arc<Viewer>) -> Result<Web, ServerError> {
-    let address = status.listen;
-    Web::start(status, Arc::clone(viewer)).map_err(|source| ServerError::Status { address, source })
+/// What shows and tells people how the server is.
+fn open_windows(config: &mut ServerConfig, viewer: &Arc<Viewer>) -> Result<(Option<Web>, Option<Herald>), ServerError> {
+    let show = |status: StatusConfig| {
+        let address = status.listen;
+        Web::start(status, Arc::clone(viewer)).map_err(|source| ServerError::Status { address, source })
+    };
+    let web = config.status.clone().map(show).transpose()?;
+    let tell = |notify| Herald::start(notify, &config.data, Arc::clone(viewer)).map_err(ServerError::Thread);
+    let herald = config.notify.take().map(tell).transpose()?;
+    Ok((web, herald.flatten()))
 }
 
 /// How a server is asked to end.

@@ -181,6 +181,7 @@ fn configuration(kit: &Path, realm: &RealmKey, name: MachineName, data: PathBuf)
         volumes: Vec::new(),
         retention: None,
         keys: KeysConfig::Directory(PathBuf::new()),
+        notify: Vec::new(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! `vsync server`: running the server, and rebuilding its catalog. The only place that
 //! names the server's crate.
 
+mod notify;
+
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -42,6 +44,7 @@ pub(super) enum ServerCommand {
     Rebuild(RebuildArgs),
     Gc(GcArgs),
     Scrub(ScrubArgs),
+    Notify(notify::NotifyArgs),
 }
 
 /// Run the server in the foreground, until SIGTERM
@@ -58,6 +61,9 @@ pub(super) struct RunArgs {
     /// TCP address for metrics, health and status over HTTP [default: as `status` in vsync.toml says, else none]
     #[arg(long, env = "VSYNC_STATUS_ADDRESS", value_name = "IP:PORT")]
     status_address: Option<SocketAddr>,
+    /// Seconds between two looks at whether anybody must be told of anything
+    #[arg(long, env = "VSYNC_NOTIFY_EVERY", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    notify_every: u64,
 }
 
 /// Recreate the catalog from packs, manifests and log
@@ -106,6 +112,7 @@ impl ServerCommand {
             Self::Rebuild(args) => args.run(global),
             Self::Gc(args) => args.run(global),
             Self::Scrub(args) => args.run(global),
+            Self::Notify(args) => args.run(global),
         }
     }
 }
@@ -130,7 +137,9 @@ impl RunArgs {
         };
         let stop = signal::Stop::install()?;
         let status = self.status_address.or(server.status);
-        let running = start(&context.config, server, context.bundle.identity(), listen, status)?;
+        let every = Duration::from_secs(self.notify_every);
+        let notify = notify::notify(&context.config, &server.machine.name, every)?;
+        let running = start(&context.config, server, context.bundle.identity(), listen, Windows { status, notify })?;
         if !global.quiet {
             eprintln!(
                 "{} listening on {} (UDP), data in {}",
@@ -304,7 +313,7 @@ pub(crate) fn embedded(config: &Config, server: &config::Server) -> Result<Hoste
     fs::create_dir_all(&server.data).map_err(|error| {
         Failure::of(&error, Exit::Failed).hint(format!("make the data directory {} writable", server.data.display()))
     })?;
-    let running = start(config, server, identity.clone(), (Ipv4Addr::LOCALHOST, 0).into(), None)?;
+    let running = start(config, server, identity.clone(), (Ipv4Addr::LOCALHOST, 0).into(), Windows::default())?;
     Ok(Hosted::new(running, &identity))
 }
 
@@ -333,8 +342,16 @@ pub(crate) fn on_store(data: &Path, realm: RealmId, kit: MachineKey) -> Result<H
         status: None,
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
+        notify: None,
     })?;
     Ok(Hosted::new(running, &identity))
+}
+
+/// What a server lets people see and hear of itself; by default, nothing.
+#[derive(Default)]
+struct Windows {
+    status: Option<SocketAddr>,
+    notify: Option<vsync_server::alerts::Notify>,
 }
 
 fn start(
@@ -342,7 +359,7 @@ fn start(
     server: &config::Server,
     identity: SigningKey,
     listen: SocketAddr,
-    status: Option<SocketAddr>,
+    Windows { status, notify }: Windows,
 ) -> Result<Running, Failure> {
     let registry = load_registry(config)?;
     let realm = registry.realm.id;
@@ -363,6 +380,7 @@ fn start(
         status,
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
+        notify,
     };
     let running = Server::start(server)?;
     // Only now: an empty directory becomes a store, one with a file in it does not.

@@ -19,7 +19,7 @@ use crate::suggest;
 
 pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, Vec<Problem>> {
     let mut check = Check { text, problems: Vec::new() };
-    let RawConfig { realm, servers, clients, volumes, retention, keys } = raw;
+    let RawConfig { realm, servers, clients, volumes, retention, keys, notify } = raw;
     check.unique("machine", servers.iter().map(|server| &server.name).chain(clients.iter().map(|client| &client.name)));
     check.unique("volume", volumes.iter().map(|volume| &volume.name));
     let server_names: Vec<String> = servers.iter().map(|server| server.name.get_ref().clone()).collect();
@@ -29,9 +29,10 @@ pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, V
     let volumes = volumes.into_iter().filter_map(|raw| check.volume(raw)).collect();
     let retention = retention.and_then(|raw| check.retention(raw));
     let keys = check.keys(keys, path);
+    let notify = notify.into_iter().filter_map(|raw| check.notify(raw, &server_names)).collect();
     match (realm, keys) {
         (Some(realm), Some(keys)) if check.problems.is_empty() => {
-            Ok(Config { path: path.to_owned(), realm, servers, clients, volumes, retention, keys })
+            Ok(Config { path: path.to_owned(), realm, servers, clients, volumes, retention, keys, notify })
         }
         _ => {
             check.problems.sort_by_key(|problem| (problem.line, problem.column));
@@ -40,17 +41,17 @@ pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, V
     }
 }
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     text: &'a str,
     problems: Vec<Problem>,
 }
 
 impl Check<'_> {
-    fn problem(&mut self, span: &Range<usize>, message: impl Into<String>) {
+    pub(super) fn problem(&mut self, span: &Range<usize>, message: impl Into<String>) {
         self.problems.push(Problem::at(self.text, span, message.into()));
     }
 
-    fn parse<T: FromStr<Err: ToString>>(&mut self, text: &Text) -> Option<T> {
+    pub(super) fn parse<T: FromStr<Err: ToString>>(&mut self, text: &Text) -> Option<T> {
         text.get_ref().parse().map_err(|error: T::Err| self.problem(&text.span(), error.to_string())).ok()
     }
 
@@ -135,7 +136,7 @@ impl Check<'_> {
         Some(Schedule { volume: volume?, server: server?, at: raw.at.get_ref().clone() })
     }
 
-    fn known<'b>(&mut self, name: &Text, known: impl Iterator<Item = &'b str> + Clone, otherwise: &str) {
+    pub(super) fn known<'b>(&mut self, name: &Text, known: impl Iterator<Item = &'b str> + Clone, otherwise: &str) {
         if known.clone().all(|known| known != name.get_ref()) {
             let suggestion = suggest::suffix(name.get_ref(), known);
             self.problem(&name.span(), format!("`{}` {otherwise}{suggestion}", name.get_ref()));
@@ -220,7 +221,7 @@ impl Check<'_> {
         }
     }
 
-    fn absolute(&mut self, key: &str, path: &Text) -> Option<PathBuf> {
+    pub(super) fn absolute(&mut self, key: &str, path: &Text) -> Option<PathBuf> {
         if path.get_ref().starts_with('/') {
             return Some(path.get_ref().into());
         }

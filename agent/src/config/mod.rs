@@ -6,6 +6,7 @@
 
 mod check;
 pub mod find;
+mod notify;
 mod problem;
 mod raw;
 #[cfg(test)]
@@ -41,6 +42,8 @@ pub struct Config {
     pub retention: Option<Retention>,
     /// Where private keys are.
     pub keys: KeysConfig,
+    /// Whom servers tell when something is wrong.
+    pub notify: Vec<Notify>,
 }
 
 /// What servers and clients have in common.
@@ -67,6 +70,79 @@ pub struct Server {
     pub data: PathBuf,
     /// Where it shows over HTTP how it is; `None`: nowhere.
     pub status: Option<SocketAddr>,
+}
+
+/// A way of telling people that something is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notify {
+    /// The servers that use it; all of them if none is named.
+    pub servers: Vec<MachineName>,
+    /// The way.
+    pub way: Way,
+}
+
+/// How news leave a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Posted as JSON to a URL.
+    Webhook(Written),
+    /// A URL that is asked for while all is well.
+    Ping(Written),
+    /// By e-mail.
+    Mail {
+        /// To whom.
+        to: Vec<String>,
+        /// From whom.
+        from: String,
+        /// By way of which server.
+        smtp: Smtp,
+        /// The variable with the password for it.
+        password: Option<String>,
+    },
+}
+
+/// Something that may be secret, and then stands elsewhere than in the file, which is in git.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// In the file itself.
+    Here(String),
+    /// In an environment variable of this name, or where its `_FILE` or `_COMMAND` say.
+    Variable(String),
+}
+
+impl Written {
+    fn read(text: &str) -> Self {
+        text.strip_prefix('$').map_or_else(
+            || Self::Here(text.to_owned()),
+            |name| Self::Variable(name.trim_matches(['{', '}']).to_owned()),
+        )
+    }
+}
+
+/// A server that takes mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Smtp {
+    /// Its host.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is encrypted.
+    pub tls: SmtpTls,
+    /// As whom to log in; none: not at all.
+    pub user: Option<String>,
+    /// A certificate of an authority to believe, in PEM format.
+    pub ca: Option<PathBuf>,
+}
+
+/// How a connection to a mail server is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmtpTls {
+    /// Not at all.
+    None,
+    /// After STARTTLS.
+    Upgraded,
+    /// From its beginning.
+    Whole,
 }
 
 /// A backup that is made regularly.

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::notify::RawNotify;
 use super::{Profile, Quiesce};
 use crate::keys::Role;
 
@@ -21,6 +22,8 @@ pub(super) struct RawConfig {
     pub(super) retention: Option<Spanned<RawRetention>>,
     #[serde(default)]
     pub(super) keys: RawKeys,
+    #[serde(default)]
+    pub(super) notify: Vec<Spanned<RawNotify>>,
 }
 
 #[derive(Deserialize)]

@@ -214,3 +214,45 @@ fn the_identity_is_beside_the_configuration() {
     std::fs::write(dir.path().join(".vsync_identity"), "{}").unwrap();
     assert!(matches!(identity(None), Err(ConfigError::BadIdentity { .. })));
 }
+
+#[test]
+fn ways_of_telling_people() {
+    let with = |entry: &str| parse(&format!("{GOOD}\n[[notify]]\n{entry}\n"));
+    let way = |entry: &str| with(entry).unwrap().notify.remove(0).way;
+    assert_eq!(
+        way("webhook = \"https://h.example.org/x\""),
+        Way::Webhook(Written::Here("https://h.example.org/x".into()))
+    );
+    assert_eq!(way("ping = \"$PING\"\nservers = [\"annex2\"]"), Way::Ping(Written::Variable("PING".into())));
+    let mail = "mail-to = [\"ops@example.org\"]\nmail-from = \"vsync@example.org\"\n";
+    for (smtp, expected) in [
+        ("smtps://me@mail.example.org", (465, SmtpTls::Whole, Some("me"))),
+        ("smtp://mail.example.org:2525", (2525, SmtpTls::Upgraded, None)),
+        ("smtp+plain://localhost", (25, SmtpTls::None, None)),
+    ] {
+        let Way::Mail { smtp, password, .. } = way(&format!("{mail}smtp = \"{smtp}\"\nsmtp-password = \"$PW\"")) else {
+            panic!("no mail");
+        };
+        assert_eq!((smtp.port, smtp.tls, smtp.user.as_deref()), expected);
+        assert_eq!(password.as_deref(), Some("PW"));
+    }
+    for (entry, complaint) in [
+        ("servers = []", "needs one of `webhook`, `mail-to` and `ping`"),
+        ("webhook = \"https://x.org\"\nping = \"https://x.org\"", "needs one of"),
+        ("webhook = \"s3cret\"", "neither an http or https URL, nor a variable"),
+        ("webhook = \"$X\"\nsmtp = \"smtp://h\"", "this belongs to `mail-to`"),
+        ("mail-to = [\"ops\"]\nmail-from = \"a@b\"\nsmtp = \"smtp://h\"", "`ops` is no e-mail address"),
+        ("mail-to = [\"a@b\"]", "needs `mail-from` and `smtp`"),
+        ("mail-to = [\"a@b\"]\nmail-from = \"a@b\"\nsmtp = \"h\"", "`smtp` is of the form"),
+        ("mail-to = [\"a@b\"]\nmail-from = \"a@b\"\nsmtp = \"smtp://u:s3cret@h\"", "`smtp` is of the form"),
+        (
+            "mail-to = [\"a@b\"]\nmail-from = \"a@b\"\nsmtp = \"smtp://h\"\nsmtp-password = \"s3cret\"",
+            "must name a variable",
+        ),
+        ("webhook = \"$X\"\nservers = [\"anex2\"]", "did you mean `annex2`?"),
+    ] {
+        let error = with(entry).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(complaint), "{entry}: {message}");
+    }
+}

@@ -17,6 +17,7 @@ pub mod file;
 pub mod kit;
 pub mod realm;
 pub mod secret;
+pub mod source;
 pub mod store;
 
 pub use bundle::{Bundle, Role};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -13,6 +13,7 @@ use vsync_protocol::wire::{JobListing, Overview};
 
 use super::json::{day_json, job_json, server_json, volume_json};
 use super::{StatusConfig, health, metrics};
+use crate::alerts::alerts;
 use crate::archive::{ArchiveError, report};
 use crate::catalog::Group;
 use crate::overview::Viewer;
@@ -32,6 +33,12 @@ const JOBS_BUDGET: usize = 256 << 10;
 const TEXT: &str = "text/plain; charset=utf-8";
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// The page for people. It fetches `/status.json` and nothing else, from nowhere else.
+const PAGE: &str = include_str!("page.html");
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// What is shown.
 pub(super) struct Site {
@@ -66,6 +73,7 @@ impl From<Page> for Response<Full<Bytes>> {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(page.kind));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
         if page.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
@@ -93,13 +101,15 @@ impl Site {
 
     fn page(&self, path: &str) -> Page {
         let page = match path {
+            "/" => Ok(Page::ok(HTML, PAGE.to_owned())),
             "/metrics" => self.overview().map(|overview| Page::ok(METRICS, metrics::text(&overview))),
             "/health" => Ok(health::server(&self.viewer.archive)),
             "/health/backup" => self.overview().map(|overview| health::backup(&overview, self.viewer.is_configured())),
             "/status.json" => self.status().map(|status| Page::ok(JSON, format!("{status}\n"))),
-            _ => {
-                Ok(Page::text(StatusCode::NOT_FOUND, "there are /metrics, /health, /health/backup and /status.json\n"))
-            }
+            _ => Ok(Page::text(
+                StatusCode::NOT_FOUND,
+                "there are /, /metrics, /health, /health/backup and /status.json\n",
+            )),
         };
         page.unwrap_or_else(|error| {
             tracing::error!("the status cannot be shown: {}", report(&error));
@@ -136,6 +146,7 @@ impl Site {
         let mut server = server_json(&overview);
         server["name"] = self.config.server.as_str().into();
         server["realm"] = self.config.realm.as_str().into();
-        Ok(json!({ "server": server, "volumes": volumes, "jobs": jobs }))
+        let alerts = alerts(&overview);
+        Ok(json!({ "server": server, "alerts": alerts, "volumes": volumes, "jobs": jobs }))
     }
 }

@@ -98,6 +98,7 @@ impl Bed {
             registry: self.registry(),
             reserve: Reserve { bytes: 0, percent: 0 },
             congestion: Congestion::Cubic,
+            notify: None,
             upkeep: Upkeep { policies, ..Upkeep::default() },
             declared: Arc::new(move || Some(declared.clone())),
             status: self.status.clone(),
