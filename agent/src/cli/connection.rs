@@ -138,26 +138,27 @@ fn connected(session: &Session, findings: &mut Vec<Finding>) {
     });
 }
 
-/// Whether the kernel gives a server the socket buffers that keep it from dropping bursts.
+/// Whether the kernel gives the socket buffers that keep a burst from being dropped.
 fn buffers() -> Finding {
+    small_buffers()
+        .map_or_else(|| Finding::good("UDP socket buffers are large enough"), |(what, to_do)| Finding::bad(what, to_do))
+}
+
+/// What is wrong with the socket buffers, and what to do, if anything is.
+pub(super) fn small_buffers() -> Option<(String, String)> {
+    use rustix::net::sockopt::{socket_recv_buffer_size, socket_send_buffer_size};
     let wanted = vsync_transport::SOCKET_BUFFER;
-    match vsync_transport::bind((Ipv4Addr::LOCALHOST, 0).into()) {
-        Err(error) => Finding::failure(Failure::of(&error, Exit::Failed)),
-        Ok(socket) => {
-            use rustix::net::sockopt::{socket_recv_buffer_size, socket_send_buffer_size};
-            // Linux reports twice what it grants.
-            let sizes =
-                [socket_recv_buffer_size(&socket), socket_send_buffer_size(&socket)].map(|size| size.unwrap_or(0) / 2);
-            let least = sizes.into_iter().min().unwrap_or(0);
-            if least >= wanted {
-                return Finding::good(format!("UDP socket buffers hold {}", output::size(least as u64)));
-            }
-            Finding::bad(
-                format!("UDP socket buffers hold {} only: under load, packets are lost", output::size(least as u64)),
-                format!("sysctl -w net.core.rmem_max={wanted} net.core.wmem_max={wanted}"),
-            )
-        }
-    }
+    let to_do =
+        format!("sysctl -w net.core.rmem_max={wanted} net.core.wmem_max={wanted} (docs/operations.md tells more)");
+    let socket = match vsync_transport::bind((Ipv4Addr::LOCALHOST, 0).into()) {
+        Ok(socket) => socket,
+        Err(error) => return Some((error.to_string(), "look at the limits of this process".to_owned())),
+    };
+    // Linux reports twice what it grants.
+    let sizes = [socket_recv_buffer_size(&socket), socket_send_buffer_size(&socket)].map(|size| size.unwrap_or(0) / 2);
+    let least = sizes.into_iter().min().unwrap_or(0);
+    let what = || format!("UDP socket buffers hold {} only: under load, packets are lost", output::size(least as u64));
+    (least < wanted).then(|| (what(), to_do))
 }
 
 /// Whether what this machine backs up is there.

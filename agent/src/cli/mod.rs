@@ -27,7 +27,9 @@ mod quickstart;
 mod recovery;
 pub mod report;
 mod restore;
+mod schedule;
 mod server;
+mod service;
 mod session;
 mod signal;
 mod snapshots;
@@ -135,6 +137,8 @@ enum Command {
     Unpin(pin::UnpinArgs),
     Undelete(pin::UndeleteArgs),
     #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
+    #[command(subcommand)]
     Server(server::ServerCommand),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -182,6 +186,7 @@ impl Args {
             Command::Pin(args) => args.run(global),
             Command::Unpin(args) => args.run(global),
             Command::Undelete(args) => args.run(global),
+            Command::Schedule(command) => command.run(global),
             Command::Server(command) => command.run(global),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),

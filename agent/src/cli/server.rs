@@ -1,6 +1,8 @@
 //! `vsync server`: running the server, and rebuilding its catalog. The only place that
 //! names the server's crate.
 
+mod container;
+
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -32,6 +34,9 @@ const REGISTRY_COPY: &str = "vsync.pub";
 #[derive(Debug, Subcommand)]
 pub(super) enum ServerCommand {
     Run(RunArgs),
+    Start(container::StartArgs),
+    Stop(container::StopArgs),
+    Status(container::StatusArgs),
     Rebuild(RebuildArgs),
     Gc(GcArgs),
     Scrub(ScrubArgs),
@@ -92,6 +97,9 @@ impl ServerCommand {
     pub(super) fn run(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         match self {
             Self::Run(args) => args.run(global),
+            Self::Start(args) => args.run(global),
+            Self::Stop(args) => args.run(global),
+            Self::Status(args) => args.run(global),
             Self::Rebuild(args) => args.run(global),
             Self::Gc(args) => args.run(global),
             Self::Scrub(args) => args.run(global),

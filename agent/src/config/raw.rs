@@ -24,15 +24,19 @@ pub(super) struct RawConfig {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawRealm {
     pub(super) name: Text,
+    pub(super) time_zone: Option<Text>,
+    pub(super) jitter: Option<Text>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawServer {
     pub(super) name: Text,
+    pub(super) container: Option<Text>,
+    pub(super) schedule_container: Option<Text>,
     pub(super) address: Option<Text>,
     pub(super) data: Text,
     #[serde(default)]
@@ -43,9 +47,10 @@ pub(super) struct RawServer {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawClient {
     pub(super) name: Text,
+    pub(super) schedule_container: Option<Text>,
     #[serde(default)]
     pub(super) backup: Vec<Text>,
     pub(super) role: Option<Spanned<Role>>,
@@ -54,11 +59,13 @@ pub(super) struct RawClient {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawSchedule {
     pub(super) volume: Text,
     pub(super) server: Text,
     pub(super) at: Text,
+    pub(super) time_zone: Option<Text>,
+    pub(super) jitter: Option<Text>,
 }
 
 #[derive(Deserialize)]
