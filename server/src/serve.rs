@@ -355,6 +355,7 @@ impl Shared {
         let mut warnings = self.notices.all();
         let clock = kept.evidence(&moment).check(None).err().map(|frozen| frozen.to_string());
         warnings.extend(clock.filter(|clock| !warnings.contains(clock)));
+        warnings.extend(self.archive.scarcity()?);
         Ok(warnings)
     }
 

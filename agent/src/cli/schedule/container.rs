@@ -11,6 +11,8 @@ use super::super::report::{Exit, Failure};
 use super::super::service::{self, Home, ImageArgs};
 use super::super::volumes::block_on;
 use super::own_machine;
+use super::run::How;
+use crate::config::{Machine, Schedule};
 use crate::docker::{Bind, Engine, Network, Service, VOLUMES_INSIDE};
 
 /// A backup that is called off finishes what it is sending, and starts containers again.
@@ -34,6 +36,9 @@ const READ_AND_STATE: &[&str] = &["DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER"];
 pub(in super::super) struct StartArgs {
     #[command(flatten)]
     image: ImageArgs,
+
+    #[command(flatten)]
+    how: How,
 }
 
 /// Stop the schedule's container; a running backup is called off, and made up for later
@@ -50,9 +55,8 @@ impl StartArgs {
             return Err(Failure::new(Exit::Usage, heading)
                 .hint("add a [[clients.schedule]] with `volume`, `server` and `at`".to_owned()));
         }
-        let without_address = |entry: &&crate::config::Schedule| {
-            context.config.server(Some(&entry.server)).is_ok_and(|server| server.address.is_none())
-        };
+        let without_address =
+            |entry: &&Schedule| context.config.server(Some(&entry.server)).is_ok_and(|server| server.address.is_none());
         if let Some(entry) = machine.schedule.iter().find(without_address) {
             let heading = format!("server {} has no address, and cannot be reached from a container", entry.server);
             return Err(Failure::new(Exit::Usage, heading)
@@ -65,7 +69,7 @@ impl StartArgs {
         })?
     }
 
-    fn service(&self, context: &Context, machine: &crate::config::Machine, socket: &Path) -> Result<Service, Failure> {
+    fn service(&self, context: &Context, machine: &Machine, socket: &Path) -> Result<Service, Failure> {
         std::fs::create_dir_all(&context.state_dir).map_err(|error| {
             Failure::of(&error, Exit::Failed)
                 .hint(format!("make {} writable, or give --state-dir", context.state_dir.display()))
@@ -85,7 +89,7 @@ impl StartArgs {
             name: machine.schedule_container(),
             image: self.image.image.clone(),
             kind: "schedule",
-            arguments: vec!["schedule".to_owned(), "run".to_owned()],
+            arguments: ["schedule".to_owned(), "run".to_owned()].into_iter().chain(self.how.words()).collect(),
             environment: vec![
                 ("VSYNC_STATE_DIR", state.display().to_string()),
                 ("DOCKER_HOST", format!("unix://{}", service::absolute(socket)?.display())),

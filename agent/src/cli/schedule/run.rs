@@ -35,6 +35,13 @@ const LOOK: Duration = Duration::from_secs(5);
   vsync schedule run --as production2 --jobs 1
   vsync schedule run --tries 5 --retry-after 30s")]
 pub(in super::super) struct RunArgs {
+    #[command(flatten)]
+    how: How,
+}
+
+/// How a schedule is worked off.
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct How {
     /// Backups at the same time, of different volumes
     #[arg(long, env = "VSYNC_JOBS", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: u16,
@@ -46,6 +53,14 @@ pub(in super::super) struct RunArgs {
     /// How long after a failure it is tried again; five times as long each time
     #[arg(long, env = "VSYNC_RETRY_AFTER", value_name = "TIME", default_value = "1m", value_parser = duration)]
     retry_after: Duration,
+}
+
+impl How {
+    /// The same as words on a command line.
+    pub(super) fn words(&self) -> Vec<String> {
+        let (jobs, tries, after) = (self.jobs, self.tries, self.retry_after.as_secs());
+        vec![format!("--jobs={jobs}"), format!("--tries={tries}"), format!("--retry-after={after}s")]
+    }
 }
 
 /// Reads `30s`, `5m`, `1h`.
@@ -68,7 +83,7 @@ impl RunArgs {
                 drop(told.send(Event::Stop));
             })
             .map_err(|error| Failure::of(&error, Exit::Failed))?;
-        Runner::new(self, global, context, sender)?.run(&events)
+        Runner::new(&self.how, global, context, sender)?.run(&events)
     }
 }
 
@@ -91,7 +106,7 @@ enum Event {
 type Stamp = [Option<SystemTime>; 2];
 
 struct Runner<'a> {
-    args: &'a RunArgs,
+    how: &'a How,
     global: &'a GlobalArgs,
     context: Context,
     seen: Stamp,
@@ -106,18 +121,13 @@ struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    fn new(
-        args: &'a RunArgs,
-        global: &'a GlobalArgs,
-        context: Context,
-        events: Sender<Event>,
-    ) -> Result<Self, Failure> {
+    fn new(how: &'a How, global: &'a GlobalArgs, context: Context, events: Sender<Event>) -> Result<Self, Failure> {
         let state_path = state_path(&context);
         let mut runner = Self {
             seen: stamp(&context),
             schedule: own_machine(&context)?.schedule.clone(),
             state: State::load(&state_path)?,
-            args,
+            how,
             global,
             context,
             state_path,
@@ -166,7 +176,7 @@ impl<'a> Runner<'a> {
             self.schedule.iter().filter_map(|entry| Some((self.state.due(entry)?, entry.clone()))).collect();
         due.sort_by_key(|(at, _)| *at);
         for (_, entry) in due.iter().filter(|(at, _)| *at <= now) {
-            if self.running.len() < usize::from(self.args.jobs) && self.is_free(&entry.volume)? {
+            if self.running.len() < usize::from(self.how.jobs) && self.is_free(&entry.volume)? {
                 self.begin(entry)?;
             }
         }
@@ -218,7 +228,7 @@ impl<'a> Runner<'a> {
 
     fn note(&mut self, entry: &Schedule, attempt: Attempt) -> Result<(), Failure> {
         let verdict = verdict(attempt.code, self.stopping);
-        let retries = Retries { tries: self.args.tries, first: self.args.retry_after };
+        let retries = Retries { tries: self.how.tries, first: self.how.retry_after };
         self.state.note(entry, attempt.clone(), verdict, retries);
         // An entry that was removed meanwhile was noted for this line only.
         let then = match (self.state.of(entry).and_then(|entry| entry.again()), self.state.due(entry)) {
