@@ -104,14 +104,15 @@ fn options_come_from_variables_too_and_the_command_line_wins() {
 fn failures_have_the_codes_that_are_promised() {
     let mut site = Site::new(5);
     let host = site.host();
-    host.run(["backup", "data"]).success();
+    let made = host.run(["backup", "data", "--json"]).success().summary();
+    let id = made["snapshot_id"].as_str().expect("an id");
     for (words, code) in [
         (&["no-such-command"][..], 2),
         (&["backup", "--no-such-option"], 2),
         (&["backup", "--as", "nobody"], 2),
         (&["backup", "other"], 11),
         (&["restore", "data@ffffffff", "--to-path", "/nonexistent/x"], 11),
-        (&["forget", "latest"], 12),
+        (&["forget", id], 12),
         (&["backup", "--stdin-from-command", "data", "--", "false"], 20),
     ] {
         let failed = host.run(words).code(code);

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::docker;
+
 /// A lock that is held until this is dropped.
 #[must_use = "dropping this gives the lock away"]
 #[derive(Debug)]
@@ -20,11 +22,11 @@ pub struct Lock(File);
 #[derive(Debug, Error)]
 pub enum LockError {
     /// Somebody else holds it.
-    #[error("process {holder} holds {}", path.display())]
+    #[error("{holder} holds {}", path.display())]
     Held {
         /// The lock's file.
         path: PathBuf,
-        /// The process, as it wrote of itself.
+        /// Who, as it wrote of itself: `process 4711`.
         holder: String,
     },
     /// The file system refused.
@@ -65,7 +67,7 @@ impl Lock {
             let holder = fs::read_to_string(path).unwrap_or_default().trim().to_owned();
             looks += 1;
             if !holder.is_empty() || looks > LOOKS {
-                let holder = if holder.is_empty() { "unknown".to_owned() } else { holder };
+                let holder = if holder.is_empty() { "another process".to_owned() } else { holder };
                 return Err(LockError::Held { path: path.to_owned(), holder });
             }
             thread::sleep(A_LOOK);
@@ -73,7 +75,7 @@ impl Lock {
         let mut write = || {
             file.set_len(0)?;
             file.rewind()?;
-            writeln!(file, "{}", std::process::id())
+            writeln!(file, "{}", ourselves())
         };
         write().map_err(refused("write"))?;
         Ok(Self(file))
@@ -99,6 +101,12 @@ impl Lock {
     }
 }
 
+/// This process, in words that somebody outside of its container understands, too.
+fn ourselves() -> String {
+    let container = docker::own_container().and_then(|id| id.get(..12).map(|id| format!(" of container {id}")));
+    format!("process {}{}", std::process::id(), container.unwrap_or_default())
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         // Nobody reads it then; and the kernel unlocks it in any case.
@@ -116,7 +124,7 @@ mod tests {
         let path = dir.path().join("locks/data.lock");
         assert_eq!(Lock::holder(&path).unwrap(), None);
         let held = Lock::take(&path).unwrap();
-        let own = std::process::id().to_string();
+        let own = ourselves();
         assert!(matches!(Lock::take(&path), Err(LockError::Held { holder, .. }) if holder == own));
         assert_eq!(Lock::holder(&path).unwrap(), Some(own));
         drop(held);

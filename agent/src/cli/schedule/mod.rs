@@ -79,7 +79,7 @@ impl From<StateError> for Failure {
 impl From<LockError> for Failure {
     fn from(error: LockError) -> Self {
         let hint = match &error {
-            LockError::Held { holder, .. } => Some(format!("wait for process {holder} to end; `ps {holder}` shows it")),
+            LockError::Held { holder, .. } => Some(format!("wait for {holder} to end")),
             LockError::Io { .. } => None,
         };
         Self::of(&error, Exit::Failed).hint(hint)

@@ -90,7 +90,7 @@ impl RunArgs {
 fn only_one(context: &Context) -> Result<Lock, Failure> {
     Lock::take(&runner_path(context)).map_err(|error| match error {
         LockError::Held { ref holder, .. } => {
-            let heading = format!("the schedule of {} is run by process {holder} already", context.bundle.machine);
+            let heading = format!("the schedule of {} is run by {holder} already", context.bundle.machine);
             Failure::new(Exit::Failed, heading).hint("`vsync schedule status` tells about it".to_owned())
         }
         LockError::Io { .. } => error.into(),
@@ -114,6 +114,8 @@ struct Runner<'a> {
     state: State,
     state_path: PathBuf,
     running: BTreeMap<VolumeName, Task>,
+    /// What backups said besides, the last time, by the names of their entries.
+    remarks: BTreeMap<String, Vec<String>>,
     /// Volumes that a backup begun elsewhere keeps from being due; told once.
     waiting: Vec<VolumeName>,
     events: Sender<Event>,
@@ -132,6 +134,7 @@ impl<'a> Runner<'a> {
             context,
             state_path,
             running: BTreeMap::new(),
+            remarks: BTreeMap::new(),
             waiting: Vec::new(),
             events,
             stopping: false,
@@ -194,7 +197,7 @@ impl<'a> Runner<'a> {
             return Ok(true);
         };
         if !self.waiting.contains(volume) {
-            self.log(&format!("{volume}: waits for the backup that process {holder} is making"));
+            self.log(&format!("{volume}: waits for the backup that {holder} is making"));
             self.waiting.push(volume.clone());
         }
         Ok(false)
@@ -220,8 +223,12 @@ impl<'a> Runner<'a> {
 
     fn ended(&mut self, Ended { entry, attempt, remarks }: Ended) -> Result<(), Failure> {
         self.running.remove(&entry.volume);
-        for remark in remarks {
-            self.log(&format!("{}: {remark}", name_of(&entry)));
+        let name = name_of(&entry);
+        let remarks: Vec<String> = remarks.iter().map(|remark| without_time(remark).to_owned()).collect();
+        // The same every night is no news.
+        if self.remarks.get(&name) != Some(&remarks) {
+            remarks.iter().for_each(|remark| self.log(&format!("{name}: {remark}")));
+            self.remarks.insert(name, remarks);
         }
         self.note(&entry, attempt)
     }
@@ -295,7 +302,34 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// A line of a log without the time at its beginning: ours has one already.
+fn without_time(line: &str) -> &str {
+    match line.split_once(' ') {
+        Some((time, rest)) if time.parse::<Timestamp>().is_ok() => rest.trim_start(),
+        _ => line,
+    }
+}
+
 fn stamp(context: &Context) -> Stamp {
     let modified = |path: &std::path::Path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     [modified(&context.config.path), modified(&context.config.registry_path())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_lose_their_time_and_nothing_else() {
+        assert_eq!(without_time("2026-11-20T08:28:00.032822Z  WARN slow disk"), "WARN slow disk");
+        assert_eq!(without_time("stopping; once more"), "stopping; once more");
+        assert_eq!(without_time("word"), "word");
+    }
+
+    #[test]
+    fn durations_are_read() {
+        assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert!(duration("-1m").is_err() && duration("soon").is_err());
+    }
 }
