@@ -17,6 +17,7 @@ pub mod keys;
 pub mod progress;
 pub mod remote;
 pub mod restore;
+pub mod schedule;
 pub mod snapshot;
 pub mod suggest;
 pub mod tree;

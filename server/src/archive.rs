@@ -241,6 +241,18 @@ impl Archive {
         self.files.packs.size()
     }
 
+    /// What to say of the space that is left, if it is little: less than twice what is kept free.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn scarcity(&self) -> Result<Option<String>, StoreError> {
+        let (free, reserve) = self.files.packs.space()?;
+        let mib = |bytes: u64| bytes >> 20;
+        let then = if free < reserve { "it takes no more backups" } else { "soon it takes no more backups" };
+        let text = || format!("{} MiB are free, of which {} MiB are kept free: {then}", mib(free), mib(reserve));
+        Ok((free / 2 < reserve).then(text))
+    }
+
     /// Makes the blobs of `pack`, already checked against their names, durable and known,
     /// and pins them. Those that somebody else brought meanwhile are left out.
     ///

@@ -70,6 +70,8 @@ impl Viewer {
             warnings
                 .push("the server's vsync.toml cannot be understood: what is to be backed up is not known".to_owned());
         }
+        // A disk that does not say how full it is has worse to tell elsewhere.
+        warnings.extend(self.archive.scarcity().unwrap_or_default());
         warnings
     }
 

@@ -22,6 +22,7 @@ use super::volumes::{self, Place};
 use crate::backup::{self, Options, Report, Source};
 use crate::cache::Cache;
 use crate::progress::Progress;
+use crate::schedule::{Lock, LockError};
 use crate::suggest;
 
 /// How many defects are printed; the snapshot lists more.
@@ -137,6 +138,7 @@ impl BackupArgs {
         volume: &VolumeName,
         job: &Job<'_>,
     ) -> Result<Exit, Failure> {
+        let _lock = lock(session, volume)?;
         let place = volumes::locate(&session.context, volume)?;
         let directory = match &place {
             Place::Directory(path) | Place::Volume(path, _) => path.clone(),
@@ -194,6 +196,7 @@ impl BackupArgs {
     ) -> Result<Exit, Failure> {
         let info =
             VolumeInfo { kind: "stream".into(), driver: None, options: vec![], labels: vec![], quiesce: "none".into() };
+        let _lock = lock(session, name)?;
         let options = self.options(session, name, info);
         let mut reader = Checked { reader, ended: Some(ended) };
         self.run_one(global, session, Source::Stream(&mut reader), &options, watched)
@@ -225,6 +228,19 @@ impl BackupArgs {
         }
         outcome
     }
+}
+
+/// Two backups of a volume at once would read everything twice, and one of them be refused at its end.
+fn lock(session: &Session, volume: &VolumeName) -> Result<Lock, Failure> {
+    Lock::take(&session.context.volume_lock(volume)).map_err(|error| {
+        let held = matches!(error, LockError::Held { .. });
+        let failure = Failure::from(error);
+        if held {
+            Failure { heading: format!("another backup of {volume} is running on this machine"), ..failure }
+        } else {
+            failure
+        }
+    })
 }
 
 /// Waits for a command whose output has ended.

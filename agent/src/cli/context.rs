@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
-use vsync_protocol::id::{MachineName, RealmName};
+use vsync_protocol::id::{MachineName, RealmName, VolumeName};
 use vsync_protocol::registry::{Registry, RegistryError};
 
 use super::GlobalArgs;
@@ -117,6 +117,20 @@ impl Context {
         let bundle = key_store(&config)?.machine(&name)?;
         belongs(&bundle, &registry)?;
         Ok(Self { state_dir: state_dir(args)?, config, registry, bundle })
+    }
+}
+
+impl Context {
+    /// Where this machine keeps what it knows of its realm.
+    #[must_use]
+    pub fn realm_dir(&self) -> PathBuf {
+        self.state_dir.join(self.bundle.realm_id.to_string())
+    }
+
+    /// The lock of whoever backs `volume` up on this machine.
+    #[must_use]
+    pub fn volume_lock(&self, volume: &VolumeName) -> PathBuf {
+        self.realm_dir().join("locks").join(self.bundle.machine.as_str()).join(format!("{volume}.lock"))
     }
 }
 

@@ -13,6 +13,7 @@ use super::context::key_store;
 use super::job;
 use super::report::{Exit, Failure};
 use super::session::Session;
+use super::signal;
 use super::volumes;
 use crate::docker::{
     CONFIG_INSIDE, DEFAULT_IMAGE, Engine, HelperFile, HelperJob, HelperOutput, STATE_INSIDE, VOLUMES_INSIDE,
@@ -90,7 +91,14 @@ async fn run(
         files: files(session, volume)?,
     };
     let engine = Engine::connect().await?;
-    let code = engine.run_helper(&helper, &mut pass_on).await?;
+    let mut listen = pass_on;
+    let code = tokio::select! {
+        code = engine.run_helper(&helper, &mut listen) => code?,
+        // The helper goes with what waited for it.
+        () = signal::asked() => {
+            return Err(Failure::new(Exit::Interrupted, format!("interrupted: the helper container for {} was stopped", volume.name)));
+        }
+    };
     Exit::from_code(code).ok_or_else(|| {
         Failure::new(Exit::Failed, format!("the helper container for {} ended with code {code}", volume.name))
     })

@@ -10,7 +10,6 @@ mod configure;
 mod connection;
 pub mod context;
 mod diff;
-mod due;
 mod dump;
 mod entries;
 mod find;
@@ -30,7 +29,9 @@ mod quickstart;
 mod recovery;
 pub mod report;
 mod restore;
+mod schedule;
 mod server;
+mod service;
 mod session;
 mod signal;
 mod snapshots;
@@ -43,10 +44,11 @@ pub mod time;
 mod verify;
 mod volumes;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use vsync_protocol::id::MachineName;
 
 use self::report::{Exit, Failure};
@@ -138,6 +140,8 @@ enum Command {
     Unpin(pin::UnpinArgs),
     Undelete(pin::UndeleteArgs),
     #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
+    #[command(subcommand)]
     Server(server::ServerCommand),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -146,7 +150,7 @@ enum Command {
 /// Runs the command that the process was started with, and reports.
 #[must_use]
 pub fn main() -> std::process::ExitCode {
-    let args = match Args::try_parse() {
+    let args = match parse(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => return usage(&error).into(),
     };
@@ -158,6 +162,35 @@ pub fn main() -> std::process::ExitCode {
             failure.code
         })
         .into()
+}
+
+/// The whole command line, as it is parsed, shown and documented.
+pub(super) fn command() -> clap::Command {
+    with_variables(Args::command())
+}
+
+/// Gives every option a variable: its name in capitals after `VSYNC_`, unless it has one already. Done here for all,
+/// so that none is forgotten.
+fn with_variables(command: clap::Command) -> clap::Command {
+    command.mut_args(with_variable).mut_subcommands(with_variables)
+}
+
+fn with_variable(argument: clap::Arg) -> clap::Arg {
+    let name = match argument.get_long() {
+        Some(long) if argument.get_env().is_none() && !matches!(long, "help" | "version") => long,
+        _ => return argument,
+    };
+    let variable = format!("VSYNC_{}", name.replace('-', "_").to_uppercase());
+    let argument = argument.env(variable);
+    match argument.get_action() {
+        // `1` and `yes` are as good as `true`.
+        clap::ArgAction::SetTrue => argument.value_parser(BoolishValueParser::new()),
+        _ => argument,
+    }
+}
+
+fn parse(words: impl IntoIterator<Item: Into<OsString> + Clone>) -> Result<Args, clap::Error> {
+    Args::from_arg_matches(&command().try_get_matches_from(words)?)
 }
 
 impl Args {
@@ -185,6 +218,7 @@ impl Args {
             Command::Pin(args) => args.run(global),
             Command::Unpin(args) => args.run(global),
             Command::Undelete(args) => args.run(global),
+            Command::Schedule(command) => command.run(global),
             Command::Server(command) => command.run(global),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),

@@ -172,11 +172,12 @@ fn believed(remote: &Remote, realm: &RealmKey) -> Result<Registry, Failure> {
 
 /// As much of a configuration as commands that read look at.
 fn configuration(kit: &Path, realm: &RealmKey, name: MachineName, data: PathBuf) -> Config {
-    let machine = Machine { name, role: Role::Server, backup: Vec::new(), schedule: Vec::new() };
+    let machine =
+        Machine { name, role: Role::Server, backup: Vec::new(), schedule: Vec::new(), schedule_container: None };
     Config {
         path: kit.to_owned(),
         realm: realm.name.clone(),
-        servers: vec![Server { machine, address: None, data, status: None }],
+        servers: vec![Server { machine, address: None, data, status: None, container: None }],
         clients: Vec::new(),
         volumes: Vec::new(),
         retention: None,

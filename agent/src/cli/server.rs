@@ -1,6 +1,7 @@
 //! `vsync server`: running the server, and rebuilding its catalog. The only place that
 //! names the server's crate.
 
+mod container;
 mod notify;
 
 use std::fs;
@@ -11,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
 use ed25519_dalek::SigningKey;
-use jiff::Zoned;
+use jiff::Timestamp;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::plan::retention::DEFAULT_FLOOR;
 use vsync_protocol::plan::{Policy, Zone};
@@ -24,12 +25,12 @@ use vsync_server::{
 
 use super::GlobalArgs;
 use super::context::{Context, key_store, load_registry};
-use super::due::next_due;
 use super::output;
 use super::report::{Exit, Failure};
 use super::signal;
 use crate::config::{self, Config, Schedule};
 use crate::keys::{Existing, Role, Secret, file, recovery_machine};
+use crate::schedule::next_due;
 
 /// How a server is and how a volume stands, in the words of the servers' own status.
 pub(super) use vsync_server::{server_json, volume_json};
@@ -41,6 +42,9 @@ const REGISTRY_COPY: &str = "vsync.pub";
 #[derive(Debug, Subcommand)]
 pub(super) enum ServerCommand {
     Run(RunArgs),
+    Start(container::StartArgs),
+    Stop(container::StopArgs),
+    Status(container::StatusArgs),
     Rebuild(RebuildArgs),
     Gc(GcArgs),
     Scrub(ScrubArgs),
@@ -109,6 +113,9 @@ impl ServerCommand {
     pub(super) fn run(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         match self {
             Self::Run(args) => args.run(global),
+            Self::Start(args) => args.run(global),
+            Self::Stop(args) => args.run(global),
+            Self::Status(args) => args.run(global),
             Self::Rebuild(args) => args.run(global),
             Self::Gc(args) => args.run(global),
             Self::Scrub(args) => args.run(global),
@@ -495,7 +502,7 @@ impl Access {
 
     /// A volume that has a schedule is backed up where that says; one that has none is expected
     /// everywhere.
-    fn declared(&self, server: &MachineName, now: &Zoned) -> Vec<Declared> {
+    fn declared(&self, server: &MachineName, now: Timestamp) -> Vec<Declared> {
         let mut declared = Vec::new();
         for machine in self.config.machines() {
             for volume in &machine.backup {
@@ -504,7 +511,7 @@ impl Access {
                     continue;
                 }
                 let here = planned.iter().filter(|plan| plan.server == *server);
-                let due = here.filter_map(|plan| next_due(&plan.at, now)).min();
+                let due = here.filter_map(|plan| next_due(plan, now)).min();
                 declared.push(Declared {
                     source: machine.name.clone(),
                     volume: volume.clone(),

@@ -74,7 +74,7 @@ impl Session {
     }
 
     fn realm_dir(&self) -> PathBuf {
-        self.context.state_dir.join(self.context.bundle.realm_id.to_string())
+        self.context.realm_dir()
     }
 
     /// Where this machine keeps what it has seen of the server's history.

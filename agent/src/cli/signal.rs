@@ -9,6 +9,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::report::{Exit, Failure};
 use crate::progress::Progress;
 
+/// Waits, on a runtime, until the process is asked to stop.
+pub(crate) async fn asked() {
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::warn!("interruptions will not be noticed: {error}");
+            std::future::pending().await
+        }
+    }
+}
+
 /// Tells when the process is asked to stop.
 pub(crate) struct Stop(Receiver<()>);
 

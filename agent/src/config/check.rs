@@ -7,22 +7,30 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo};
 use toml::Spanned;
 use vsync_protocol::id::{MachineName, RealmName, VolumeName};
 use vsync_protocol::registry::RECOVERY_MACHINE;
 
-use super::raw::{RawClient, RawConfig, RawKeys, RawRetention, RawSchedule, RawServer, RawStore, RawVolume, Text};
+use super::raw::{
+    RawClient, RawConfig, RawKeys, RawRealm, RawRetention, RawSchedule, RawServer, RawStore, RawVolume, Text,
+};
 use super::{Config, KeysConfig, MAX_AGE, Machine, Problem, Quiesce, Retention, Schedule, Server, Volume};
 use crate::keys::Role;
+use crate::schedule::{self, Calendar, Jitter, USUAL_JITTER};
 use crate::suggest;
 
+/// Longer than that, and nobody would know any more which day a backup is of.
+const LONGEST_JITTER: Duration = Duration::from_secs(86_400);
+
 pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, Vec<Problem>> {
-    let mut check = Check { text, problems: Vec::new() };
+    let mut check = Check { text, problems: Vec::new(), zone: TimeZone::UTC, jitter: USUAL_JITTER };
     let RawConfig { realm, servers, clients, volumes, retention, keys, notify } = raw;
     check.unique("machine", servers.iter().map(|server| &server.name).chain(clients.iter().map(|client| &client.name)));
     check.unique("volume", volumes.iter().map(|volume| &volume.name));
     let server_names: Vec<String> = servers.iter().map(|server| server.name.get_ref().clone()).collect();
+    check.usual_times(&realm);
     let realm: Option<RealmName> = check.parse(&realm.name);
     let servers: Vec<Server> = servers.into_iter().filter_map(|raw| check.server(raw, &server_names)).collect();
     let clients: Vec<Machine> = clients.into_iter().filter_map(|raw| check.client(raw, &server_names)).collect();
@@ -44,6 +52,9 @@ pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, V
 pub(super) struct Check<'a> {
     text: &'a str,
     problems: Vec<Problem>,
+    /// Of schedules that say nothing else.
+    zone: TimeZone,
+    jitter: Duration,
 }
 
 impl Check<'_> {
@@ -77,11 +88,12 @@ impl Check<'_> {
         }
         let address = raw.address.map(|address| self.parse(&address));
         let data = self.absolute("data", &raw.data);
-        let machine = self.machine(&raw.name, role, &raw.backup, raw.schedule, servers);
+        let machine = self.machine(&raw.name, role, &raw.backup, raw.schedule, raw.schedule_container, servers);
         let address = address.map_or(Some(None), |parsed| parsed.map(Some));
         let status = raw.status.map(|status| self.socket(&status));
         let status = status.map_or(Some(None), |parsed| parsed.map(Some));
-        Some(Server { machine: machine?, address: address?, data: data?, status: status? })
+        let container = self.container(raw.container);
+        Some(Server { machine: machine?, address: address?, data: data?, status: status?, container })
     }
 
     fn socket(&mut self, text: &Text) -> Option<SocketAddr> {
@@ -94,7 +106,7 @@ impl Check<'_> {
         if let Some(given) = raw.role.filter(|_| role == Role::Server) {
             self.problem(&given.span(), "a client's role is `full` or `writer`; servers belong under [[servers]]");
         }
-        self.machine(&raw.name, role, &raw.backup, raw.schedule, servers)
+        self.machine(&raw.name, role, &raw.backup, raw.schedule, raw.schedule_container, servers)
     }
 
     fn machine(
@@ -103,6 +115,7 @@ impl Check<'_> {
         role: Role,
         backup: &[Text],
         schedule: Vec<RawSchedule>,
+        container: Option<Text>,
         servers: &[String],
     ) -> Option<Machine> {
         self.unique("volume", backup.iter());
@@ -114,26 +127,64 @@ impl Check<'_> {
         }
         let name: Option<MachineName> = self.parse(name);
         let volumes = backup.iter().filter_map(|volume| self.parse(volume)).collect();
-        let schedule = schedule.iter().filter_map(|raw| self.schedule(raw, backup, servers)).collect();
-        Some(Machine { name: name?, role, backup: volumes, schedule })
+        let schedule = schedule.iter().filter_map(|raw| self.schedule(raw, name.as_ref(), backup, servers)).collect();
+        let schedule_container = self.container(container);
+        Some(Machine { name: name?, role, backup: volumes, schedule, schedule_container })
     }
 
-    fn schedule(&mut self, raw: &RawSchedule, backup: &[Text], servers: &[String]) -> Option<Schedule> {
+    fn schedule(
+        &mut self,
+        raw: &RawSchedule,
+        machine: Option<&MachineName>,
+        backup: &[Text],
+        servers: &[String],
+    ) -> Option<Schedule> {
         let (volume, server): (Option<VolumeName>, Option<MachineName>) =
             (self.parse(&raw.volume), self.parse(&raw.server));
         let backup = backup.iter().map(|volume| volume.get_ref().as_str());
         self.known(&raw.volume, backup, "is not in the `backup` list of this machine");
         self.known(&raw.server, servers.iter().map(String::as_str), "is not one of the [[servers]]");
-        if !is_schedule(raw.at.get_ref()) {
-            let at = raw.at.get_ref();
-            self.problem(
-                &raw.at.span(),
-                format!(
-                    "`{at}` is neither a time (`02:00`), nor @hourly, @daily, @weekly or @monthly, nor five cron fields"
-                ),
-            );
+        let zone = match &raw.time_zone {
+            Some(name) => self.zone(name),
+            None => Some(self.zone.clone()),
+        };
+        let at = zone.and_then(|zone| {
+            let parsed = Calendar::parse(raw.at.get_ref(), zone);
+            parsed.map_err(|error| self.problem(&raw.at.span(), error.to_string())).ok()
+        });
+        let longest = raw.jitter.as_ref().map_or(Some(self.jitter), |text| self.jitter(text));
+        let volume = volume?;
+        let jitter = Jitter::new(longest?, machine?, &volume);
+        Some(Schedule { volume, server: server?, at: at?, jitter })
+    }
+
+    /// What the realm says of all schedules.
+    fn usual_times(&mut self, realm: &RawRealm) {
+        if let Some(zone) = realm.time_zone.as_ref().and_then(|name| self.zone(name)) {
+            self.zone = zone;
         }
-        Some(Schedule { volume: volume?, server: server?, at: raw.at.get_ref().clone() })
+        if let Some(jitter) = realm.jitter.as_ref().and_then(|text| self.jitter(text)) {
+            self.jitter = jitter;
+        }
+    }
+
+    fn zone(&mut self, name: &Text) -> Option<TimeZone> {
+        schedule::zone(name.get_ref()).map_err(|error| self.problem(&name.span(), error.to_string())).ok()
+    }
+
+    fn jitter(&mut self, text: &Text) -> Option<Duration> {
+        let none = matches!(text.get_ref().as_str(), "0" | "0s" | "0m" | "0h");
+        let longest = if none { Some(Duration::ZERO) } else { parse_duration(text.get_ref()) };
+        longest.filter(|longest| *longest <= LONGEST_JITTER).or_else(|| {
+            let message = format!("`{}` is not a duration such as `10m`, up to a day; `0s` for none", text.get_ref());
+            self.problem(&text.span(), message);
+            None
+        })
+    }
+
+    /// A name that an engine takes for a container: its rule is that for volumes, too.
+    fn container(&mut self, name: Option<Text>) -> Option<String> {
+        self.parse::<VolumeName>(&name?).map(|name| name.to_string())
     }
 
     pub(super) fn known<'b>(&mut self, name: &Text, known: impl Iterator<Item = &'b str> + Clone, otherwise: &str) {
@@ -228,21 +279,6 @@ impl Check<'_> {
         self.problem(&path.span(), format!("`{key}` must be an absolute path, since every machine shares this file"));
         None
     }
-}
-
-/// Whether `at` has the shape of a schedule; whether it ever comes is for the scheduler.
-fn is_schedule(at: &str) -> bool {
-    let is_time = |at: &str| {
-        at.split_once(':').is_some_and(|(hour, minute)| {
-            let below = |text: &str, end: u8| text.len() == 2 && text.parse().is_ok_and(|number: u8| number < end);
-            below(hour, 24) && below(minute, 60)
-        })
-    };
-    let fields: Vec<&str> = at.split_whitespace().collect();
-    let is_field = |field: &str| field.chars().all(|c| c.is_ascii_alphanumeric() || "*,-/".contains(c));
-    is_time(at)
-        || ["@hourly", "@daily", "@weekly", "@monthly"].contains(&at)
-        || (fields.len() == 5 && fields.into_iter().all(is_field))
 }
 
 /// Reads `36h`, `7d`, `4w 2d`; a day has 24 hours here. Months have no length, so no.

@@ -23,6 +23,7 @@ use vsync_protocol::id::{MachineName, RealmName, VolumeName};
 
 pub use self::problem::{ConfigError, Problem};
 use crate::keys::Role;
+use crate::schedule::{Calendar, Jitter};
 use crate::suggest;
 
 /// The configuration, checked.
@@ -57,6 +58,8 @@ pub struct Machine {
     pub backup: Vec<VolumeName>,
     /// When.
     pub schedule: Vec<Schedule>,
+    /// Name of the container in which its schedule runs, where it is not the usual one.
+    pub schedule_container: Option<String>,
 }
 
 /// A machine that stores backups.
@@ -70,6 +73,8 @@ pub struct Server {
     pub data: PathBuf,
     /// Where it shows over HTTP how it is; `None`: nowhere.
     pub status: Option<SocketAddr>,
+    /// Name of the container in which it runs, where it is not the usual one.
+    pub container: Option<String>,
 }
 
 /// A way of telling people that something is wrong.
@@ -152,8 +157,10 @@ pub struct Schedule {
     pub volume: VolumeName,
     /// To where.
     pub server: MachineName,
-    /// `02:00`, `@daily`, or five cron fields. Only its shape is checked here.
-    pub at: String,
+    /// When, and by whose clocks.
+    pub at: Calendar,
+    /// How long after that.
+    pub jitter: Jitter,
 }
 
 /// What is said of one volume.
@@ -256,6 +263,22 @@ pub struct Address {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("address {0:?} is not HOST:PORT, as in `backup.example.org:10022` or `[2001:db8::1]:10022`")]
 pub struct BadAddress(pub String);
+
+impl Machine {
+    /// Name of the container in which `vsync schedule start` runs its schedule.
+    #[must_use]
+    pub fn schedule_container(&self) -> String {
+        self.schedule_container.clone().unwrap_or_else(|| format!("vsync-schedule-{}", self.name))
+    }
+}
+
+impl Server {
+    /// Name of the container in which `vsync server start` runs it.
+    #[must_use]
+    pub fn container(&self) -> String {
+        self.container.clone().unwrap_or_else(|| format!("vsync-server-{}", self.machine.name))
+    }
+}
 
 impl FromStr for Address {
     type Err = BadAddress;

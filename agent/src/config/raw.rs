@@ -27,15 +27,19 @@ pub(super) struct RawConfig {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawRealm {
     pub(super) name: Text,
+    pub(super) time_zone: Option<Text>,
+    pub(super) jitter: Option<Text>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawServer {
     pub(super) name: Text,
+    pub(super) container: Option<Text>,
+    pub(super) schedule_container: Option<Text>,
     pub(super) address: Option<Text>,
     pub(super) data: Text,
     pub(super) status: Option<Text>,
@@ -47,9 +51,10 @@ pub(super) struct RawServer {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawClient {
     pub(super) name: Text,
+    pub(super) schedule_container: Option<Text>,
     #[serde(default)]
     pub(super) backup: Vec<Text>,
     pub(super) role: Option<Spanned<Role>>,
@@ -58,11 +63,13 @@ pub(super) struct RawClient {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawSchedule {
     pub(super) volume: Text,
     pub(super) server: Text,
     pub(super) at: Text,
+    pub(super) time_zone: Option<Text>,
+    pub(super) jitter: Option<Text>,
 }
 
 #[derive(Deserialize)]

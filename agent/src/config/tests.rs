@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::schedule;
 
 const GOOD: &str = r#"
 [realm]
@@ -83,7 +84,7 @@ fn the_design_parses() {
         [role("annex2"), role("here"), role("uat"), role("dmz")],
         [Role::Writer, Role::Server, Role::Full, Role::Writer]
     );
-    assert_eq!(config.clients[0].schedule[0].at, "02:00");
+    assert_eq!(config.clients[0].schedule[0].at.to_string(), "02:00");
     assert_eq!(config.volume(&name("etc")).unwrap().path.as_deref(), Some(Path::new("/etc")));
     assert_eq!(config.retention(&name("montagu_orderly_volume")).unwrap().daily, 30);
     let general = config.retention(&name("barman_recover")).unwrap();
@@ -157,6 +158,17 @@ fn bad_configurations_are_told_what_is_wrong_and_where() {
             "keep-daily = 0",
             "34:1 this retention keeps nothing; remove it to keep everything",
         ),
+        ("\"02:00\"", "\"0 25 * * *\"", "21:6 the hours in `0 25 * * *` cannot be `25`; they go from 0 to 23"),
+        (
+            "at = \"02:00\"",
+            "at = \"02:00\"\ntime-zone = \"Europe/Lundon\"",
+            "22:13 there is no time zone `Europe/Lundon`; did you mean `Europe/London`? (zones are written like `Europe/London`, or `UTC`)",
+        ),
+        (
+            "at = \"02:00\"",
+            "at = \"02:00\"\njitter = \"2d\"",
+            "22:10 `2d` is not a duration such as `10m`, up to a day; `0s` for none",
+        ),
         ("[retention]", "[keys]\nurl = \"x\"\n[retention]", "43:7 `url` has no meaning with store = \"directory\""),
         ("[retention]", "[keys]\nstore = \"vault\"\n[retention]", "42:1 store = \"vault\" needs `url` and `prefix`"),
     ] {
@@ -188,6 +200,39 @@ fn schedules_and_addresses() {
     for address in ["a", "a:", ":1", "a:0", "a:65536", "a:+1", "a b:1", "2001:db8::1:1", "[x]:1", "https://a:1"] {
         assert_eq!(address.parse::<Address>(), Err(BadAddress(address.to_owned())));
     }
+}
+
+#[test]
+fn schedules_go_by_the_clocks_that_are_named() {
+    let due = |text: &str| {
+        let config = parse(text).unwrap();
+        schedule::next_due(&config.clients[0].schedule[0], "2026-07-01T12:00:00Z".parse().unwrap()).unwrap().to_string()
+    };
+    let exact = GOOD.replace("name = \"montagu\"", "name = \"montagu\"\njitter = \"0s\"");
+    assert_eq!(due(&exact), "2026-07-02T02:00:00Z");
+    let london = exact.replace("jitter", "time-zone = \"Europe/London\"\njitter");
+    assert_eq!(due(&london), "2026-07-02T01:00:00Z");
+    assert_eq!(
+        due(&london.replace("at = \"02:00\"", "at = \"02:00\"\ntime-zone = \"Asia/Tokyo\"")),
+        "2026-07-01T17:00:00Z"
+    );
+    let late: jiff::Timestamp = due(GOOD).parse().unwrap();
+    assert!(late > "2026-07-02T02:00:00Z".parse().unwrap() && late < "2026-07-02T02:05:00Z".parse().unwrap(), "{late}");
+}
+
+#[test]
+fn containers_have_names_of_their_own() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.servers[0].container(), "vsync-server-annex2");
+    assert_eq!(config.clients[0].schedule_container(), "vsync-schedule-production2");
+    let named = GOOD
+        .replace("name = \"annex2\"", "name = \"annex2\"\ncontainer = \"backups\"")
+        .replace("name = \"production2\"", "name = \"production2\"\nschedule-container = \"nightly\"");
+    let config = parse(&named).unwrap();
+    assert_eq!(
+        (config.servers[0].container(), config.clients[0].schedule_container()),
+        ("backups".into(), "nightly".into())
+    );
 }
 
 #[test]

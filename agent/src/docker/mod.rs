@@ -5,6 +5,7 @@
 //!   our own container, or through a helper. It never takes the empty directory of an unmounted volume for its content.
 //! - [`HelperJob`] is a vsync command that runs in a container of its own, with the volume mounted.
 //! - [`StoppedContainers`] is a promise to start again what was stopped.
+//! - [`Service`] is a container of vsync that stays: a server, a schedule.
 //!
 //! Nothing here reads a volume's files or holds a key for longer than it takes to hand it to a helper.
 
@@ -17,6 +18,7 @@ mod hold;
 mod image;
 mod ourselves;
 mod rescue;
+mod service;
 mod sweep;
 mod tar;
 mod volume;
@@ -28,7 +30,8 @@ pub use error::{DockerError, NotRestarted};
 pub use helper::{HelperFile, HelperJob, HelperOutput, VolumeUse};
 pub use hold::{RestartFailure, StoppedContainers};
 pub use image::DEFAULT_IMAGE;
-pub use ourselves::mounted_inside;
+pub use ourselves::{mounted_inside, own_container};
+pub use service::{Bind, Network, Service, ServiceStatus, Started};
 pub use volume::VolumeDescription;
 
 /// Where a container of vsync finds the volumes that are mounted into it, each under its own name.

@@ -248,7 +248,10 @@ fn enlarge_buffers(socket: &Socket) {
         let got = got.unwrap_or(0);
         // Linux reports twice what it grants.
         if got / 2 < SOCKET_BUFFER {
-            tracing::warn!("UDP buffer of {} bytes is small: raise net.core.{name}_max to {SOCKET_BUFFER}", got / 2);
+            let got = got / 2;
+            tracing::warn!(
+                "a UDP buffer of {got} bytes is small, and loses packets under load; as root: sysctl -w net.core.{name}_max={SOCKET_BUFFER}"
+            );
         }
     }
 }

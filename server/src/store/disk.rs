@@ -55,9 +55,17 @@ impl DiskStore {
     /// # Errors
     /// [`StoreError::NoSpace`], or when the system cannot tell.
     pub fn check_space(&self) -> Result<(), StoreError> {
-        let (free, total) = space(self.room.path())?;
-        let reserve = self.reserve.bytes.saturating_add(total / 100 * u64::from(self.reserve.percent));
+        let (free, reserve) = self.space()?;
         if free < reserve { Err(self.no_space(free, reserve)) } else { Ok(()) }
+    }
+
+    /// Free bytes of the file system, and how many of them are kept free.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn space(&self) -> Result<(u64, u64), StoreError> {
+        let (free, total) = space(self.room.path())?;
+        Ok((free, self.reserve.bytes.saturating_add(total / 100 * u64::from(self.reserve.percent))))
     }
 
     /// Free bytes of the file system.
