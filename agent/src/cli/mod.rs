@@ -2,6 +2,7 @@
 //!
 //! Commands parse, call the rooms below, and print. What can go wrong ends in [`report`].
 
+mod around;
 mod backup;
 mod check;
 mod completions;
@@ -24,6 +25,7 @@ pub mod output;
 mod pin;
 mod progress;
 mod quickstart;
+mod quiesce;
 mod recovery;
 pub mod report;
 mod restore;
@@ -34,9 +36,11 @@ mod snapshots;
 mod spec;
 mod stats;
 mod status;
+mod summary;
 #[cfg(test)]
 mod tests;
 pub mod time;
+mod unhold;
 mod verify;
 mod volumes;
 
@@ -130,6 +134,7 @@ enum Command {
     Stats(stats::StatsArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
+    Unhold(unhold::UnholdArgs),
     Forget(forget::ForgetArgs),
     Pin(pin::PinArgs),
     Unpin(pin::UnpinArgs),
@@ -178,6 +183,7 @@ impl Args {
             Command::Stats(args) => args.run(global),
             Command::Status(args) => args.run(global),
             Command::Verify(args) => args.run(global),
+            Command::Unhold(args) => args.run(global),
             Command::Forget(args) => args.run(global),
             Command::Pin(args) => args.run(global),
             Command::Unpin(args) => args.run(global),

@@ -3,10 +3,11 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Profile, Quiesce};
+use super::{Command, HookFailure, Profile, Quiesce};
 use crate::keys::Role;
 
 pub(super) type Text = Spanned<String>;
+pub(super) type RawCommand = Option<Spanned<Command>>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,7 +31,7 @@ pub(super) struct RawRealm {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawServer {
     pub(super) name: Text,
     pub(super) address: Option<Text>,
@@ -40,10 +41,14 @@ pub(super) struct RawServer {
     pub(super) role: Option<Spanned<Role>>,
     #[serde(default)]
     pub(super) schedule: Vec<RawSchedule>,
+    pub(super) run_before: RawCommand,
+    pub(super) run_after: RawCommand,
+    pub(super) run_failed: RawCommand,
+    pub(super) run_finally: RawCommand,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawClient {
     pub(super) name: Text,
     #[serde(default)]
@@ -51,6 +56,10 @@ pub(super) struct RawClient {
     pub(super) role: Option<Spanned<Role>>,
     #[serde(default)]
     pub(super) schedule: Vec<RawSchedule>,
+    pub(super) run_before: RawCommand,
+    pub(super) run_after: RawCommand,
+    pub(super) run_failed: RawCommand,
+    pub(super) run_finally: RawCommand,
 }
 
 #[derive(Deserialize)]
@@ -68,8 +77,17 @@ pub(super) struct RawVolume {
     pub(super) path: Option<Text>,
     #[serde(default)]
     pub(super) quiesce: Quiesce,
-    pub(super) exec_pre: Option<Text>,
-    pub(super) exec_post: Option<Text>,
+    pub(super) exec_pre: RawCommand,
+    pub(super) exec_post: RawCommand,
+    pub(super) exec_user: Option<Text>,
+    pub(super) hook_timeout: Option<Text>,
+    #[serde(default)]
+    pub(super) hook_failure: HookFailure,
+    pub(super) stop_timeout: Option<Text>,
+    pub(super) run_before: RawCommand,
+    pub(super) run_after: RawCommand,
+    pub(super) run_failed: RawCommand,
+    pub(super) run_finally: RawCommand,
     #[serde(default)]
     pub(super) profile: Profile,
     pub(super) retention: Option<Spanned<RawRetention>>,
