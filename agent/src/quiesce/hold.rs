@@ -250,6 +250,8 @@ impl Hold {
             container: container.to_owned(),
             what,
         };
+        // Its containers could not be let go without it, anyway.
+        undo::patiently(async || self.holder.engine.id().await).await?;
         for step in &self.plan.steps {
             let Some(action) = step.action else { continue };
             let now = self.holder.engine.container(&step.id).await?;

@@ -106,7 +106,7 @@ pub(super) async fn bring_back(engine: &Engine, record: &Record) -> Vec<NotRelea
     let mut not_released = Vec::new();
     for step in record.steps.iter().rev() {
         let Some(action) = step.action else { continue };
-        let (reason, gone) = match patiently(engine, step, action, record.at).await {
+        let (reason, gone) = match patiently(async || back(engine, step, action, record.at).await).await {
             Ok(Back::Yes) => continue,
             Ok(Back::Gone) => ("somebody removed it".to_owned(), true),
             Err(error) => (chain(&error), false),
@@ -156,11 +156,11 @@ fn chain(error: &dyn std::error::Error) -> String {
     sources.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-/// Tries until the engine answers.
-async fn patiently(engine: &Engine, step: &Step, action: Action, since: i64) -> Result<Back, DockerError> {
+/// Tries until the engine answers: one that restarts is away for a moment.
+pub(super) async fn patiently<T>(mut attempt: impl AsyncFnMut() -> Result<T, DockerError>) -> Result<T, DockerError> {
     let begun = Instant::now();
     loop {
-        match back(engine, step, action, since).await {
+        match attempt().await {
             Err(error) if error.is_engine_away() && begun.elapsed() < ENGINE_BACK_WITHIN => {
                 tracing::info!("{error}; waiting for the engine");
                 tokio::time::sleep(ASK_AGAIN).await;
