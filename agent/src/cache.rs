@@ -38,11 +38,12 @@ pub enum CacheError {
     },
 }
 
-/// The last snapshot of the volume that this machine made.
+/// The last tree of the volume that this machine made: that of its last snapshot, or that of
+/// a reading ahead, which is on the server and belongs to no snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parent {
-    /// Its id.
-    pub snapshot: SnapshotId,
+    /// The last snapshot, if there is one.
+    pub snapshot: Option<SnapshotId>,
     /// Its root.
     pub root: Reference,
     /// How its files were cut.
@@ -121,7 +122,7 @@ impl Cache {
             [],
             |row| {
                 Ok((
-                    row.get::<_, Vec<u8>>(0)?,
+                    row.get::<_, Option<Vec<u8>>>(0)?,
                     row.get::<_, Vec<u8>>(1)?,
                     row.get::<_, Vec<u8>>(2)?,
                     row.get::<_, Vec<u8>>(3)?,
@@ -135,7 +136,7 @@ impl Cache {
         let (snapshot, cid, ck, pid, raw_len, chunker, epoch, started) = row.ok()?;
         let child = Child { ck: ck.try_into().ok()?, pid: Pid::from_slice(&pid)?, raw_len };
         Some(Parent {
-            snapshot: SnapshotId::from_slice(&snapshot)?,
+            snapshot: snapshot.as_deref().and_then(SnapshotId::from_slice),
             root: Reference { cid: Cid::from_slice(&cid)?, child },
             chunker: minicbor::decode(&chunker).ok()?,
             epoch,
@@ -219,7 +220,7 @@ impl Cache {
             connection.execute(
                 "INSERT INTO parent VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                 params![
-                    parent.snapshot.as_bytes(),
+                    parent.snapshot.as_ref().map(SnapshotId::as_bytes),
                     parent.root.cid.as_bytes(),
                     parent.root.child.ck,
                     parent.root.child.pid.as_bytes(),
@@ -278,7 +279,7 @@ mod tests {
 
     fn parent(seed: u8) -> Parent {
         Parent {
-            snapshot: SnapshotId::from_bytes([seed; 16]),
+            snapshot: Some(SnapshotId::from_bytes([seed; 16])),
             root: reference(seed),
             chunker: crate::chunk::PARAMETERS,
             epoch: 1,
@@ -309,6 +310,16 @@ mod tests {
         cache.finish(&parent(4)).unwrap();
         let known = |seed| cache.node(reference(seed).child.pid).unwrap().is_some();
         assert_eq!([1, 2, 3, 4].map(known), [false, true, false, true]);
+    }
+
+    #[test]
+    fn a_tree_without_a_snapshot_is_remembered_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut cache = Cache::open(&directory.path().join("cache.sqlite")).unwrap();
+        let ahead = Parent { snapshot: None, ..parent(1) };
+        cache.begin().unwrap();
+        cache.finish(&ahead).unwrap();
+        assert_eq!(cache.parent(), Some(ahead));
     }
 
     #[test]

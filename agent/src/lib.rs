@@ -15,6 +15,7 @@ pub mod dump;
 pub mod find;
 pub mod keys;
 pub mod progress;
+pub mod quiesce;
 pub mod remote;
 pub mod restore;
 pub mod schedule;

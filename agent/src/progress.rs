@@ -63,6 +63,11 @@ impl Counter {
 }
 
 impl Progress {
+    /// Forgets how far the work is: it goes over everything once more. What was read stays counted.
+    pub fn go_over_again(&self) {
+        [&self.entries, &self.bytes, &self.unchanged, &self.defects].into_iter().for_each(|counter| counter.set(0));
+    }
+
     /// Asks the work to stop at the next good moment.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
@@ -25,6 +26,7 @@ use tokio::time::{sleep, timeout};
 use vsync::docker::{
     Access, ContainerUser, DockerError, Engine, HelperFile, HelperJob, HelperOutput, VolumeDescription, VolumeUse,
 };
+use vsync::quiesce::{Holder, Ledger, Purpose, Target, Wish};
 use vsync_protocol::id::VolumeName;
 
 /// Made anew by each run, of the same source.
@@ -217,22 +219,23 @@ fn stopped_containers_are_started_again_and_only_those() {
             let users = bed.engine.users_of(&volume).await.unwrap();
             users.into_iter().filter(|user| user.running).map(|user| user.name).collect::<Vec<_>>()
         };
-        let users = bed.engine.users_of(&volume).await.unwrap();
         let both = [bed.name("a"), bed.name("b")];
+        let holder = bed.holder(&volume);
 
-        let stopped = bed.engine.stop_containers(&users).await.unwrap();
-        assert_eq!(stopped.names().collect::<Vec<_>>(), both);
+        let hold = holder.hold(&|| false).await.unwrap();
         assert_eq!(running().await, [""; 0]);
-        assert!(stopped.restart().await.is_empty());
+        let released = hold.release("restored").await;
+        assert_eq!(released.containers, both.clone().map(|name| (name, "stop")));
+        assert!(released.not_released.is_empty(), "{released:?}");
         assert_eq!(running().await, both);
 
-        drop(bed.engine.stop_containers(&users).await.unwrap());
+        drop(holder.hold(&|| false).await.unwrap());
         assert_eq!(running().await, both, "dropping starts them again");
 
-        let stopped = bed.engine.stop_containers(&users).await.unwrap();
+        let hold = holder.hold(&|| false).await.unwrap();
         bed.remove(&bed.name("b")).await;
-        let failures = stopped.restart().await;
-        let names: Vec<_> = failures.iter().map(|failure| failure.container.clone()).collect();
+        let stuck = hold.release("restored").await.not_released;
+        let names: Vec<_> = stuck.iter().map(|stuck| stuck.container.clone()).collect();
         assert_eq!(names, [bed.name("b")]);
         assert_eq!(running().await, [bed.name("a")], "one failure does not keep the others down");
     });
@@ -247,7 +250,7 @@ fn a_paused_container_is_not_stopped_nor_are_those_before_it() {
         bed.run("b", &by_name, &["sleep"]).await;
         bed.docker.pause_container(&bed.name("b")).await.unwrap();
         let before = bed.engine.users_of(&volume).await.unwrap();
-        let error = bed.engine.stop_containers(&before).await.unwrap_err();
+        let Err(error) = bed.holder(&volume).hold(&|| false).await else { panic!("held") };
         assert!(error.to_string().contains(&bed.name("b")), "{error}");
         let after: Vec<ContainerUser> = bed.engine.users_of(&volume).await.unwrap();
         assert_eq!(after, before);
@@ -321,6 +324,19 @@ impl Bed {
         let docker = Docker::connect_with_host(engine.host()).unwrap();
         let prefix = format!("vsync-test-{}-{test}-", std::process::id());
         Self { engine, docker, prefix, scratch: tempfile::tempdir().unwrap() }
+    }
+
+    /// What holds the users of a volume that is restored.
+    fn holder(&self, volume: &VolumeDescription) -> Holder {
+        Holder {
+            engine: self.engine.clone(),
+            ledger: Ledger::below(self.scratch.path()),
+            target: Target::Volume(volume.clone()),
+            purpose: Purpose::Restore,
+            wish: Wish::default(),
+            over: None,
+            say: Arc::new(|line| eprintln!("{line}")),
+        }
     }
 
     async fn clean(&self) {

@@ -7,6 +7,7 @@ use vsync_protocol::id::Cid;
 use vsync_protocol::tree::EntryPath;
 
 use crate::cache::CacheError;
+use crate::quiesce::QuiesceError;
 use crate::remote::{RemoteError, UploadEnded};
 use crate::snapshot::SnapshotError;
 use crate::vault::{OpenError, SealError};
@@ -69,6 +70,9 @@ pub enum BackupError {
     /// The cache contradicts itself.
     #[error("the cache of the last backup is damaged: {0}")]
     DamagedCache(String),
+    /// The volume was not made to stand still, or did not stay so.
+    #[error(transparent)]
+    Quiesce(#[from] QuiesceError),
     /// Somebody asked to stop.
     #[error("interrupted; what was sent is kept, and the next backup goes on from there")]
     Interrupted,

@@ -15,6 +15,7 @@
 //! durable on the server.
 
 mod ahead;
+mod still;
 mod assemble;
 mod chunking;
 mod error;
@@ -39,13 +40,15 @@ use vsync_protocol::tree::{Entry, EntryPath, VolumeInfo};
 use crate::cache::{Cache, Parent};
 use crate::chunk::{PARAMETERS, Profile};
 use crate::progress::Progress;
-use crate::remote::{CommitOutcome, HeadStore, Remote, UploadStats};
+use crate::remote::{CommitOutcome, HeadStore, Remote, Upload, UploadStats, Uploaded};
 use crate::snapshot;
 use crate::tree::{Reference, Totals};
 use crate::vault::Vault;
 
+pub use still::Stillness;
 pub use error::BackupError;
 
+use still::Basis;
 use pipeline::Pipeline;
 
 /// What is backed up.
@@ -104,6 +107,8 @@ pub struct Report {
     pub receipt: Receipt,
     /// From start to receipt.
     pub duration: Duration,
+    /// How long applications were held for it; `None` if none was.
+    pub held: Option<Duration>,
 }
 
 /// Whether what earlier runs left behind may be relied upon.
@@ -123,12 +128,12 @@ struct Built {
     defect_count: u64,
 }
 
-/// Backs a volume up.
+/// Backs a volume up as it is at the moment.
 ///
 /// # Errors
 /// When no snapshot came of it. What was sent stays on the server for the next attempt.
 pub fn run(
-    mut source: Source<'_>,
+    source: Source<'_>,
     writer: &Writer,
     options: &Options,
     remote: &Remote,
@@ -136,21 +141,47 @@ pub fn run(
     heads: &HeadStore,
     progress: &Arc<Progress>,
 ) -> Result<Report, BackupError> {
+    run_still(source, writer, options, remote, cache, heads, progress, None)
+}
+
+/// Backs a volume up while `stillness` keeps it from changing, for as short a time as possible:
+/// everything is read and sent once before, and only what changed since is read while nothing
+/// moves.
+///
+/// # Errors
+/// As [`run`]; and when the volume cannot be made to stand still, or does not stay so.
+#[expect(clippy::too_many_arguments, reason = "`run`, and one more")]
+pub fn run_still(
+    mut source: Source<'_>,
+    writer: &Writer,
+    options: &Options,
+    remote: &Remote,
+    cache: &mut Cache,
+    heads: &HeadStore,
+    progress: &Arc<Progress>,
+    mut stillness: Option<&mut dyn Stillness>,
+) -> Result<Report, BackupError> {
     let begun = Instant::now();
+    let is_directory = matches!(source, Source::Directory(_));
     remote.check_history(heads)?;
-    let job = Job { writer, options, remote, heads, progress, begun, started: now() };
-    match job.attempt(&mut source, cache, Trust::Cache) {
-        Err(BackupError::Missing { .. }) if matches!(source, Source::Directory(_)) => {
+    let job = Job { writer, options, remote, heads, progress, begun };
+    let mut attempt = |cache: &mut Cache, trust| match &mut stillness {
+        Some(stillness) => job.attempt(&mut source, cache, trust, Some(&mut **stillness)),
+        None => job.attempt(&mut source, cache, trust, None),
+    };
+    match attempt(cache, Trust::Cache) {
+        // Found after a stream was read: it cannot be read again.
+        Err(BackupError::Missing { .. }) if is_directory => {
             tracing::warn!("the server lacks blobs of earlier backups; reading everything again");
             cache.abandon();
-            job.attempt(&mut source, cache, Trust::Nothing)
+            attempt(cache, Trust::Nothing)
         }
         // Found before anything of a stream is read, so a stream can go on too.
         Err(BackupError::DamagedCache(reason)) => {
             tracing::warn!("{reason}; reading everything again");
             cache.abandon();
             cache.clear()?;
-            job.attempt(&mut source, cache, Trust::Nothing)
+            attempt(cache, Trust::Nothing)
         }
         outcome => outcome,
     }
@@ -164,37 +195,35 @@ struct Job<'a> {
     heads: &'a HeadStore,
     progress: &'a Arc<Progress>,
     begun: Instant,
-    started: Duration,
 }
 
 impl Job<'_> {
-    fn attempt(&self, source: &mut Source<'_>, cache: &mut Cache, trust: Trust) -> Result<Report, BackupError> {
-        let parent = self.parent(cache, trust);
-        let parent_id = parent.as_ref().map(|parent| parent.snapshot);
+    fn attempt(
+        &self,
+        source: &mut Source<'_>,
+        cache: &mut Cache,
+        trust: Trust,
+        mut stillness: Option<&mut dyn Stillness>,
+    ) -> Result<Report, BackupError> {
+        let mut basis = Basis::new(self.parent(cache, trust), trust);
+        let last = basis.parent.as_ref().and_then(|parent| parent.snapshot);
+        // A stream stands still by itself.
+        if let (Source::Directory(path), Some(stillness)) = (&*source, stillness.as_deref_mut()) {
+            basis = self.make_still(path, cache, basis, stillness)?;
+        }
+        let Basis { parent, trust, sent, unchanged, mode, started } = basis;
+        let mut info = self.options.info.clone();
+        if let Some(mode) = mode {
+            info.quiesce = mode.word().to_owned();
+        }
         let upload = self.remote.upload(self.options.volume.clone())?;
-        let last = upload.last();
-        let cutter = self.writer.vault.cutter(PARAMETERS).ok_or(BackupError::Parameters)?;
+        let previous = upload.last();
         cache.begin()?;
-        let pipeline = Pipeline {
-            vault: self.writer.vault.clone(),
-            cutter,
-            profile: self.options.profile,
-            upload: upload.sender(),
-            progress: self.progress.clone(),
-            trust,
-        };
-        let built = pipeline.run(source, self.options.info.clone(), parent, cache);
-        let (mut uploaded, stats) = match built {
-            Ok(_) => upload.finish()?,
-            // When the upload broke, that is the reason and the pipeline's error its echo.
-            Err(BackupError::UploadEnded) => upload
-                .finish()
-                .map(|_| ())
-                .map_or_else(|error| Err(BackupError::from(error)), |()| Err(BackupError::UploadEnded))?,
-            Err(error) => return Err(error),
-        };
-        let built = built?;
-        let manifest = self.manifest(&built, last)?;
+        let mut all_read = || stillness.as_deref_mut().map_or(Ok(()), |stillness| Ok(stillness.end()?));
+        let built = self.pipeline(&upload, trust)?.run(source, info, parent, cache, &mut all_read);
+        let (built, mut uploaded, stats) = finish(upload, built)?;
+        unchanged.iter().for_each(|&unchanged| self.progress.unchanged.set(unchanged));
+        let manifest = self.manifest(&built, previous, started)?;
         let receipt = match uploaded.commit(&manifest)? {
             CommitOutcome::Committed(receipt) => receipt,
             CommitOutcome::Missing(cids) => return Err(BackupError::Missing { count: cids.len() }),
@@ -205,24 +234,36 @@ impl Job<'_> {
         // The receipt is on this machine's disk before anybody hears of success.
         self.heads.save(receipt.log)?;
         let snapshot = manifest_hash(&manifest).into();
-        cache.finish(&Parent {
-            snapshot,
-            root: built.root,
-            chunker: PARAMETERS,
-            epoch: self.writer.vault.epoch,
-            started: self.started.as_secs() as i64,
-        })?;
+        cache.finish(&self.as_parent(Some(snapshot), built.root, started))?;
         Ok(Report {
             snapshot,
-            parent: parent_id,
+            parent: last,
             kind: kind(&built),
             totals: built.totals,
-            upload: stats,
+            upload: sent.and(stats),
             defects: built.defects,
             defect_count: built.defect_count,
             receipt,
             duration: self.begun.elapsed(),
+            held: stillness.and_then(|stillness| stillness.lasted()),
         })
+    }
+
+    fn pipeline(&self, upload: &Upload, trust: Trust) -> Result<Pipeline, BackupError> {
+        Ok(Pipeline {
+            vault: self.writer.vault.clone(),
+            cutter: self.writer.vault.cutter(PARAMETERS).ok_or(BackupError::Parameters)?,
+            profile: self.options.profile,
+            upload: upload.sender(),
+            progress: self.progress.clone(),
+            trust,
+        })
+    }
+
+    /// What the next backup compares with.
+    fn as_parent(&self, snapshot: Option<SnapshotId>, root: Reference, started: Duration) -> Parent {
+        let epoch = self.writer.vault.epoch;
+        Parent { snapshot, root, chunker: PARAMETERS, epoch, started: started.as_secs() as i64 }
     }
 
     /// The last snapshot, if what is known of it fits what will be written now.
@@ -236,6 +277,7 @@ impl Job<'_> {
         &self,
         built: &Built,
         last: Option<(u64, vsync_protocol::id::ManifestHash)>,
+        started: Duration,
     ) -> Result<Vec<u8>, BackupError> {
         let body = Body {
             realm: self.writer.realm,
@@ -246,7 +288,7 @@ impl Job<'_> {
             epoch: self.writer.vault.epoch,
             root: built.root.cid,
             kind: kind(built),
-            started: self.started.as_millis() as i64,
+            started: started.as_millis() as i64,
             witness: self.heads.load()?,
             tags: self.options.tags.clone(),
         };
@@ -262,6 +304,22 @@ impl Job<'_> {
             duration: self.begun.elapsed().as_millis() as u64,
         };
         Ok(snapshot::make(&body, sealed, &self.writer.reader, &self.writer.key)?)
+    }
+}
+
+/// Ends an upload whose senders are gone, and tells why it failed if it did.
+fn finish(upload: Upload, built: Result<Built, BackupError>) -> Result<(Built, Uploaded, UploadStats), BackupError> {
+    match built {
+        Ok(built) => {
+            let (uploaded, stats) = upload.finish()?;
+            Ok((built, uploaded, stats))
+        }
+        // When the upload broke, that is the reason and the pipeline's error its echo.
+        Err(BackupError::UploadEnded) => {
+            upload.finish()?;
+            Err(BackupError::UploadEnded)
+        }
+        Err(error) => Err(error),
     }
 }
 

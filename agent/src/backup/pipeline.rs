@@ -127,6 +127,7 @@ impl Pipeline {
         info: VolumeInfo,
         parent: Option<Parent>,
         cache: &mut Cache,
+        all_read: &mut dyn FnMut() -> Result<(), BackupError>,
     ) -> Result<Built, BackupError> {
         let nodes = cache.reader()?;
         let shared = &Shared {
@@ -170,7 +171,12 @@ impl Pipeline {
             // The end of the input travels through the channels.
             drop((slots, jobs, next, root));
             let mut outcomes = vec![fed];
-            outcomes.extend(readers.into_iter().chain(ahead).chain(sealers).map(join));
+            outcomes.extend(readers.into_iter().chain(ahead).map(join));
+            // Sealing and sending go on while whatever was held for reading is let go.
+            if outcomes.iter().all(Result::is_ok) {
+                outcomes.push(all_read());
+            }
+            outcomes.extend(sealers.into_iter().map(join));
             let built = join(assembler);
             let failure = outcomes.into_iter().filter_map(Result::err).reduce(BackupError::graver);
             match (built, failure) {

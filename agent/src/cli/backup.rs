@@ -10,23 +10,27 @@ use vsync_protocol::tree::VolumeInfo;
 use vsync_protocol::wire::JobKind;
 
 use super::GlobalArgs;
+use super::around::{Around, Done};
+use super::context::Context;
 use super::helper;
 use super::job::Job;
 use super::load::LoadArgs;
 use super::output;
 use super::progress::Display;
+use super::quiesce::{self, Still};
 use super::report::{Exit, Failure};
-use super::session::{Session, short};
+use super::session::Session;
 use super::signal::Stop;
+use super::summary::{show, summary, with_held};
 use super::volumes::{self, Place};
-use crate::backup::{self, Options, Report, Source};
+use crate::backup::{self, Options, Source, Stillness};
 use crate::cache::Cache;
+use crate::config::Quiesce;
+use crate::docker::VolumeDescription;
 use crate::progress::Progress;
+use crate::quiesce::{Holder, Released};
 use crate::schedule::{Lock, LockError};
 use crate::suggest;
-
-/// How many defects are printed; the snapshot lists more.
-const SHOWN_DEFECTS: usize = 20;
 
 /// Who is told of a backup, and what counts for it.
 type Watched<'a> = (&'a Job<'a>, &'a Arc<Progress>);
@@ -36,11 +40,16 @@ type Watched<'a> = (&'a Job<'a>, &'a Arc<Progress>);
 /// A volume is a Docker volume, or a directory that has a `path` under [[volumes]] in
 /// vsync.toml. Only what changed since the last backup is read, only what the server lacks is
 /// sent. Files that cannot be read, or that change meanwhile, are listed: exit code 3.
+///
+/// Containers that write to the volume are paused or stopped, or run commands, if `quiesce`
+/// under [[volumes]] or their label `vsync.quiesce` says so; for as short a time as possible.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vsync backup montagu_orderly_volume
   vsync backup barman_recover --server annex2 --tag nightly=yes
   vsync backup montagu_db_volume --limit-upload 20MiB --cpu 1 --nice 10 --idle-io
+  vsync backup montagu_packit_db --quiesce pause
+  vsync backup --dry-run
   pg_dump montagu | vsync backup --stdin montagu_dump
   vsync backup --stdin-from-command montagu_dump -- pg_dump montagu")]
 pub(super) struct BackupArgs {
@@ -55,6 +64,18 @@ pub(super) struct BackupArgs {
     /// Label the snapshot; may be repeated
     #[arg(long, env = "VSYNC_TAG", value_name = "KEY=VALUE", value_delimiter = ',')]
     tag: Vec<String>,
+
+    /// What is done to containers that write to the volumes, whatever labels and vsync.toml say
+    #[arg(long, value_name = "MODE", conflicts_with_all = ["stdin", "stdin_from_command"])]
+    quiesce: Option<Quiesce>,
+
+    /// Print what would be backed up and which containers would be held; do nothing
+    #[arg(short = 'n', long, conflicts_with_all = ["stdin", "stdin_from_command"])]
+    dry_run: bool,
+
+    /// In a helper: the containers are held like this, by the vsync that started it
+    #[arg(long, hide = true, value_name = "MODE", conflicts_with = "quiesce")]
+    held: Option<Quiesce>,
 
     /// Back up standard input under this name
     #[arg(long, value_name = "NAME")]
@@ -81,6 +102,9 @@ impl BackupArgs {
             return Err(Failure::new(Exit::Usage, "the recovery kit only reads")
                 .hint("to back up again, bring the realm back: `vsync init --kit FILE`".to_owned()));
         }
+        if self.dry_run {
+            return self.foretell(global);
+        }
         self.load.settle()?;
         let session = Session::open(global, self.server.as_ref())?;
         session.remote.limit(self.load.limits());
@@ -98,20 +122,30 @@ impl BackupArgs {
             job.end(&done);
             return done;
         }
+        let volumes = self.volumes(&session.context)?;
+        let machine = session.context.config.machine(&session.context.bundle.machine)?;
+        // A helper is inside of all that.
+        if self.held.is_some() {
+            return self.all(global, &session, &volumes).map(|done| done.exit);
+        }
+        let around = Around::machine(&machine.name, &machine.run, &progress, quiesce::say(global));
+        around.run(|| self.all(global, &session, &volumes)).map(|done| done.exit)
+    }
+
+    fn all(&self, global: &GlobalArgs, session: &Session, volumes: &[VolumeName]) -> Result<Done, Failure> {
         let mut exit = Exit::Exact;
-        for volume in self.volumes(&session)? {
-            let job = Job::begin(&session, JobKind::Backup, &volume, None);
-            let done = self.volume(global, &session, &volume, &job);
+        for volume in volumes {
+            let job = Job::begin(session, JobKind::Backup, volume, None);
+            let done = self.volume(global, session, volume, &job);
             job.end(&done);
             let done = done?;
             exit = if done == Exit::Exact { exit } else { done };
         }
-        Ok(exit)
+        Ok(Done { exit, summary: None })
     }
 
     /// The volumes asked for, each of which must be this machine's to back up.
-    fn volumes(&self, session: &Session) -> Result<Vec<VolumeName>, Failure> {
-        let context = &session.context;
+    fn volumes(&self, context: &Context) -> Result<Vec<VolumeName>, Failure> {
         let machine = context.config.machine(&context.bundle.machine)?;
         if self.volumes.is_empty() && machine.backup.is_empty() {
             return Err(Failure::new(Exit::Usage, format!("{} has no volumes to back up", machine.name))
@@ -131,6 +165,39 @@ impl BackupArgs {
         Ok(if self.volumes.is_empty() { machine.backup.clone() } else { self.volumes.clone() })
     }
 
+    /// What a run would do.
+    fn foretell(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        let context = Context::load(global)?;
+        let server = &context.config.server(self.server.as_ref())?.machine.name;
+        for name in self.volumes(&context)? {
+            let place = volumes::locate(global, &context, &name)?;
+            let plan = match quiesce::holder(global, &context, &name, &place, self.quiesce)? {
+                Some(holder) => Some(volumes::block_on(holder.plan())??),
+                None => None,
+            };
+            let source = quiesce::place_words(&place);
+            if global.json {
+                let mode = plan.as_ref().map_or(Quiesce::None, |plan| plan.mode);
+                let steps = plan.map(|plan| plan.steps).unwrap_or_default();
+                let containers: Vec<_> = steps.iter().map(quiesce::step_json).collect();
+                output::json(&json!({
+                    "message_type": "plan",
+                    "volume": name.as_str(),
+                    "source": source,
+                    "server": server.as_str(),
+                    "quiesce": mode.word(),
+                    "containers": containers,
+                }))?;
+                continue;
+            }
+            output::line(format_args!("would back up {name} from {source} to {server}"))?;
+            for step in plan.iter().flat_map(quiesce::describe) {
+                output::line(format_args!("  {step}"))?;
+            }
+        }
+        Ok(Exit::Exact)
+    }
+
     fn volume(
         &self,
         global: &GlobalArgs,
@@ -138,18 +205,72 @@ impl BackupArgs {
         volume: &VolumeName,
         job: &Job<'_>,
     ) -> Result<Exit, Failure> {
-        let _lock = lock(session, volume)?;
-        let place = volumes::locate(&session.context, volume)?;
-        let directory = match &place {
-            Place::Directory(path) | Place::Volume(path, _) => path.clone(),
-            Place::Helper(description) => {
-                return helper::backup(global, session, description, &self.tag, &self.load.arguments(), Some(job.id()));
-            }
-        };
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
-        let options = self.options(session, volume, place.info());
-        self.run_one(global, session, Source::Directory(&directory), &options, (job, &progress))
+        job.watch(&progress);
+        // Whoever started a helper has the lock, and runs the commands around.
+        if self.held.is_some() {
+            return self.held_volume(global, session, volume, (job, &progress)).map(|done| done.exit);
+        }
+        let _lock = lock(session, volume)?;
+        let context = &session.context;
+        let said = context.config.volume(volume);
+        let around = Around::volume(&context.bundle.machine, volume, said, &progress, quiesce::say(global));
+        around.run(|| self.held_volume(global, session, volume, (job, &progress))).map(|done| done.exit)
+    }
+
+    fn held_volume(
+        &self,
+        global: &GlobalArgs,
+        session: &Session,
+        volume: &VolumeName,
+        watched: Watched<'_>,
+    ) -> Result<Done, Failure> {
+        let place = volumes::locate(global, &session.context, volume)?;
+        let holder = match self.held {
+            Some(_) => None,
+            None => quiesce::holder(global, &session.context, volume, &place, self.quiesce)?,
+        };
+        let directory = match &place {
+            Place::Directory(path) | Place::Volume(path, _) => path.clone(),
+            Place::Helper(description) => return self.with_helper(global, session, description, holder, watched),
+        };
+        let options = self.options(session, volume, place.info(self.held.unwrap_or_default()));
+        let Some(holder) = holder else {
+            return self.run_one(global, session, Source::Directory(&directory), &options, watched, None);
+        };
+        let still = Still::new(holder, watched.1.clone())?;
+        self.run_one(global, session, Source::Directory(&directory), &options, watched, Some(still))
+    }
+
+    /// A helper reads the volume while it is held here: all the time, as nothing is known of how far it is.
+    fn with_helper(
+        &self,
+        global: &GlobalArgs,
+        session: &Session,
+        volume: &VolumeDescription,
+        holder: Option<Holder>,
+        (job, progress): Watched<'_>,
+    ) -> Result<Done, Failure> {
+        let mut still = holder.map(|holder| Still::new(holder, progress.clone())).transpose()?;
+        let mode = match &mut still {
+            Some(still) => still.begin()?,
+            None => Quiesce::None,
+        };
+        let outcome = helper::backup(global, session, volume, &self.tag, &self.load.arguments(), (mode, job.id()));
+        let (confirmed, released) = match still {
+            Some(mut still) => (still.end(), still.finish()),
+            None => (Ok(()), Released::default()),
+        };
+        job.note(|result| result.held = held_millis(&released));
+        let exit = outcome.and_then(|(exit, summary)| {
+            show(global, &with_held(summary.clone(), &released))?;
+            confirmed?;
+            Ok((exit, summary))
+        });
+        let summary = exit.as_ref().ok().map(|(_, summary)| summary.clone());
+        let exit = quiesce::judge(global, &released, exit.map(|(exit, _)| exit))?;
+        Ok(Done { exit, summary })
     }
 
     fn options(&self, session: &Session, volume: &VolumeName, info: VolumeInfo) -> Options {
@@ -166,23 +287,34 @@ impl BackupArgs {
         source: Source<'_>,
         options: &Options,
         (job, progress): Watched<'_>,
-    ) -> Result<Exit, Failure> {
+        mut still: Option<Still>,
+    ) -> Result<Done, Failure> {
         job.watch(progress);
         let writer = session.writer()?;
         let mut cache = Cache::open(&session.cache_path(&options.volume))?;
         let display = Display::start(global, "backing up", progress);
-        let outcome = backup::run(source, &writer, options, &session.remote, &mut cache, &session.heads(), progress);
+        let heads = session.heads();
+        let stillness = still.as_mut().map(|still| still as &mut dyn Stillness);
+        let outcome =
+            backup::run_still(source, &writer, options, &session.remote, &mut cache, &heads, progress, stillness);
         drop(display);
-        let report = outcome?;
-        job.note(|result| {
-            result.read = progress.read.get();
-            // What the server lacked is what was sent, and what the store grew by.
-            (result.sent, result.stored) = (report.upload.bytes, report.upload.bytes);
-            (result.size, result.files) = (report.totals.bytes, report.totals.entries);
-            (result.defects, result.snapshot) = (report.defect_count, Some(report.snapshot));
+        let released = still.map(Still::finish).unwrap_or_default();
+        job.note(|result| result.held = held_millis(&released));
+        let outcome = outcome.map_err(Failure::from).and_then(|report| {
+            job.note(|result| {
+                result.read = progress.read.get();
+                // What the server lacked is what was sent, and what the store grew by.
+                (result.sent, result.stored) = (report.upload.bytes, report.upload.bytes);
+                (result.size, result.files) = (report.totals.bytes, report.totals.entries);
+                (result.defects, result.snapshot) = (report.defect_count, Some(report.snapshot));
+            });
+            let summary = with_held(summary(session.remote.server(), options, &report, progress), &released);
+            show(global, &summary)?;
+            Ok((if report.defect_count == 0 { Exit::Exact } else { Exit::Defects }, summary))
         });
-        show(global, session, options, &report, progress)?;
-        Ok(if report.defect_count == 0 { Exit::Exact } else { Exit::Defects })
+        let summary = outcome.as_ref().ok().map(|(_, summary)| summary.clone());
+        let exit = quiesce::judge(global, &released, outcome.map(|(exit, _)| exit))?;
+        Ok(Done { exit, summary })
     }
 
     fn stream(
@@ -199,7 +331,7 @@ impl BackupArgs {
         let _lock = lock(session, name)?;
         let options = self.options(session, name, info);
         let mut reader = Checked { reader, ended: Some(ended) };
-        self.run_one(global, session, Source::Stream(&mut reader), &options, watched)
+        self.run_one(global, session, Source::Stream(&mut reader), &options, watched, None).map(|done| done.exit)
     }
 
     fn command_output(
@@ -243,6 +375,10 @@ fn lock(session: &Session, volume: &VolumeName) -> Result<Lock, Failure> {
     })
 }
 
+fn held_millis(released: &Released) -> Option<u64> {
+    released.held_for.map(|held| u64::try_from(held.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// Waits for a command whose output has ended.
 fn succeeded(mut child: Child, program: &str) -> Result<(), String> {
     match child.wait() {
@@ -269,52 +405,4 @@ impl<F: FnOnce() -> Result<(), String>> Read for Checked<'_, F> {
         }
         Ok(len)
     }
-}
-
-fn show(
-    global: &GlobalArgs,
-    session: &Session,
-    options: &Options,
-    report: &Report,
-    progress: &Progress,
-) -> Result<(), Failure> {
-    if global.json {
-        return output::json(&json!({
-            "message_type": "summary",
-            "snapshot_id": report.snapshot.to_string(),
-            "parent": report.parent.map(|id| id.to_string()),
-            "volume": options.volume.as_str(),
-            "server": session.remote.server().as_str(),
-            "total_files_processed": report.totals.entries,
-            "total_bytes_processed": report.totals.bytes,
-            "files_unmodified": progress.unchanged.get(),
-            "files_opened": progress.opened.get(),
-            "bytes_read": progress.read.get(),
-            "data_blobs": report.upload.blobs,
-            "data_added_packed": report.upload.bytes,
-            "total_duration": report.duration.as_secs_f64(),
-            "defects": report.defects.iter().map(|(path, reason)| json!({"path": path.to_string(), "reason": reason})).collect::<Vec<_>>(),
-            "defect_count": report.defect_count,
-        }));
-    }
-    for (path, reason) in report.defects.iter().take(SHOWN_DEFECTS) {
-        eprintln!("not exact: {}: {reason}", if path.is_root() { ".".to_owned() } else { path.to_string() });
-    }
-    if report.defect_count > SHOWN_DEFECTS as u64 {
-        eprintln!("not exact: {} more", report.defect_count - SHOWN_DEFECTS as u64);
-    }
-    if global.quiet {
-        return Ok(());
-    }
-    output::line(format_args!(
-        "snapshot {} of {} on {}: {} in {} entries, {} read, {} sent in {}",
-        short(report.snapshot),
-        options.volume,
-        session.remote.server(),
-        output::size(report.totals.bytes),
-        report.totals.entries,
-        output::size(progress.read.get()),
-        output::size(report.upload.bytes),
-        output::duration(report.duration),
-    ))
 }

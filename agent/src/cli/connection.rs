@@ -11,12 +11,13 @@ use super::GlobalArgs;
 use super::check::Finding;
 use super::context::Context;
 use super::output;
+use super::quiesce;
 use super::report::{Exit, Failure};
 use super::session::Session;
 use super::status;
 use super::volumes::block_on;
 use crate::config::{Machine, Server};
-use crate::docker::{self, Engine};
+use crate::docker;
 use crate::suggest;
 
 /// Clocks may differ by this much before it is worth a word: milliseconds.
@@ -39,7 +40,7 @@ pub(super) fn findings(global: &GlobalArgs) -> Vec<Finding> {
         findings.push(buffers());
     }
     match context.config.machine(&context.bundle.machine) {
-        Ok(machine) => volumes(&context, machine, &mut findings),
+        Ok(machine) => volumes(global, &context, machine, &mut findings),
         Err(error) => findings.push(Finding::failure(error.into())),
     }
     findings
@@ -161,7 +162,7 @@ pub(super) fn small_buffers() -> Option<(String, String)> {
 }
 
 /// Whether what this machine backs up is there.
-fn volumes(context: &Context, machine: &Machine, findings: &mut Vec<Finding>) {
+fn volumes(global: &GlobalArgs, context: &Context, machine: &Machine, findings: &mut Vec<Finding>) {
     let path_of = |name: &VolumeName| context.config.volume(name).and_then(|volume| volume.path.clone());
     for (name, path) in machine.backup.iter().filter_map(|name| Some((name, path_of(name)?))) {
         findings.push(if path.is_dir() {
@@ -183,15 +184,22 @@ fn volumes(context: &Context, machine: &Machine, findings: &mut Vec<Finding>) {
         return;
     }
     let asked = block_on(async {
-        let engine = Engine::connect().await?;
-        Ok::<_, docker::DockerError>((engine.host().to_owned(), engine.list_volumes().await?))
+        let engine = quiesce::engine(global).await?;
+        let known = engine.list_volumes().await?;
+        let mut mistakes = Vec::new();
+        for volume in known.iter().filter(|volume| names.contains(&&volume.name)) {
+            mistakes.extend(quiesce::label_mistakes(&engine, volume).await?);
+        }
+        Ok::<_, Failure>((engine.host().to_owned(), known, mistakes))
     });
-    let (host, known) = match asked {
+    let (host, known, mistakes) = match asked {
         Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return findings.push(Finding::failure(Failure::from(error))),
+        Ok(Err(failure)) => return findings.push(Finding::failure(failure)),
         Err(failure) => return findings.push(Finding::failure(failure)),
     };
     findings.push(Finding::good(format!("the Docker engine at {host} answers")));
+    let to_do = "run it again with the label set right: docs/operations.md has them all";
+    findings.extend(mistakes.into_iter().map(|mistake| Finding::bad(mistake, to_do)));
     let known: Vec<&str> = known.iter().map(|volume| volume.name.as_str()).collect();
     for name in names {
         findings.push(if known.contains(&name.as_str()) {

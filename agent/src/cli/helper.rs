@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use vsync_protocol::id::{JobId, VolumeName};
 use zeroize::Zeroizing;
 
@@ -15,25 +16,85 @@ use super::report::{Exit, Failure};
 use super::session::Session;
 use super::signal;
 use super::volumes;
+use crate::config::Quiesce;
 use crate::docker::{
     CONFIG_INSIDE, DEFAULT_IMAGE, Engine, HelperFile, HelperJob, HelperOutput, STATE_INSIDE, VOLUMES_INSIDE,
     VolumeDescription, VolumeUse,
 };
 use crate::keys::recovery_machine;
 
-/// Backs a volume up from inside a container.
+/// Backs a volume up from inside a container, and returns the summary of the snapshot. Whatever uses the volume is held
+/// by us, as `held` says.
 pub(super) fn backup(
     global: &GlobalArgs,
     session: &Session,
     volume: &VolumeDescription,
     tags: &[String],
     more: &[String],
-    job: Option<JobId>,
-) -> Result<Exit, Failure> {
+    (held, job): (Quiesce, JobId),
+) -> Result<(Exit, Value), Failure> {
     let mut arguments = vec!["backup".to_owned(), volume.name.to_string()];
     tags.iter().for_each(|tag| arguments.extend(["--tag".to_owned(), tag.clone()]));
     arguments.extend(more.iter().cloned());
-    volumes::block_on(run(global, session, (volume, VolumeUse::Read), arguments, job))?
+    // What it says is put into words here.
+    arguments.extend(["--held", held.word(), "--json"].map(str::to_owned));
+    let mut said = Said::default();
+    let mut listen = |output: HelperOutput<'_>| said.take(output);
+    let exit = volumes::block_on(run(global, session, (volume, VolumeUse::Read), arguments, Some(job), &mut listen))??;
+    match (said.summary(global), said.failure) {
+        (Some(summary), None) => Ok((exit, summary)),
+        (_, Some(failure)) => Err(Failure { code: exit, ..failure }),
+        (None, None) => {
+            let code = if exit == Exit::Exact { Exit::Failed } else { exit };
+            Err(Failure::new(code, format!("the helper container for {} ended without a word", volume.name)))
+        }
+    }
+}
+
+/// What a helper says in JSON, as it comes.
+#[derive(Default)]
+struct Said {
+    out: Vec<u8>,
+    pending: Vec<u8>,
+    failure: Option<Failure>,
+}
+
+impl Said {
+    fn take(&mut self, output: HelperOutput<'_>) {
+        match output {
+            HelperOutput::Out(bytes) => self.out.extend_from_slice(bytes),
+            HelperOutput::Err(bytes) => {
+                self.pending.extend_from_slice(bytes);
+                while let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') {
+                    let line: Vec<u8> = self.pending.drain(..=end).collect();
+                    self.line(&line);
+                }
+            }
+        }
+    }
+
+    /// Its error becomes ours; everything else is passed on.
+    fn line(&mut self, line: &[u8]) {
+        let value: Option<Value> = serde_json::from_slice(line).ok();
+        match value.filter(|value| value["message_type"] == "exit_error") {
+            Some(error) => {
+                let text = |key: &str| error[key].as_str().map(str::to_owned);
+                let heading = text("message").unwrap_or_default();
+                self.failure = Some(Failure::new(Exit::Failed, heading).hint(text("hint")));
+            }
+            None => pass_on(HelperOutput::Err(line)),
+        }
+    }
+
+    /// The last line; those before it are passed on to programs.
+    fn summary(&self, global: &GlobalArgs) -> Option<Value> {
+        let mut lines: Vec<&[u8]> = self.out.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).collect();
+        let last = serde_json::from_slice::<Value>(lines.pop()?).ok();
+        if global.json {
+            lines.into_iter().for_each(|line| pass_on(HelperOutput::Out(&[line, b"\n"].concat())));
+        }
+        last.filter(|value| value["message_type"] == "summary")
+    }
 }
 
 /// Restores into a volume from inside a container.
@@ -47,7 +108,10 @@ pub(super) async fn restore(
     let mut arguments = vec!["restore".to_owned()];
     arguments.extend(what.iter().cloned());
     arguments.extend(["--to-path".to_owned(), format!("{VOLUMES_INSIDE}/{}", volume.name)]);
-    run(global, session, (volume, VolumeUse::Write), arguments, job).await
+    if global.json {
+        arguments.push("--json".to_owned());
+    }
+    run(global, session, (volume, VolumeUse::Write), arguments, job, &mut pass_on).await
 }
 
 async fn run(
@@ -56,6 +120,7 @@ async fn run(
     (volume, volume_use): (&VolumeDescription, VolumeUse),
     mut arguments: Vec<String>,
     job: Option<JobId>,
+    listen: &mut dyn FnMut(HelperOutput<'_>),
 ) -> Result<Exit, Failure> {
     let server = session.context.config.server(Some(session.remote.server()))?;
     if server.address.is_none() {
@@ -75,9 +140,6 @@ async fn run(
         ));
     }
     arguments.extend(["--server".to_owned(), session.remote.server().to_string()]);
-    if global.json {
-        arguments.push("--json".to_owned());
-    }
     if global.quiet {
         arguments.push("--quiet".to_owned());
     }
@@ -91,9 +153,8 @@ async fn run(
         files: files(session, volume)?,
     };
     let engine = Engine::connect().await?;
-    let mut listen = pass_on;
     let code = tokio::select! {
-        code = engine.run_helper(&helper, &mut listen) => code?,
+        code = engine.run_helper(&helper, listen) => code?,
         // The helper goes with what waited for it.
         () = signal::asked() => {
             return Err(Failure::new(Exit::Interrupted, format!("interrupted: the helper container for {} was stopped", volume.name)));

@@ -2,6 +2,7 @@
 //!
 //! Commands parse, call the rooms below, and print. What can go wrong ends in [`report`].
 
+mod around;
 mod backup;
 mod check;
 mod completions;
@@ -26,6 +27,7 @@ pub mod output;
 mod pin;
 mod progress;
 mod quickstart;
+mod quiesce;
 mod recovery;
 pub mod report;
 mod restore;
@@ -38,9 +40,11 @@ mod snapshots;
 mod spec;
 mod stats;
 mod status;
+mod summary;
 #[cfg(test)]
 mod tests;
 pub mod time;
+mod unhold;
 mod verify;
 mod volumes;
 
@@ -135,6 +139,7 @@ enum Command {
     Stats(stats::StatsArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
+    Unhold(unhold::UnholdArgs),
     Forget(forget::ForgetArgs),
     Pin(pin::PinArgs),
     Unpin(pin::UnpinArgs),
@@ -214,6 +219,7 @@ impl Args {
             Command::Stats(args) => args.run(global),
             Command::Status(args) => args.run(global),
             Command::Verify(args) => args.run(global),
+            Command::Unhold(args) => args.run(global),
             Command::Forget(args) => args.run(global),
             Command::Pin(args) => args.run(global),
             Command::Unpin(args) => args.run(global),

@@ -16,7 +16,7 @@ use super::init::read_kit;
 use super::report::{Exit, Failure};
 use super::server::{self, Hosted};
 use super::session::Session;
-use crate::config::{Address, Config, KeysConfig, Machine, Server};
+use crate::config::{Address, Config, KeysConfig, Machine, RunHooks, Server};
 use crate::keys::{Kit, KitServer, RealmKey, Role};
 use crate::remote::{Identity, Remote, ServerAddress};
 
@@ -173,7 +173,14 @@ fn believed(remote: &Remote, realm: &RealmKey) -> Result<Registry, Failure> {
 /// As much of a configuration as commands that read look at.
 fn configuration(kit: &Path, realm: &RealmKey, name: MachineName, data: PathBuf) -> Config {
     let machine =
-        Machine { name, role: Role::Server, backup: Vec::new(), schedule: Vec::new(), schedule_container: None };
+        Machine {
+            name,
+            role: Role::Server,
+            backup: Vec::new(),
+            schedule: Vec::new(),
+            schedule_container: None,
+            run: RunHooks::default(),
+        };
     Config {
         path: kit.to_owned(),
         realm: realm.name.clone(),

@@ -23,6 +23,7 @@ use crate::docker::DockerError;
 use crate::dump::DumpError;
 use crate::find::BadPattern;
 use crate::keys::{KeyFileError, KitError};
+use crate::quiesce::{HookFailed, QuiesceError};
 use crate::remote::{NodeError, RemoteError};
 use crate::restore::RestoreError;
 use crate::snapshot::SnapshotError;
@@ -320,6 +321,7 @@ impl From<BackupError> for Failure {
             BackupError::Remote(error) => error.into(),
             BackupError::Cache(error) => error.into(),
             BackupError::Snapshot(error) => error.into(),
+            BackupError::Quiesce(error) => error.into(),
             BackupError::Interrupted => Self::of(&error, Exit::Interrupted),
             BackupError::Missing { .. } => {
                 Self::of(&error, Exit::Damage).hint("run `vsync verify`, and look at the server's disk".to_owned())
@@ -397,6 +399,43 @@ impl From<VerifyError> for Failure {
 impl From<BadPattern> for Failure {
     fn from(error: BadPattern) -> Self {
         Self::of(&error, Exit::Usage)
+    }
+}
+
+impl From<QuiesceError> for Failure {
+    fn from(error: QuiesceError) -> Self {
+        let (code, hint) = match &error {
+            QuiesceError::Docker(_) | QuiesceError::Refused { .. } => (Exit::Failed, None),
+            QuiesceError::Label { container, .. } => (
+                Exit::Usage,
+                Some(format!(
+                    "run {container} again with the label set right, or have it ignored for once: --quiesce MODE"
+                )),
+            ),
+            QuiesceError::Record { .. } => {
+                (Exit::Failed, Some("nothing was held; give another --state-dir, or make room there".to_owned()))
+            }
+            QuiesceError::Act { to_type, container, .. } if to_type.is_empty() => {
+                (Exit::Failed, Some(format!("those before it go on; look at `docker inspect {container}`")))
+            }
+            QuiesceError::Act { to_type, .. } => (Exit::Container, Some(to_type.join("\n         "))),
+            QuiesceError::Hook(_) => {
+                (Exit::Hook, Some("no snapshot was made; repair it, or set hook-failure to continue".to_owned()))
+            }
+            QuiesceError::Moved { .. } => (
+                Exit::Failed,
+                Some("what was read is no moment of it; run the same command again, and leave it alone".to_owned()),
+            ),
+            QuiesceError::Interrupted => (Exit::Interrupted, None),
+        };
+        Self::of(&error, code).hint(hint)
+    }
+}
+
+impl From<HookFailed> for Failure {
+    fn from(error: HookFailed) -> Self {
+        let hint = "nothing was backed up; repair it, or set hook-failure to continue".to_owned();
+        Self::of(&error, Exit::Hook).hint(hint)
     }
 }
 

@@ -16,14 +16,16 @@ use super::job::Job;
 use super::load::LoadArgs;
 use super::output;
 use super::progress::Display;
+use super::quiesce;
 use super::report::{Exit, Failure};
 use super::session::{Session, short, timestamp};
 use super::signal::Stop;
 use super::spec::{At, Bare, Spec};
 use super::time;
 use super::volumes;
-use crate::docker::{Access, Engine, StoppedContainers, VolumeDescription};
+use crate::docker::{Access, Engine, VolumeDescription};
 use crate::progress::Progress;
+use crate::quiesce::Hold;
 use crate::restore::{self, Options, Report, Selection};
 use crate::snapshot::Snapshot;
 
@@ -111,10 +113,13 @@ impl RestoreArgs {
         let snapshot = session.find(&spec, self.source.as_ref())?;
         let selection = Selection::new(spec.path, &self.include, &self.exclude)?;
         let options = Options { selection, dry_run: self.dry_run };
+        // Heard before anything is stopped for it.
+        let progress = Arc::new(Progress::default());
+        Stop::install()?.cancels(progress.clone());
         let body = &snapshot.body;
         // What changes nothing is nothing to record.
         let job = (!self.dry_run).then(|| Job::begin(&session, JobKind::Restore, &body.volume, Some(&body.source)));
-        let work = Work { args: self, global, session: &session, snapshot: &snapshot, options, job };
+        let work = Work { args: self, global, session: &session, snapshot: &snapshot, options, job, progress };
         let done = work.run();
         if let Some(job) = work.job {
             job.end(&done);
@@ -142,6 +147,7 @@ struct Work<'a> {
     options: Options,
     /// None for a dry run.
     job: Option<Job<'a>>,
+    progress: Arc<Progress>,
 }
 
 impl Work<'_> {
@@ -173,7 +179,7 @@ impl Work<'_> {
     }
 
     async fn restore_to_volume(&self, name: &VolumeName) -> Result<Exit, Failure> {
-        let engine = Engine::connect().await?;
+        let engine = quiesce::engine(self.global).await?;
         let (volume, created) = match engine.inspect_volume(name).await? {
             Some(volume) => (volume, false),
             None if self.args.dry_run => {
@@ -186,7 +192,7 @@ impl Work<'_> {
             }
             None => (self.create(&engine, name).await?, true),
         };
-        let stopped = self.clear_the_way(&engine, &volume).await?;
+        let hold = self.clear_the_way(&engine, &volume).await?;
         let exit = match engine.access_to(&volume).await? {
             Access::Direct(path) | Access::Inside(path) => self.restore(&path, &format!("volume {name}")),
             Access::Helper => {
@@ -197,17 +203,13 @@ impl Work<'_> {
                 Err(Failure::new(Exit::Failed, format!("volume {name} cannot be written: {reason}")))
             }
         };
-        let not_restarted = match stopped {
-            Some(stopped) => stopped.restart().await,
-            None => Vec::new(),
-        };
         if created && exit.is_err() && !self.args.dry_run {
             self.note(&format!("volume {name} is new and incomplete; run the same command again to go on"));
         }
-        for failure in &not_restarted {
-            eprintln!("container {} could not be started again: {}", failure.container, failure.error);
+        match hold {
+            Some(hold) => quiesce::judge(self.global, &hold.release("restored").await, exit),
+            None => exit,
         }
-        if not_restarted.is_empty() { exit } else { exit.and(Ok(Exit::Container)) }
     }
 
     /// A volume as the snapshot describes its own.
@@ -235,11 +237,7 @@ impl Work<'_> {
     }
 
     /// No container may have the volume open while it is written.
-    async fn clear_the_way(
-        &self,
-        engine: &Engine,
-        volume: &VolumeDescription,
-    ) -> Result<Option<StoppedContainers>, Failure> {
+    async fn clear_the_way(&self, engine: &Engine, volume: &VolumeDescription) -> Result<Option<Hold>, Failure> {
         let users: Vec<_> = engine.users_of(volume).await?.into_iter().filter(|user| user.is_in_the_way()).collect();
         if users.is_empty() || self.args.dry_run {
             return Ok(None);
@@ -253,7 +251,7 @@ impl Work<'_> {
             )));
         }
         self.note(&format!("stopping {}", names.join(", ")));
-        Ok(Some(engine.stop_containers(&users).await?))
+        Ok(Some(quiesce::hold_for_restore(self.global, engine, volume, &self.progress).await?))
     }
 
     fn note(&self, text: &str) {
@@ -286,15 +284,14 @@ impl Work<'_> {
 
     fn restore(&self, directory: &Path, target: &str) -> Result<Exit, Failure> {
         let vault = self.session.vault(self.snapshot)?;
-        let progress = Arc::new(Progress::default());
-        Stop::install()?.cancels(progress.clone());
+        let progress = &self.progress;
         if let Some(job) = &self.job {
-            job.watch(&progress);
+            job.watch(progress);
         }
         let verb = if self.args.dry_run { "comparing" } else { "restoring" };
         let run = |options: &Options| {
-            let display = Display::start(self.global, verb, &progress);
-            let report = restore::run(&self.session.remote, &vault, self.snapshot, directory, options, &progress);
+            let display = Display::start(self.global, verb, progress);
+            let report = restore::run(&self.session.remote, &vault, self.snapshot, directory, options, progress);
             drop(display);
             report
         };

@@ -424,7 +424,7 @@ fn policies(watched: &Arc<Watched>) -> Policies {
 /// asking; none while that file cannot be understood.
 fn declarations(watched: &Arc<Watched>, name: MachineName) -> Declarations {
     let watched = Arc::clone(watched);
-    Arc::new(move || watched.look(|access| access.declared(&name, &Zoned::now())))
+    Arc::new(move || watched.look(|access| access.declared(&name, &Timestamp::now())))
 }
 
 /// This machine's time zone, with its changes of clocks up to some distant year.

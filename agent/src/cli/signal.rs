@@ -1,13 +1,37 @@
-//! SIGINT and SIGTERM: asked once, work ends at the next good moment; asked twice, at once.
+//! SIGINT, SIGTERM and SIGHUP: asked once, work ends at the next good moment; asked twice, at once.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::report::{Exit, Failure};
 use crate::progress::Progress;
+use crate::quiesce;
+
+/// The last words of a process that ends at once.
+fn leave_word() {
+    let held = quiesce::held_now();
+    if !held.is_empty() {
+        eprintln!("STILL HELD: {}; `vsync unhold` lets them go on", held.join(", "));
+    }
+}
+
+async fn hung_up(hangup: Option<&mut Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Signal 1 is the lowest bit.
+    mask.is_some_and(|mask| mask & 1 == 1)
+}
 
 /// Waits, on a runtime, until the process is asked to stop.
 pub(crate) async fn asked() {
@@ -39,12 +63,19 @@ impl Stop {
                     runtime.block_on(async {
                         let mut interrupt = signal(SignalKind::interrupt())?;
                         let mut terminate = signal(SignalKind::terminate())?;
+                        // A terminal that goes away; whoever used `nohup` wants that not to matter.
+                        let mut hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
                         drop(ready.send(Ok(())));
                         let mut times = 0;
                         loop {
-                            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+                            tokio::select! {
+                                _ = interrupt.recv() => {}
+                                _ = terminate.recv() => {}
+                                () = hung_up(hangup.as_mut()) => {}
+                            }
                             times += 1;
                             if times > 1 {
+                                leave_word();
                                 std::process::exit(i32::from(Exit::Interrupted as u8));
                             }
                             let _ = asked.send(());
@@ -73,7 +104,9 @@ impl Stop {
         let waiter = thread::Builder::new().name("cancel".into()).spawn(move || {
             if self.0.recv().is_ok() {
                 eprintln!("stopping; once more to stop at once");
+                // In this order: nothing is held any more once it is let go.
                 progress.cancel();
+                quiesce::let_go_of_what_is_read();
             }
         });
         if let Err(error) = waiter {

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use vsync_protocol::id::VolumeName;
 use vsync_protocol::tree::VolumeInfo;
 
+use super::GlobalArgs;
 use super::context::Context;
 use super::helper;
+use super::quiesce;
 use super::report::{Exit, Failure};
 use crate::chunk::Profile;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Quiesce};
 use crate::docker::{self, Access, Engine, VolumeDescription};
 use crate::suggest;
 
@@ -26,7 +28,7 @@ pub(crate) enum Place {
 
 impl Place {
     /// What a snapshot says of the volume.
-    pub(crate) fn info(&self) -> VolumeInfo {
+    pub(crate) fn info(&self, quiesce: Quiesce) -> VolumeInfo {
         let pairs = |map: &std::collections::BTreeMap<String, String>| {
             map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
         };
@@ -36,14 +38,14 @@ impl Place {
                 driver: None,
                 options: vec![],
                 labels: vec![],
-                quiesce: "none".into(),
+                quiesce: quiesce.word().into(),
             },
             Self::Volume(_, volume) | Self::Helper(volume) => VolumeInfo {
                 kind: "volume".into(),
                 driver: Some(volume.driver.clone()),
                 options: pairs(&volume.options),
                 labels: pairs(&volume.labels),
-                quiesce: "none".into(),
+                quiesce: quiesce.word().into(),
             },
         }
     }
@@ -56,18 +58,21 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
 }
 
 /// Where the volume `name` of this machine is.
-pub(crate) fn locate(context: &Context, name: &VolumeName) -> Result<Place, Failure> {
+pub(crate) fn locate(global: &GlobalArgs, context: &Context, name: &VolumeName) -> Result<Place, Failure> {
     if let Some(path) = context.config.volume(name).and_then(|volume| volume.path.clone()) {
         // In a container, the machine's directory is mounted as a volume would be.
         return Ok(Place::Directory(docker::mounted_inside(name).unwrap_or(path)));
     }
-    block_on(locate_volume(name))?
+    block_on(locate_volume(global, name))?
 }
 
-async fn locate_volume(name: &VolumeName) -> Result<Place, Failure> {
+async fn locate_volume(global: &GlobalArgs, name: &VolumeName) -> Result<Place, Failure> {
     let inside = docker::mounted_inside(name);
     let engine = match (Engine::connect().await, inside) {
-        (Ok(engine), _) => engine,
+        (Ok(engine), _) => {
+            quiesce::tidy(global, &engine).await;
+            engine
+        }
         // No engine is needed: the volume is mounted. A helper was told what it is.
         (Err(_), Some(path)) => {
             let volume = helper::told(name, path.clone()).unwrap_or_else(|| VolumeDescription {

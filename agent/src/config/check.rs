@@ -14,9 +14,11 @@ use vsync_protocol::id::{MachineName, RealmName, VolumeName};
 use vsync_protocol::registry::RECOVERY_MACHINE;
 
 use super::raw::{
-    RawClient, RawConfig, RawKeys, RawRealm, RawRetention, RawSchedule, RawServer, RawStore, RawVolume, Text,
+    RawClient, RawCommand, RawConfig, RawKeys, RawRealm, RawRetention, RawSchedule, RawServer, RawStore, RawVolume, Text,
 };
-use super::{Config, KeysConfig, MAX_AGE, Machine, Problem, Quiesce, Retention, Schedule, Server, Volume};
+use super::{
+    Command, Config, KeysConfig, MAX_AGE, Machine, Problem, Quiesce, Retention, RunHooks, Schedule, Server, Volume,
+};
 use crate::keys::Role;
 use crate::schedule::{self, Calendar, Jitter, USUAL_JITTER};
 use crate::suggest;
@@ -88,7 +90,9 @@ impl Check<'_> {
         }
         let address = raw.address.map(|address| self.parse(&address));
         let data = self.absolute("data", &raw.data);
-        let machine = self.machine(&raw.name, role, &raw.backup, raw.schedule, raw.schedule_container, servers);
+        let run = self.run_hooks([raw.run_before, raw.run_after, raw.run_failed, raw.run_finally]);
+        let container = raw.schedule_container;
+        let machine = self.machine(&raw.name, role, &raw.backup, raw.schedule, (container, run), servers);
         let address = address.map_or(Some(None), |parsed| parsed.map(Some));
         let status = raw.status.map(|status| self.socket(&status));
         let status = status.map_or(Some(None), |parsed| parsed.map(Some));
@@ -106,7 +110,8 @@ impl Check<'_> {
         if let Some(given) = raw.role.filter(|_| role == Role::Server) {
             self.problem(&given.span(), "a client's role is `full` or `writer`; servers belong under [[servers]]");
         }
-        self.machine(&raw.name, role, &raw.backup, raw.schedule, raw.schedule_container, servers)
+        let run = self.run_hooks([raw.run_before, raw.run_after, raw.run_failed, raw.run_finally]);
+        self.machine(&raw.name, role, &raw.backup, raw.schedule, (raw.schedule_container, run), servers)
     }
 
     fn machine(
@@ -115,7 +120,7 @@ impl Check<'_> {
         role: Role,
         backup: &[Text],
         schedule: Vec<RawSchedule>,
-        container: Option<Text>,
+        (container, run): (Option<Text>, RunHooks),
         servers: &[String],
     ) -> Option<Machine> {
         self.unique("volume", backup.iter());
@@ -129,7 +134,7 @@ impl Check<'_> {
         let volumes = backup.iter().filter_map(|volume| self.parse(volume)).collect();
         let schedule = schedule.iter().filter_map(|raw| self.schedule(raw, name.as_ref(), backup, servers)).collect();
         let schedule_container = self.container(container);
-        Some(Machine { name: name?, role, backup: volumes, schedule, schedule_container })
+        Some(Machine { name: name?, role, backup: volumes, schedule, schedule_container, run })
     }
 
     fn schedule(
@@ -195,29 +200,49 @@ impl Check<'_> {
     }
 
     fn volume(&mut self, raw: RawVolume) -> Option<Volume> {
-        let hooks = raw.exec_pre.iter().chain(&raw.exec_post).map(Spanned::span).next();
-        if let Some(span) = hooks.filter(|_| raw.quiesce != Quiesce::Hooks) {
-            self.problem(&span, "commands are only run with quiesce = \"hooks\"");
+        let commands = raw.exec_pre.iter().chain(&raw.exec_post).map(Spanned::span).next();
+        if let Some(span) = commands.filter(|_| raw.quiesce == Quiesce::None) {
+            self.problem(&span, "commands are only run with quiesce = \"hooks\", \"pause\" or \"stop\"");
         }
         let path = raw.path.map(|path| self.absolute("path", &path));
         let retention = raw.retention.and_then(|raw| self.retention(raw));
-        let max_age = raw.max_age.and_then(|text| self.duration(&text));
+        let max_age = self.duration(raw.max_age.as_ref());
+        let run = self.run_hooks([raw.run_before, raw.run_after, raw.run_failed, raw.run_finally]);
         Some(Volume {
             name: self.parse(&raw.name)?,
             path: path.map_or(Some(None), |checked| checked.map(Some))?,
             quiesce: raw.quiesce,
-            exec_pre: raw.exec_pre.map(Spanned::into_inner),
-            exec_post: raw.exec_post.map(Spanned::into_inner),
+            exec_pre: self.command(raw.exec_pre),
+            exec_post: self.command(raw.exec_post),
+            exec_user: raw.exec_user.map(Spanned::into_inner),
+            hook_timeout: self.duration(raw.hook_timeout.as_ref()),
+            hook_failure: raw.hook_failure,
+            stop_timeout: self.duration(raw.stop_timeout.as_ref()),
+            run,
             profile: raw.profile,
             retention,
             max_age: max_age.unwrap_or(MAX_AGE),
         })
     }
 
-    fn duration(&mut self, text: &Text) -> Option<Duration> {
-        let wrong = format!("`{}` is not a duration such as `36h`, `7d` or `4w`", text.get_ref());
+    fn command(&mut self, raw: RawCommand) -> Option<Command> {
+        let raw = raw?;
+        if raw.get_ref().is_empty() {
+            self.problem(&raw.span(), "there is no command here");
+        }
+        Some(raw.into_inner())
+    }
+
+    fn run_hooks(&mut self, raw: [RawCommand; 4]) -> RunHooks {
+        let [before, after, failed, finally] = raw.map(|raw| self.command(raw));
+        RunHooks { before, after, failed, finally }
+    }
+
+    fn duration(&mut self, text: Option<&Text>) -> Option<Duration> {
+        let text = text?;
         parse_duration(text.get_ref()).or_else(|| {
-            self.problem(&text.span(), wrong);
+            let message = format!("`{}` is not a duration such as `36h`, `7d` or `4w`", text.get_ref());
+            self.problem(&text.span(), message);
             None
         })
     }
@@ -225,8 +250,8 @@ impl Check<'_> {
     fn retention(&mut self, raw: Spanned<RawRetention>) -> Option<Retention> {
         let span = raw.span();
         let raw = raw.into_inner();
-        let mut duration = |text: &Option<Text>| self.duration(text.as_ref()?);
-        let (within, floor) = (duration(&raw.keep_within), duration(&raw.min_retention));
+        let within = self.duration(raw.keep_within.as_ref());
+        let floor = self.duration(raw.min_retention.as_ref());
         let retention = Retention {
             last: raw.keep_last,
             hourly: raw.keep_hourly,
@@ -282,7 +307,7 @@ impl Check<'_> {
 }
 
 /// Reads `36h`, `7d`, `4w 2d`; a day has 24 hours here. Months have no length, so no.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let span: Span = text.parse().ok()?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
     Duration::try_from(duration).ok().filter(|duration| !duration.is_zero())

@@ -6,6 +6,7 @@
 
 mod check;
 pub mod find;
+mod hooks;
 mod notify;
 mod problem;
 mod raw;
@@ -18,9 +19,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use vsync_protocol::id::{MachineName, RealmName, VolumeName};
 
+pub(crate) use self::check::parse_duration;
+pub use self::hooks::{Command, HookFailure, RunHooks};
 pub use self::problem::{ConfigError, Problem};
 use crate::keys::Role;
 use crate::schedule::{Calendar, Jitter};
@@ -60,6 +63,8 @@ pub struct Machine {
     pub schedule: Vec<Schedule>,
     /// Name of the container in which its schedule runs, where it is not the usual one.
     pub schedule_container: Option<String>,
+    /// Commands around a run of `vsync backup` on it.
+    pub run: RunHooks,
 }
 
 /// A machine that stores backups.
@@ -172,10 +177,20 @@ pub struct Volume {
     pub path: Option<PathBuf>,
     /// What is done with the containers that use it.
     pub quiesce: Quiesce,
-    /// Command to run in those containers before; with [`Quiesce::Hooks`].
-    pub exec_pre: Option<String>,
-    /// Command to run in those containers after; with [`Quiesce::Hooks`].
-    pub exec_post: Option<String>,
+    /// Command to run in those containers before they are paused, stopped or read.
+    pub exec_pre: Option<Command>,
+    /// Command to run in those containers afterwards.
+    pub exec_post: Option<Command>,
+    /// The user who runs them; the container's own if not given.
+    pub exec_user: Option<String>,
+    /// How long a command may take, in a container or on the machine.
+    pub hook_timeout: Option<Duration>,
+    /// What its failure means.
+    pub hook_failure: HookFailure,
+    /// How long a container may take to stop before it is killed; its own setting if not given.
+    pub stop_timeout: Option<Duration>,
+    /// Commands on the machine around a backup of this volume.
+    pub run: RunHooks,
     /// How its files are cut.
     pub profile: Profile,
     /// What is kept of it.
@@ -188,7 +203,7 @@ pub struct Volume {
 pub const MAX_AGE: Duration = Duration::from_secs(36 * 3600);
 
 /// What is done with the containers that use a volume while it is read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Quiesce {
     /// Nothing: for data that is only ever appended or renamed into place.
@@ -200,6 +215,19 @@ pub enum Quiesce {
     Stop,
     /// They run a command before and after.
     Hooks,
+}
+
+impl Quiesce {
+    /// The word for it in the configuration.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Pause => "pause",
+            Self::Stop => "stop",
+            Self::Hooks => "hooks",
+        }
+    }
 }
 
 /// How a volume's files are cut.

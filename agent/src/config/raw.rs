@@ -4,10 +4,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::notify::RawNotify;
-use super::{Profile, Quiesce};
+use super::{Command, HookFailure, Profile, Quiesce};
 use crate::keys::Role;
 
 pub(super) type Text = Spanned<String>;
+pub(super) type RawCommand = Option<Spanned<Command>>;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +49,10 @@ pub(super) struct RawServer {
     pub(super) role: Option<Spanned<Role>>,
     #[serde(default)]
     pub(super) schedule: Vec<RawSchedule>,
+    pub(super) run_before: RawCommand,
+    pub(super) run_after: RawCommand,
+    pub(super) run_failed: RawCommand,
+    pub(super) run_finally: RawCommand,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +65,10 @@ pub(super) struct RawClient {
     pub(super) role: Option<Spanned<Role>>,
     #[serde(default)]
     pub(super) schedule: Vec<RawSchedule>,
+    pub(super) run_before: RawCommand,
+    pub(super) run_after: RawCommand,
+    pub(super) run_failed: RawCommand,
+    pub(super) run_finally: RawCommand,
 }
 
 #[derive(Deserialize)]
@@ -79,8 +88,17 @@ pub(super) struct RawVolume {
     pub(super) path: Option<Text>,
     #[serde(default)]
     pub(super) quiesce: Quiesce,
-    pub(super) exec_pre: Option<Text>,
-    pub(super) exec_post: Option<Text>,
+    pub(super) exec_pre: RawCommand,
+    pub(super) exec_post: RawCommand,
+    pub(super) exec_user: Option<Text>,
+    pub(super) hook_timeout: Option<Text>,
+    #[serde(default)]
+    pub(super) hook_failure: HookFailure,
+    pub(super) stop_timeout: Option<Text>,
+    pub(super) run_before: RawCommand,
+    pub(super) run_after: RawCommand,
+    pub(super) run_failed: RawCommand,
+    pub(super) run_finally: RawCommand,
     #[serde(default)]
     pub(super) profile: Profile,
     pub(super) max_age: Option<Text>,

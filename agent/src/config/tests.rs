@@ -151,7 +151,19 @@ fn bad_configurations_are_told_what_is_wrong_and_where() {
             "backup = [\"a\"]\nrole = \"server\"",
             "10:8 role `server` cannot back up volumes; remove it, or the `backup` list",
         ),
-        ("path = \"/etc\"", "exec-pre = \"sync\"", "40:12 commands are only run with quiesce = \"hooks\""),
+        (
+            "path = \"/etc\"",
+            "exec-pre = \"sync\"",
+            "40:12 commands are only run with quiesce = \"hooks\", \"pause\" or \"stop\"",
+        ),
+        ("path = \"/etc\"", "run-before = []", "40:14 there is no command here"),
+        ("path = \"/etc\"", "run-before = 7", "40:14 a command: a line for the shell, or a list of words"),
+        ("path = \"/etc\"", "hook-failure = \"ignore\"", "40:16 `ignore` is not one of: fail, continue"),
+        (
+            "path = \"/etc\"",
+            "stop-timeout = \"1 minuet\"",
+            "40:16 `1 minuet` is not a duration such as `36h`, `7d` or `4w`",
+        ),
         ("\"7d\"", "\"soon\"", "44:15 `soon` is not a duration such as `36h`, `7d` or `4w`"),
         (
             "keep-daily = 30\nkeep-weekly = 12",
@@ -174,6 +186,26 @@ fn bad_configurations_are_told_what_is_wrong_and_where() {
     ] {
         assert_eq!(complaints(from, to), [complaint], "{from} -> {to}");
     }
+}
+
+#[test]
+fn commands_are_lines_or_words() {
+    let with = |lines: &str| parse(&GOOD.replacen("path = \"/etc\"", lines, 1)).unwrap();
+    let config = with("quiesce = \"pause\"\nexec-pre = \"sync\"\nexec-post = [\"a\", \"b c\"]\nrun-finally = \"x\"");
+    let volume = config.volume(&name("etc")).unwrap();
+    assert_eq!(volume.exec_pre, Some(Command::Line("sync".into())));
+    assert_eq!(volume.exec_post, Some(Command::Words(vec!["a".into(), "b c".into()])));
+    assert_eq!(volume.run, RunHooks { finally: Some(Command::Line("x".into())), ..RunHooks::default() });
+    let config = with("stop-timeout = \"90s\"\nhook-timeout = \"2h\"\nhook-failure = \"continue\"");
+    let volume = config.volume(&name("etc")).unwrap();
+    assert_eq!(
+        (volume.stop_timeout, volume.hook_timeout),
+        (Some(Duration::from_secs(90)), Some(Duration::from_secs(7200)))
+    );
+    assert_eq!(volume.hook_failure, HookFailure::Continue);
+    let config = parse(&GOOD.replacen("name = \"uat\"", "name = \"uat\"\nrun-before = \"mount /backup\"", 1)).unwrap();
+    let run = &config.machine(&name("uat")).unwrap().run;
+    assert_eq!(run.before, Some(Command::Line("mount /backup".into())));
 }
 
 #[test]

@@ -23,6 +23,8 @@ pub struct ContainerUser {
     pub running: bool,
     /// Its processes are frozen.
     pub paused: bool,
+    /// Every mount of the volume in it is read-only.
+    pub read_only: bool,
     /// What it is to us.
     pub role: ContainerRole,
 }
@@ -50,6 +52,15 @@ impl ContainerUser {
 impl Engine {
     /// Containers that use the volume, sorted by name: by its name, or by binding its directory.
     pub async fn users_of(&self, volume: &VolumeDescription) -> Result<Vec<ContainerUser>, DockerError> {
+        self.users_by(|mount| mounts_volume(mount, volume)).await
+    }
+
+    /// Containers that use a directory of this machine, sorted by name: it, one in it, or one that it is in.
+    pub async fn users_of_directory(&self, directory: &Path) -> Result<Vec<ContainerUser>, DockerError> {
+        self.users_by(|mount| mounts_directory(mount, directory)).await
+    }
+
+    async fn users_by(&self, uses: impl Fn(&MountPoint) -> bool) -> Result<Vec<ContainerUser>, DockerError> {
         // The engine's own filter knows nothing of containers that bind the volume's directory by path.
         let options = ListContainersOptionsBuilder::default().all(true).build();
         let containers = self.client().list_containers(Some(options)).await.map_err(|source| DockerError::List {
@@ -61,8 +72,12 @@ impl Engine {
         let ourselves = own_container();
         let mut users: Vec<_> = containers
             .into_iter()
-            .filter(|container| uses(container, volume))
-            .map(|container| ContainerUser::new(container, ourselves.as_deref()))
+            .filter_map(|container| {
+                let mut mounts = container.mounts.iter().flatten().filter(|mount| uses(mount)).peekable();
+                mounts.peek()?;
+                let read_only = mounts.all(|mount| mount.rw == Some(false));
+                Some(ContainerUser { read_only, ..ContainerUser::new(container, ourselves.as_deref()) })
+            })
             .collect();
         users.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(users)
@@ -81,6 +96,7 @@ impl ContainerUser {
             id,
             running: container.state.is_some_and(|state| states_with_processes.contains(&state)),
             paused: container.state == Some(State::PAUSED),
+            read_only: false,
             role,
         }
     }
@@ -104,10 +120,6 @@ fn plain_name(name: &str) -> Option<String> {
     (!name.contains('/')).then(|| name.to_owned())
 }
 
-fn uses(container: &ContainerSummary, volume: &VolumeDescription) -> bool {
-    container.mounts.iter().flatten().any(|mount| mounts_volume(mount, volume))
-}
-
 fn mounts_volume(mount: &MountPoint, volume: &VolumeDescription) -> bool {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     match text(&mount.typ).as_str() {
@@ -118,6 +130,12 @@ fn mounts_volume(mount: &MountPoint, volume: &VolumeDescription) -> bool {
         }
         _ => false,
     }
+}
+
+fn mounts_directory(mount: &MountPoint, directory: &Path) -> bool {
+    let Some(source) = mount.source.as_deref().filter(|source| !source.is_empty()).map(Path::new) else { return false };
+    // For a volume, the source is its directory.
+    source.starts_with(directory) || directory.starts_with(source)
 }
 
 #[cfg(test)]
@@ -155,6 +173,21 @@ mod tests {
         ];
         for (mount, expected) in table {
             assert_eq!(mounts_volume(&mount, &volume), expected, "{mount:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_used_from_above_and_from_below() {
+        let table = [
+            (mount("bind", "", "/srv/data"), true),
+            (mount("bind", "", "/srv/data/base"), true),
+            (mount("bind", "", "/srv"), true),
+            (mount("bind", "", "/srv/data2"), false),
+            (mount("volume", "v", "/srv/data/v/_data"), true),
+            (mount("tmpfs", "", ""), false),
+        ];
+        for (mount, expected) in table {
+            assert_eq!(mounts_directory(&mount, Path::new("/srv/data")), expected, "{mount:?}");
         }
     }
 

@@ -79,26 +79,6 @@ pub enum DockerError {
         source: Box<EngineError>,
     },
 
-    /// A container that must not be stopped, because it could not be brought back as it was.
-    #[error("Container {container} was not stopped: {reason}")]
-    Unstoppable {
-        /// Name of the container.
-        container: String,
-        /// Why, and what to do.
-        reason: &'static str,
-    },
-
-    /// A container would not stop; those stopped before it were started again, except the ones listed.
-    #[error("Could not stop container {container}{}; stop it by hand, then try again", .not_restarted.note())]
-    Stop {
-        /// Name of the container.
-        container: String,
-        /// Containers that were stopped before, and could not be started again.
-        not_restarted: NotRestarted,
-        /// The engine's reason.
-        source: Box<EngineError>,
-    },
-
     /// The engine refused an operation on an image.
     #[error("Could not {action} the helper image {image}; `docker image inspect {image}` may tell more")]
     Image {
@@ -169,20 +149,19 @@ pub enum DockerError {
     },
 }
 
-/// Names of containers that stayed down.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NotRestarted(pub Vec<String>);
-
-impl NotRestarted {
-    fn note(&self) -> String {
-        match self.0.as_slice() {
-            [] => String::new(),
-            names => format!(" (and these stayed stopped: {})", names.join(", ")),
+impl DockerError {
+    /// The engine itself did not answer: it may be restarting, and trying again may help.
+    #[must_use]
+    pub fn is_engine_away(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Silent { .. } => true,
+            Self::Container { source, .. } | Self::List { source, .. } | Self::Volume { source, .. } => {
+                !matches!(**source, EngineError::DockerResponseServerError { .. })
+            }
+            _ => false,
         }
     }
-}
 
-impl DockerError {
     /// For `map_err`: an engine's refusal to do `action` to a volume.
     pub(super) fn volume(action: &'static str, volume: &VolumeName) -> impl FnOnce(EngineError) -> Self {
         let volume = volume.clone();

@@ -4,20 +4,21 @@
 //! - [`Access`] says how to reach a volume's files: from its directory on this machine, from where it is mounted into
 //!   our own container, or through a helper. It never takes the empty directory of an unmounted volume for its content.
 //! - [`HelperJob`] is a vsync command that runs in a container of its own, with the volume mounted.
-//! - [`StoppedContainers`] is a promise to start again what was stopped.
+//! - [`ContainerFacts`] says how a container is; [`Engine`] pauses, stops and starts it, and runs commands in it.
 //! - [`Service`] is a container of vsync that stays: a server, a schedule.
 //!
 //! Nothing here reads a volume's files or holds a key for longer than it takes to hand it to a helper.
 
 mod access;
 mod containers;
+mod control;
 mod engine;
 mod error;
+mod exec;
 mod helper;
-mod hold;
 mod image;
 mod ourselves;
-mod rescue;
+pub(crate) mod rescue;
 mod service;
 mod sweep;
 mod tar;
@@ -25,10 +26,11 @@ mod volume;
 
 pub use access::{Access, Facts, Mountpoint, decide_access};
 pub use containers::{ContainerRole, ContainerUser};
+pub use control::{ContainerFacts, ContainerStatus};
 pub use engine::Engine;
-pub use error::{DockerError, NotRestarted};
+pub use error::DockerError;
+pub use exec::{Exec, ExecJob};
 pub use helper::{HelperFile, HelperJob, HelperOutput, VolumeUse};
-pub use hold::{RestartFailure, StoppedContainers};
 pub use image::DEFAULT_IMAGE;
 pub use ourselves::{mounted_inside, own_container};
 pub use service::{Bind, Network, Service, ServiceStatus, Started};

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::engine::Engine;
 
 /// Runs `work` to its end, or until `limit` has passed. `what` names it in the log if it fails.
-pub(super) fn run_now(engine: &Engine, what: &str, limit: Duration, work: impl AsyncFnOnce(Engine) + Send + 'static) {
+pub(crate) fn run_now(engine: &Engine, what: &str, limit: Duration, work: impl AsyncFnOnce(Engine) + Send + 'static) {
     let host = engine.host().to_owned();
     let task = move || {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;

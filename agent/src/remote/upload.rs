@@ -60,6 +60,14 @@ pub struct UploadStats {
     pub known: u64,
 }
 
+impl UploadStats {
+    /// What this upload and another one came to.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self { blobs: self.blobs + other.blobs, bytes: self.bytes + other.bytes, known: self.known + other.known }
+    }
+}
+
 /// An upload under way.
 pub struct Upload {
     runtime: Handle,

@@ -18,6 +18,7 @@ use super::target::Target;
 use crate::backup::{self, Options, Source};
 use crate::cache::Cache;
 use crate::compare;
+use crate::config::Quiesce;
 use crate::progress::Progress;
 use crate::restore::{self, Selection};
 use crate::snapshot::Snapshot;
@@ -113,8 +114,8 @@ impl Steps<'_> {
 
     fn info(&self) -> VolumeInfo {
         match &self.target.volume {
-            Some(volume) => Place::Volume(self.target.path.clone(), volume.clone()).info(),
-            None => Place::Directory(self.target.path.clone()).info(),
+            Some(volume) => Place::Volume(self.target.path.clone(), volume.clone()).info(Quiesce::None),
+            None => Place::Directory(self.target.path.clone()).info(Quiesce::None),
         }
     }
 
