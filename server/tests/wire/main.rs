@@ -7,5 +7,7 @@ mod backup;
 mod bed;
 mod durable;
 mod history;
+mod hostile;
 mod kill;
 mod limits;
+mod matrix;
