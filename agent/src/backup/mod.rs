@@ -228,7 +228,8 @@ impl Job<'_> {
             CommitOutcome::Committed(receipt) => receipt,
             CommitOutcome::Missing(cids) => return Err(BackupError::Missing { count: cids.len() }),
         };
-        if receipt.manifest != manifest_hash(&manifest) || !receipt.is_signed_by(self.remote.server_key()) {
+        let fits = receipt.realm == self.writer.realm && receipt.manifest == manifest_hash(&manifest);
+        if !fits || !receipt.is_signed_by(self.remote.server_key()) {
             return Err(BackupError::Receipt);
         }
         // The receipt is on this machine's disk before anybody hears of success.

@@ -10,6 +10,7 @@ use vsync_protocol::registry::{Registry, RegistryError};
 use super::GlobalArgs;
 use crate::config::{Config, ConfigError, KeysConfig, find};
 use crate::keys::{Bundle, KeyFileError, KeyStore};
+use crate::remote::Patience;
 
 /// A machine that knows who it is.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Context {
     pub bundle: Bundle,
     /// Where caches and journals of this machine are.
     pub state_dir: PathBuf,
+    /// How long a server may stay away or silent.
+    pub patience: Patience,
 }
 
 /// The machine cannot work for the realm as it is.
@@ -116,7 +119,7 @@ impl Context {
         config.machine(&name)?;
         let bundle = key_store(&config)?.machine(&name)?;
         belongs(&bundle, &registry)?;
-        Ok(Self { state_dir: state_dir(args)?, config, registry, bundle })
+        Ok(Self { state_dir: state_dir(args)?, patience: args.patience(), config, registry, bundle })
     }
 }
 

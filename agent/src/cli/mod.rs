@@ -50,12 +50,14 @@ mod volumes;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use vsync_protocol::id::MachineName;
 
 use self::report::{Exit, Failure};
+use crate::remote::Patience;
 
 /// Encrypted, deduplicating backup of Docker volumes
 #[derive(Debug, Parser)]
@@ -114,8 +116,21 @@ pub struct GlobalArgs {
     #[arg(long, global = true, env = "VSYNC_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
+    /// How many seconds a server may stay away, or silent, before the work is given up; ten
+    /// times as many where it has much to do [default: 180]
+    #[arg(long, global = true, env = "VSYNC_PATIENCE", value_name = "SECONDS", hide_short_help = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub patience: Option<u64>,
+
     #[command(flatten)]
     pub(crate) recovery: recovery::RecoveryArgs,
+}
+
+impl GlobalArgs {
+    /// How long a server may stay away or silent.
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience.map_or_else(Patience::default, |seconds| Patience::new(Duration::from_secs(seconds)))
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -65,13 +65,14 @@ pub(super) fn open(global: &GlobalArgs, path: &Path, server: Option<&MachineName
     };
     let identity = Identity { key: realm.root.recovery_key(), realm: realm.root.realm_id() };
     let name = address.name.clone();
-    let remote = Remote::connect(address, identity)?;
+    let remote = Remote::connect_within(global.patience(), address, identity)?;
     let registry = believed(&remote, &realm)?;
     let known = &registry.realm;
     // They may be newer than the kit, or the kit no more than its secret line.
     (realm.name, realm.suite, realm.epoch) = (known.name.clone(), known.suite, known.epoch);
     let config = configuration(path, &realm, name, data);
-    let context = Context { config, registry, bundle: realm.recovery_bundle(), state_dir: state_dir(global)? };
+    let (bundle, patience) = (realm.recovery_bundle(), global.patience());
+    let context = Context { config, registry, bundle, state_dir: state_dir(global)?, patience };
     Ok(Session::new(context, remote, hosted))
 }
 

@@ -259,6 +259,10 @@ impl From<RemoteError> for Failure {
             RemoteError::HeadFile { .. } | RemoteError::Runtime(_) | RemoteError::Transport(_) => {
                 return Self::of(&error, Exit::Failed);
             }
+            RemoteError::Listed { .. } => (
+                Exit::Damage,
+                "its catalog is damaged, or it is not to be trusted: `vsync server rebuild` there makes a new catalog",
+            ),
             RemoteError::Protocol(_) => (Exit::Failed, "use the same version of vsync on both machines"),
         };
         Self::of(&error, code).hint(hint.to_owned())

@@ -64,7 +64,7 @@ impl Session {
             }
         };
         let identity = Identity { key: context.bundle.identity(), realm: context.bundle.realm_id };
-        let remote = Remote::connect(ServerAddress { name, address, key }, identity)?;
+        let remote = Remote::connect_within(context.patience, ServerAddress { name, address, key }, identity)?;
         Ok(Self::new(context, remote, hosted))
     }
 

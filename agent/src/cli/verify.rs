@@ -79,8 +79,10 @@ impl VerifyArgs {
     ) -> Result<Exit, Failure> {
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
-        progress.total_entries.set(snapshots.iter().map(|snapshot| snapshot.sealed.entries).sum());
-        progress.total_bytes.set(snapshots.iter().map(|snapshot| snapshot.sealed.bytes).sum());
+        progress
+            .total_entries
+            .set(snapshots.iter().map(|snapshot| snapshot.sealed.entries).fold(0, u64::saturating_add));
+        progress.total_bytes.set(snapshots.iter().map(|snapshot| snapshot.sealed.bytes).fold(0, u64::saturating_add));
         let sample = self.sample(session)?;
         let begun = Instant::now();
         let display = Display::start(global, "verifying", &progress);

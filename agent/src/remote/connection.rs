@@ -13,13 +13,11 @@ use vsync_protocol::manifest::LogPosition;
 use vsync_protocol::wire::{self, JobStart, MESSAGE_HEAD_LEN, Reply, Request, SERVER_NAME, VERSION};
 
 use super::pace::{Limits, Pace};
+use super::patience::{Patience, Tries};
 use super::{Identity, RemoteError, ServerAddress};
 
 /// How long the first answer may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long a broken connection is made anew before the work is given up.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(20);
@@ -27,13 +25,11 @@ const GOODBYE: Duration = Duration::from_millis(20);
 /// The shortest time that the runtime sleeps: the connection's own task runs meanwhile.
 const MOMENT: Duration = Duration::from_millis(1);
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
 /// Makes connections to one server.
 pub(super) struct Connector {
     server: ServerAddress,
     identity: Identity,
+    patience: Patience,
     live: Mutex<Option<(Endpoint, Connection)>>,
     greeting: StdMutex<(i64, LogPosition)>,
     upload: OnceLock<Pace>,
@@ -43,11 +39,12 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) const fn new(server: ServerAddress, identity: Identity) -> Self {
+    pub(super) const fn new(server: ServerAddress, identity: Identity, patience: Patience) -> Self {
         let greeting = StdMutex::new((0, LogPosition { index: 0, head: GENESIS }));
         Self {
             server,
             identity,
+            patience,
             live: Mutex::const_new(None),
             greeting,
             upload: OnceLock::new(),
@@ -87,6 +84,16 @@ impl Connector {
         self.server.key
     }
 
+    /// Tries of something, for as long as patience lasts.
+    pub(super) const fn tries(&self) -> Tries {
+        self.patience.tries()
+    }
+
+    /// Waits for the next part of an answer that has begun.
+    pub(super) async fn part<T>(&self, part: impl Future<Output = Result<T, RemoteError>>) -> Result<T, RemoteError> {
+        self.patience.part(self.server.name.as_str(), part).await
+    }
+
     pub(super) fn greeting(&self) -> (i64, LogPosition) {
         *self.greeting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,20 +118,14 @@ impl Connector {
             return Ok(connection.clone());
         }
         *live = None;
-        let deadline = Instant::now() + PATIENCE;
-        let mut pause = FIRST_PAUSE;
+        let mut tries = self.tries();
         loop {
             match self.connect().await {
                 Ok((endpoint, connection)) => {
                     *live = Some((endpoint, connection.clone()));
                     return Ok(connection);
                 }
-                Err(error) if error.is_transient() && Instant::now() + pause < deadline => {
-                    tracing::info!("{error}; trying again in {} ms", pause.as_millis());
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                Err(error) => return Err(error),
+                Err(error) => tries.again(error).await?,
             }
         }
     }
@@ -275,6 +276,11 @@ impl Connector {
         connection: &Connection,
         request: &Request,
     ) -> Result<(Reply, RecvStream), RemoteError> {
+        let answer = self.exchange(connection, request);
+        self.patience.answer(request, self.server.name.as_str(), answer).await
+    }
+
+    async fn exchange(&self, connection: &Connection, request: &Request) -> Result<(Reply, RecvStream), RemoteError> {
         let (mut send, mut receive) = connection.open_bi().await.map_err(|error| self.lost(&error))?;
         send.write_all(&wire::encode_message(request)).await.map_err(|error| self.lost(&error))?;
         send.finish().map_err(|error| self.lost(&error))?;
@@ -293,15 +299,11 @@ impl Connector {
 
     /// Asks until there is an answer. Every request may be repeated.
     pub(super) async fn request(&self, request: &Request) -> Result<Reply, RemoteError> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut pause = FIRST_PAUSE;
+        let mut tries = self.tries();
         loop {
             let connection = self.connection().await?;
             match self.ask(&connection, request).await {
-                Err(error) if error.is_transient() && Instant::now() + pause < deadline => {
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
+                Err(error) => tries.again(error).await?,
                 answered => return answered,
             }
         }

@@ -5,8 +5,10 @@ mod connection;
 mod error;
 mod fetch;
 mod history;
+mod listed;
 mod nodes;
 mod pace;
+mod patience;
 mod upload;
 
 use std::sync::Arc;
@@ -26,12 +28,17 @@ pub use fetch::{Fetched, Fetcher};
 pub use history::HeadStore;
 pub use nodes::{NodeError, RemoteNodes};
 pub use pace::Limits;
+pub use patience::Patience;
 pub use upload::{CommitOutcome, Offer, Upload, UploadEnded, UploadSender, UploadStats, Uploaded};
 
 use connection::Connector;
 
 /// How many snapshots are asked for at once.
 const PAGE: u32 = 100;
+
+/// Bytes of manifests that one list may have: a hundred thousand snapshots, and a bound on
+/// what a server can make an agent hold.
+const MAX_LISTED: usize = 64 << 20;
 
 /// Where a server is and how to know it.
 #[derive(Clone, Debug)]
@@ -66,6 +73,14 @@ impl Remote {
     /// # Errors
     /// When the server does not answer, is another one, or does not let this machine in.
     pub fn connect(server: ServerAddress, identity: Identity) -> Result<Self, RemoteError> {
+        Self::connect_within(Patience::default(), server, identity)
+    }
+
+    /// The same with more or less patience than usual.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn connect_within(patience: Patience, server: ServerAddress, identity: Identity) -> Result<Self, RemoteError> {
         // One thread for packets measures faster than several; the pipeline has its own.
         let runtime = Builder::new_current_thread().enable_all().build().map_err(RemoteError::Runtime)?;
         let handle = runtime.handle().clone();
@@ -78,7 +93,7 @@ impl Remote {
                 runtime.shutdown_timeout(Duration::from_secs(1));
             })
             .map_err(RemoteError::Runtime)?;
-        let connector = Arc::new(Connector::new(server, identity));
+        let connector = Arc::new(Connector::new(server, identity, patience));
         handle.block_on(connector.first())?;
         Ok(Self { runtime: handle, connector, _stop: stop })
     }
@@ -213,17 +228,23 @@ impl Remote {
     ) -> Result<Vec<SnapshotRecord>, RemoteError> {
         let mut listing = Listing { limit: if listing.limit == 0 { PAGE } else { listing.limit }, ..listing.clone() };
         let mut found: Vec<SnapshotRecord> = Vec::new();
+        let mut bytes = 0;
         loop {
             let page = match self.request(&Request::Snapshots(listing.clone()))? {
                 Reply::Snapshots(page) => page,
                 other => return Err(RemoteError::unexpected(&other)),
             };
-            let Some(last) = page.last() else { return Ok(found) };
-            if listing.before.is_some_and(|before| last.index >= before) {
-                return Err(RemoteError::Protocol("snapshots are not listed in order".into()));
+            if page.is_empty() {
+                return Ok(found);
             }
-            listing.before = Some(last.index);
             for record in page {
+                listed::check(self.server(), &listing, &record)?;
+                listing.before = Some(record.index);
+                bytes += record.manifest.len();
+                if bytes > MAX_LISTED {
+                    let what = format!("it lists more than {} MiB of snapshots; name a volume", MAX_LISTED >> 20);
+                    return Err(RemoteError::Protocol(what));
+                }
                 let stop = enough(&record);
                 found.push(record);
                 if stop {

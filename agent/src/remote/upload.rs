@@ -193,6 +193,8 @@ struct Actor {
     /// Names under way or known to be durable.
     settled: HashSet<Cid>,
     stats: UploadStats,
+    /// Grows whenever something has become durable, or turned out to be.
+    progress: u64,
 }
 
 impl Actor {
@@ -209,6 +211,7 @@ impl Actor {
             since_flush: 0,
             settled: HashSet::new(),
             stats: UploadStats::default(),
+            progress: 0,
         }
     }
 
@@ -229,15 +232,15 @@ impl Actor {
     }
 
     async fn run(mut self) -> Result<Self, RemoteError> {
+        let (mut tries, mut before) = (self.connector.tries(), 0);
         loop {
-            match self.drive().await {
-                Ok(()) => return Ok(self),
-                Err(error) if error.is_transient() => {
-                    tracing::info!("{error}; resuming the upload");
-                    self.reopen().await?;
-                }
-                Err(error) => return Err(error),
+            let Err(error) = self.drive().await else { return Ok(self) };
+            if self.progress > before {
+                tries.progressed();
+                before = self.progress;
             }
+            tries.again(error).await?;
+            self.reopen().await?;
         }
     }
 
@@ -354,6 +357,7 @@ impl Actor {
         for (index, offer) in offers.into_iter().enumerate() {
             if answers.get(index) {
                 self.stats.known += 1;
+                self.progress += 1;
             } else {
                 missing.push_back(offer);
             }
@@ -406,10 +410,13 @@ impl Actor {
     }
 
     fn durable(&mut self, frames: &[u64]) {
+        let before = self.sent.len();
         self.sent.retain(|sent| frames.get(sent.stream).is_none_or(|&durable| sent.frame > durable));
+        self.progress += (before - self.sent.len()) as u64;
     }
 
     async fn commit(&mut self, manifest: &[u8]) -> Result<CommitOutcome, RemoteError> {
+        let mut tries = self.connector.tries();
         loop {
             let session = self.session()?;
             let (id, connection) = (session.id, session.connection.clone());
@@ -418,8 +425,10 @@ impl Actor {
                 Ok(Reply::Committed(receipt)) => return Ok(CommitOutcome::Committed(receipt)),
                 Ok(Reply::Missing(cids)) => return Ok(CommitOutcome::Missing(cids.into_vec())),
                 Ok(other) => return Err(RemoteError::unexpected(&other)),
-                Err(error) if error.is_transient() => self.reopen().await?,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    tries.again(error).await?;
+                    self.reopen().await?;
+                }
             }
         }
     }

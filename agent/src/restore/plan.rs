@@ -196,7 +196,8 @@ impl Plan<'_, '_> {
             (false, 0) => self.shared.restore.bytes,
             (false, size) => size,
         };
-        self.done.report.bytes += size;
+        // What a snapshot says of itself is only as true as the machine that made it.
+        self.done.report.bytes = self.done.report.bytes.saturating_add(size);
         let (pieces, queue) = bounded(4);
         let job = CompareJob { entry: Entry { size, ..entry }, pieces: queue, existing };
         let stopped = |_| RestoreError::Stopped;

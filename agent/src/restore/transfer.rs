@@ -87,7 +87,7 @@ struct Wanted {
 
 #[derive(Default)]
 struct Batch {
-    cids: Vec<Cid>,
+    chunks: Vec<Reference>,
     bytes: usize,
 }
 
@@ -225,9 +225,9 @@ impl Shared<'_> {
         drop(wanted);
         lock(&self.report).bytes_fetched += len as u64;
         let mut batch = lock(&self.batch);
-        batch.cids.push(reference.cid);
+        batch.chunks.push(*reference);
         batch.bytes += len;
-        let full = batch.cids.len() >= BATCH || batch.bytes >= BATCH_BYTES;
+        let full = batch.chunks.len() >= BATCH || batch.bytes >= BATCH_BYTES;
         drop(batch);
         if full { self.ask() } else { Ok(()) }
     }
@@ -253,10 +253,10 @@ impl Shared<'_> {
     fn ask(&self) -> Result<(), RestoreError> {
         self.check()?;
         let batch = std::mem::take(&mut *lock(&self.batch));
-        if !batch.cids.is_empty() {
+        if !batch.chunks.is_empty() {
             let arrivals = self.arrivals.clone();
             // Nobody misses what arrives after the end.
-            self.fetcher.fetch(batch.cids, move |fetched| drop(arrivals.send(fetched)));
+            self.fetcher.fetch(BlobKind::Chunk, &batch.chunks, move |fetched| drop(arrivals.send(fetched)));
         }
         Ok(())
     }

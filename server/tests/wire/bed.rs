@@ -194,8 +194,15 @@ impl Client {
     }
 
     pub(crate) async fn store(&self, blobs: &[Vec<u8>]) {
-        self.upload(0, blobs).await;
-        assert_eq!(self.flush(&[blobs.len() as u64]).await, Reply::Flushed);
+        self.store_on(0, blobs).await;
+    }
+
+    /// Sends blobs on an upload stream that nothing was sent on before.
+    pub(crate) async fn store_on(&self, stream: usize, blobs: &[Vec<u8>]) {
+        self.upload(u32::try_from(stream).unwrap(), blobs).await;
+        let mut frames = vec![0; stream + 1];
+        frames[stream] = blobs.len() as u64;
+        assert_eq!(self.flush(&frames).await, Reply::Flushed);
     }
 
     pub(crate) async fn have(&self, blobs: &[Vec<u8>]) -> Vec<bool> {

@@ -2,6 +2,7 @@
 
 mod faults;
 mod gc;
+mod interleave;
 mod model;
 mod retention;
 mod scrub;
