@@ -74,6 +74,8 @@ pub struct Archive {
     /// Held from the question what is new in a pack to the answer's being true: two sessions
     /// that bring the same blobs at once would else both be told that they are new.
     storing: Mutex<()>,
+    /// Held by whoever collects or repairs: one at a time does.
+    upkeep: Mutex<()>,
     _home: Home,
 }
 
@@ -144,6 +146,7 @@ impl Archive {
             time,
             kept_until,
             storing: Mutex::default(),
+            upkeep: Mutex::default(),
             _home: home,
         })
     }
@@ -372,6 +375,11 @@ impl Archive {
     /// While this is held nobody commits, forgets or brings back.
     pub(crate) fn lock_journal(&self) -> MutexGuard<'_, Journal> {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While this is held nobody else collects garbage or mends packs.
+    pub(crate) fn upkeep_alone(&self) -> MutexGuard<'_, ()> {
+        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends all use of the catalog.

@@ -173,6 +173,12 @@ impl Connection {
             let message = format!("{} is no administrator", member.name);
             return Err(refusal(RefusalCode::NotAuthorised, message));
         }
+        match request {
+            // These take hours, and wait for one another; the turns of walks are not for them.
+            Request::Collect(order) => return self.off_runtime(move |shared| shared.collect(order)).await,
+            Request::Scrub { rate } => return self.off_runtime(move |shared| shared.scrub(rate)).await,
+            _ => {}
+        }
         // Trees may be walked; the turns of short work are not for it.
         let _walk = self.shared.walks.acquire().await;
         self.off_runtime(move |shared| {

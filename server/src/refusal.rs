@@ -79,7 +79,8 @@ impl From<MarkError> for Refusal {
     fn from(error: MarkError) -> Self {
         match error {
             MarkError::Archive(error) => error.into(),
-            error => refusal(RefusalCode::Store, error.to_string()),
+            MarkError::Stopped => refusal(RefusalCode::Draining, "the server is shutting down"),
+            error => refusal(RefusalCode::Damaged, format!("nothing is removed: {error}")),
         }
     }
 }

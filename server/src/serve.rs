@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, SnapshotId, VolumeName};
 use vsync_protocol::limits::{MAX_MESSAGE_LEN, MAX_VERDICTS};
 use vsync_protocol::plan::{Fate, Verdict};
-use vsync_protocol::wire::{Cids, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, ServerStatus};
+use vsync_protocol::wire::{Cids, GcOrder, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, ServerStatus};
 use vsync_transport::{Congestion, TransportError};
 
 use crate::archive::{Archive, ArchiveError};
@@ -221,6 +221,8 @@ pub(crate) struct Shared {
     identity: SigningKey,
     upkeep: Upkeep,
     notices: Notices,
+    /// Calls off what administrators have ordered, when the server ends.
+    called_off: crate::upkeep::throttle::Stop,
     connections: Mutex<HashMap<MachineKey, usize>>,
 }
 
@@ -237,6 +239,7 @@ impl Shared {
             identity: config.identity,
             upkeep: config.upkeep,
             notices,
+            called_off: crate::upkeep::throttle::Stop::default(),
             connections: Mutex::default(),
         }
     }
@@ -251,6 +254,7 @@ impl Shared {
             }
         };
         endpoint.set_server_config(None);
+        self.called_off.stop();
         if matches!(how, Stop::Drain) {
             // With all permits here no request is running, and those that come are refused.
             let _ = timeout(DRAIN_TIMEOUT, self.running.acquire_many(MAX_RUNNING)).await;
@@ -356,6 +360,21 @@ impl Shared {
         let clock = kept.evidence(&moment).check(None).err().map(|frozen| frozen.to_string());
         warnings.extend(clock.filter(|clock| !warnings.contains(clock)));
         Ok(warnings)
+    }
+
+    pub(crate) fn collect(&self, order: GcOrder) -> Result<Reply, Refusal> {
+        let report = self.archive.collect(&order.into(), &self.called_off)?;
+        tracing::info!("garbage collection by order: {report:?}");
+        Ok(Reply::Collected(report))
+    }
+
+    pub(crate) fn scrub(&self, rate: Option<u64>) -> Result<Reply, Refusal> {
+        let mut report = self.archive.scrub(rate, &self.called_off)?;
+        // As many as fit into a message; the server's log has them all.
+        report.damaged_packs.truncate(MAX_VERDICTS);
+        report.affected.truncate(MAX_VERDICTS);
+        report.bad_manifests.truncate(MAX_VERDICTS);
+        Ok(Reply::Scrubbed(Box::new(report)))
     }
 
     /// Forgets all of `ids` that can be; says no when one of them cannot.

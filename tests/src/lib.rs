@@ -25,6 +25,7 @@ pub mod rng;
 pub mod server;
 pub mod shell;
 pub mod site;
+pub mod torture;
 pub mod tree;
 pub mod volume;
 

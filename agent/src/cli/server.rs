@@ -1,6 +1,9 @@
 //! `vsync server`: running the server, and rebuilding its catalog. The only place that
 //! names the server's crate.
 
+mod gc;
+mod scrub;
+
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,7 +16,9 @@ use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::plan::retention::DEFAULT_FLOOR;
 use vsync_protocol::plan::{Policy, Zone};
 use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
-use vsync_server::upkeep::gc::{GcOptions, GcReport};
+use vsync_protocol::wire::{Reply, Request};
+use vsync_server::archive::ArchiveError;
+use vsync_server::store::StoreError;
 use vsync_server::upkeep::mark::MarkError;
 use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
 
@@ -21,6 +26,7 @@ use super::GlobalArgs;
 use super::context::{Context, key_store, load_registry};
 use super::output;
 use super::report::{Exit, Failure};
+use super::session::Session;
 use super::signal;
 use crate::config::{self, Config};
 use crate::keys::{Existing, Role, Secret, file, recovery_machine};
@@ -33,8 +39,8 @@ const REGISTRY_COPY: &str = "vsync.pub";
 pub(super) enum ServerCommand {
     Run(RunArgs),
     Rebuild(RebuildArgs),
-    Gc(GcArgs),
-    Scrub(ScrubArgs),
+    Gc(gc::GcArgs),
+    Scrub(scrub::ScrubArgs),
 }
 
 /// Run the server in the foreground, until SIGTERM
@@ -58,34 +64,6 @@ pub(super) struct RebuildArgs {
     /// Hash every blob again instead of trusting the packs' tables
     #[arg(long)]
     rehash: bool,
-}
-
-/// Remove what no snapshot needs any more
-///
-/// A running server does this by itself every day; this is for one that is stopped. Blobs go in
-/// steps: a round finds them needless, a later one after three days of uptime moves their packs
-/// to the trash, where these stay for another seven.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vsync server gc --dry-run\n  vsync server gc --empty-trash")]
-pub(super) struct GcArgs {
-    /// Only say what would be done
-    #[arg(long)]
-    dry_run: bool,
-    /// Remove what is in the trash at once, to have its space
-    #[arg(long, conflicts_with = "dry_run")]
-    empty_trash: bool,
-}
-
-/// Read every byte of the store again and compare it with its hash
-///
-/// A running server does this by itself, a little at a time; this is for one that is stopped.
-/// What is damaged is named by snapshot, and comes again with the next backup that has it.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vsync server scrub\n  vsync server scrub --rate 100")]
-pub(super) struct ScrubArgs {
-    /// MiB a second to read at most
-    #[arg(long, value_name = "MIB")]
-    rate: Option<u64>,
 }
 
 impl ServerCommand {
@@ -170,63 +148,28 @@ impl RebuildArgs {
     }
 }
 
-impl GcArgs {
-    fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
-        let context = Context::load(global)?;
-        let data = &own_entry(&context)?.data;
-        let options = GcOptions { dry_run: self.dry_run, empty_trash: self.empty_trash, ..GcOptions::default() };
-        let report = vsync_server::upkeep::collect_once(data, context.bundle.realm_id, &options)?;
-        if global.json {
-            output::json(&serde_json::json!({
-                "dry_run": self.dry_run, "condemned_blobs": report.condemned, "condemned_bytes": report.condemned_bytes,
-                "trashed_packs": report.trashed, "trashed_bytes": report.trashed_bytes,
-                "copied_bytes": report.copied_bytes,
-                "removed_packs": report.removed, "removed_bytes": report.removed_bytes,
-            }))?;
-            return Ok(Exit::Exact);
-        }
-        let would = if self.dry_run { "would be " } else { "" };
-        let GcReport {
-            condemned, condemned_bytes, trashed, trashed_bytes, copied_bytes, removed, removed_bytes, ..
-        } = report;
-        output::line(format_args!("{would}condemned: {condemned} blobs, {condemned_bytes} bytes"))?;
-        output::line(format_args!(
-            "{would}moved to the trash: {trashed} packs, {trashed_bytes} bytes, of which {copied_bytes} were copied"
-        ))?;
-        output::line(format_args!("{would}removed from the trash: {removed} packs, {removed_bytes} bytes"))?;
-        Ok(Exit::Exact)
-    }
+/// What came of an order.
+enum Ordered<T> {
+    /// It was carried out here, on the store of a server that is stopped.
+    Done(T),
+    /// The server that runs has answered.
+    Answered(Reply),
 }
 
-impl ScrubArgs {
-    fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
-        let context = Context::load(global)?;
-        let data = &own_entry(&context)?.data;
-        let rate = self.rate.map(|rate| rate.saturating_mul(1 << 20));
-        let report = vsync_server::upkeep::scrub_once(data, context.bundle.realm_id, rate)?;
-        if global.json {
-            let affected = report.affected.iter().map(|one| {
-                serde_json::json!({ "volume": one.volume.as_str(), "source": one.source.as_str(), "id": one.id.to_string() })
-            });
-            output::json(&serde_json::json!({
-                "packs": report.packs, "bytes": report.bytes, "damaged_packs": report.damaged_packs.len(),
-                "healed_blobs": report.healed, "lost_blobs": report.lost, "affected": affected.collect::<Vec<_>>(),
-            }))?;
-        } else {
-            output::line(format_args!("{} packs with {} bytes read", report.packs, report.bytes))?;
-            for one in &report.affected {
-                output::line(format_args!("damaged: {} of {} from {}", one.id.short(), one.volume, one.source))?;
-            }
+/// Does `work` on this server's store; if a server has it open, asks that to.
+fn ordered<T>(
+    context: Context,
+    work: impl FnOnce(&Path, RealmId) -> Result<T, MarkError>,
+    request: &Request,
+) -> Result<Ordered<T>, Failure> {
+    let server = own_entry(&context)?;
+    let name = server.machine.name.clone();
+    match work(&server.data, context.bundle.realm_id) {
+        Err(MarkError::Archive(ArchiveError::Store(StoreError::Locked(_)))) if server.address.is_some() => {
+            let session = Session::with(context, Some(&name))?;
+            Ok(Ordered::Answered(session.remote.request(request)?))
         }
-        if report.damaged_packs.is_empty() {
-            return Ok(Exit::Exact);
-        }
-        let found = (report.damaged_packs.len(), report.healed, report.lost);
-        Err(Failure::new(
-            Exit::Damage,
-            format!("damage found in {} packs: {} blobs healed from copies, {} lost", found.0, found.1, found.2),
-        )
-        .hint("back the volumes up again: what they still hold is sent anew".to_owned()))
+        done => Ok(Ordered::Done(done?)),
     }
 }
 

@@ -3,6 +3,7 @@
 use minicbor::{Decode, Encode};
 
 use super::cids::{Answers, Cids};
+use super::upkeep::{GcOrder, GcReport, ScrubReport};
 use crate::id::{Cid, MachineName, ManifestHash, RealmId, SnapshotId, VolumeName};
 use crate::log::{LogEntry, Receipt};
 use crate::manifest::LogPosition;
@@ -139,6 +140,24 @@ pub enum Request {
         /// The administrator's own clock, milliseconds since 1970; the server's must be near.
         #[n(0)]
         now: i64,
+    },
+    /// Collects garbage now. Answered when it is done. For administrators.
+    #[n(22)]
+    Collect(#[n(0)] GcOrder),
+    /// Reads every byte of the store again. Answered when it is done. For administrators.
+    #[n(23)]
+    Scrub {
+        /// Bytes a second to read at most.
+        #[n(0)]
+        rate: Option<u64>,
+    },
+    /// Says that the newest snapshot of a volume is right although it looked suspicious, so
+    /// that retention goes on. For administrators.
+    #[n(24)]
+    Release {
+        /// The snapshot.
+        #[n(0)]
+        id: SnapshotId,
     },
 }
 
@@ -341,6 +360,12 @@ pub enum Reply {
     /// To `Plan`.
     #[n(14)]
     Plan(#[n(0)] Box<PlanReport>),
+    /// To `Collect`.
+    #[n(18)]
+    Collected(#[n(0)] GcReport),
+    /// To `Scrub`.
+    #[n(19)]
+    Scrubbed(#[n(0)] Box<ScrubReport>),
 }
 
 /// A refusal: a number for programs, words for people.
@@ -399,4 +424,8 @@ refusal_codes! {
     Collected = 15,
     /// The clocks of server and administrator disagree.
     Clock = 16,
+    /// The machine or the volume has used up its quota.
+    Quota = 17,
+    /// Something is damaged, so that nothing may be removed.
+    Damaged = 18,
 }

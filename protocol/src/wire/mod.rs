@@ -8,11 +8,13 @@
 pub mod cids;
 pub mod message;
 pub mod spki;
+pub mod upkeep;
 
 pub use cids::{Answers, Cids};
 pub use message::{
     Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, Request, ServerStatus, SnapshotRecord,
 };
+pub use upkeep::{Affected, GcOrder, GcReport, ScrubReport};
 
 use crate::id::Cid;
 use crate::limits::{MAX_BLOB_LEN, MAX_MESSAGE_LEN, MAX_UPLOAD_STREAMS};
@@ -187,6 +189,11 @@ mod tests {
             ("Plan", request(Request::Plan(PlanRequest { volume: "data".parse().ok(), ..PlanRequest::default() }))),
             ("Plan reply", reply(Reply::Plan(Box::new(plan)))),
             ("ConfirmClock", request(Request::ConfirmClock { now: 1_795_000_000_000 })),
+            ("Collect", request(Request::Collect(GcOrder { dry_run: true, ..GcOrder::default() }))),
+            ("Collected", reply(Reply::Collected(GcReport { round: 3, removed_bytes: 4096, ..GcReport::default() }))),
+            ("Scrub", request(Request::Scrub { rate: Some(1 << 20) })),
+            ("Scrubbed", reply(Reply::Scrubbed(Box::new(ScrubReport { packs: 7, ..ScrubReport::default() })))),
+            ("Release", request(Request::Release { id })),
         ];
         crate::testing::assert_golden(&found, include_str!("session.golden"));
     }

@@ -9,8 +9,9 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 
 use vsync_protocol::blob::{BlobKind, Header};
-use vsync_protocol::id::{Cid, MachineName, PackId, SnapshotId, VolumeName};
+use vsync_protocol::id::{Cid, PackId};
 use vsync_protocol::manifest::Manifest;
+pub use vsync_protocol::wire::{Affected, ScrubReport};
 
 use super::mark::MarkError;
 use super::throttle::{Stop, Throttle};
@@ -18,34 +19,6 @@ use crate::archive::{Archive, ArchiveError, report};
 use crate::catalog::Compaction;
 use crate::store::pack::{self, PackBuilder, Record};
 use crate::store::{StoreError, read_blob, read_table};
-
-/// A snapshot that needs something that is damaged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Affected {
-    /// The volume.
-    pub volume: VolumeName,
-    /// The machine that the data came from.
-    pub source: MachineName,
-    /// The snapshot.
-    pub id: SnapshotId,
-}
-
-/// What a scrub found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScrubReport {
-    /// Packs read.
-    pub packs: u64,
-    /// Bytes read.
-    pub bytes: u64,
-    /// Packs with any damage, also where it hit nothing of use.
-    pub damaged_packs: Vec<PackId>,
-    /// Blobs that were damaged and of which there was another copy.
-    pub healed: u64,
-    /// Blobs that are lost until a backup brings them again.
-    pub lost: u64,
-    /// Snapshots that need one of those.
-    pub affected: Vec<Affected>,
-}
 
 impl Archive {
     /// Reads every pack, at most `rate` bytes a second.
@@ -57,6 +30,7 @@ impl Archive {
         let mut found = ScrubReport::default();
         let mut lost = HashSet::new();
         for pack in self.catalog().packs()? {
+            let _alone = self.upkeep_alone();
             lost.extend(self.scrub_pack(pack, &throttle, &mut found)?);
         }
         self.conclude(lost, found)
@@ -72,6 +46,7 @@ impl Archive {
         if self.time().1.uptime.saturating_sub(checked) < period {
             return Ok(None);
         }
+        let _alone = self.upkeep_alone();
         let mut found = ScrubReport::default();
         let lost = self.scrub_pack(pack, throttle, &mut found)?;
         self.conclude(lost, found).map(Some)
