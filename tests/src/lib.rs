@@ -19,6 +19,7 @@ pub mod cli;
 pub mod damage;
 pub mod docker;
 pub mod netns;
+pub mod power;
 pub mod realm;
 pub mod relay;
 pub mod rng;

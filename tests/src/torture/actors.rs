@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{AGENTS, Counts, Round, volume_name};
 use crate::site::Summary;
-use crate::{Damage, Output, Place, Rng, Tree, Volume, Vsync};
+use crate::{Damage, Output, Place, Rng, Server, Tree, Volume, Vsync};
 
 impl Round {
     pub(super) fn host(&self, number: usize) -> Vsync {
@@ -187,11 +187,21 @@ impl Round {
 
     fn kill_server(&self, counts: &Counts, meanwhile: impl FnOnce()) {
         let mut server = self.server();
-        let server = server.as_mut().expect("a server");
-        server.kill();
+        server.take().expect("a server").kill();
         counts.add("servers killed");
         meanwhile();
-        server.restart();
+        *server = Some(self.serve());
+    }
+
+    /// Starts the server, as often as it takes: an order may be at work on the store meanwhile.
+    pub(super) fn serve(&self) -> Server {
+        loop {
+            match Server::try_start(self.office()) {
+                Ok(server) => return server,
+                Err(ended) => assert!(ended.stderr().contains("in use by another process"), "{ended}"),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn fill_disk(&self, rng: &mut Rng, counts: &Counts) {
@@ -206,7 +216,7 @@ impl Round {
             let office = self.office().limit(Duration::from_secs(5));
             drop(office.spawn(["server", "run"]));
             drop(filled);
-            *server = Some(self.realm.serve("store"));
+            *server = Some(self.serve());
         } else {
             drop(filled);
             // What could not be written has stopped it; somebody has made room and starts it again.
@@ -221,7 +231,7 @@ impl Round {
     fn sane(&self, done: &Output) {
         assert!(!done.stderr().contains("panicked"), "{done}");
         let server = self.server.try_lock().ok();
-        let log = server.and_then(|server| server.as_ref().map(crate::Server::log)).unwrap_or_default();
+        let log = server.and_then(|server| server.as_ref().and_then(Server::log_if_running)).unwrap_or_default();
         assert!(!log.contains("panicked"), "the server has panicked: {log}");
     }
 }

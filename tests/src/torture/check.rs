@@ -18,6 +18,8 @@ use crate::{Place, Tree};
 impl Round {
     /// Checks everything; panics with what is broken.
     pub(super) fn check(&self, counts: &Counts) {
+        let begun = std::time::Instant::now();
+        let told = |what: &str| eprintln!("  {what} after {} s of checks", begun.elapsed().as_secs());
         self.server().as_mut().expect("a server").restart();
         for number in 0..AGENTS {
             // Whatever happened, it goes on: this is also what heals damage that the sources can heal.
@@ -26,16 +28,20 @@ impl Round {
             let id = crate::site::Summary::of(&done).text("snapshot_id").to_owned();
             self.known(number).acknowledged.push((id, tree));
         }
+        told("backed up");
         for number in 0..AGENTS {
             self.check_volume(number, counts);
         }
+        told("restored");
         let verified = self.host(0).run(["verify", "--read-data"]);
         assert!(verified.status() == Some(0) || self.damaging && verified.status() == Some(13), "{verified}");
         self.server().as_mut().expect("a server").stop().success();
         let scrubbed = self.realm.vsync("store").run(["server", "scrub"]);
         assert!(scrubbed.status() == Some(0) || self.damaging && scrubbed.status() == Some(13), "{scrubbed}");
+        told("verified and scrubbed");
         self.check_log(counts);
         self.check_catalog(counts);
+        told("rebuilt");
     }
 
     /// Every snapshot of a volume that stands is what the volume was; every one that was acknowledged stands, or was

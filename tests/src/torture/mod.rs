@@ -203,7 +203,7 @@ impl Round {
 
     /// Copies all that the round left to where nobody removes it.
     fn leave(&self) -> PathBuf {
-        let log = self.server().take().map(|server| server.log()).unwrap_or_default();
+        let log = self.server().take().and_then(|server| server.log_if_running()).unwrap_or_default();
         let left = PathBuf::from(format!("/var/tmp/vsync-torture-{}-{}", std::process::id(), self.seed));
         let root = self.realm.admin();
         let from = root.parent().unwrap_or(&root);
