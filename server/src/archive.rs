@@ -16,7 +16,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use vsync_protocol::id::{Cid, ManifestHash, RealmId, SnapshotId};
 use vsync_protocol::log::LogEntry;
-use vsync_protocol::manifest::{LogPosition, Manifest, manifest_hash};
+use vsync_protocol::manifest::LogPosition;
 
 use crate::catalog::{Accepted, Catalog, CatalogError, Location, Snapshot, State};
 use crate::catchup::{adopt, replay};
@@ -30,6 +30,8 @@ use crate::store::pack::PackBuilder;
 use crate::store::room::Room;
 use crate::store::steps::Steps;
 use crate::store::{PackStore, StoreError, read_blob};
+use crate::upkeep::guard::Holds;
+use crate::upkeep::usage::Usages;
 
 /// Why something could not be done with the store.
 #[derive(Debug, Error)]
@@ -76,6 +78,8 @@ pub struct Archive {
     storing: Mutex<()>,
     /// Held by whoever collects or repairs: one at a time does.
     upkeep: Mutex<()>,
+    pub(crate) holds: Mutex<Holds>,
+    pub(crate) usages: Mutex<Usages>,
     _home: Home,
 }
 
@@ -147,6 +151,8 @@ impl Archive {
             kept_until,
             storing: Mutex::default(),
             upkeep: Mutex::default(),
+            holds: Mutex::default(),
+            usages: Mutex::default(),
             _home: home,
         })
     }
@@ -406,18 +412,6 @@ impl Archive {
     }
 }
 
-impl Snapshot {
-    /// What the catalog keeps of `manifest`.
-    ///
-    /// # Errors
-    /// When it is no manifest.
-    pub fn of(manifest: Vec<u8>) -> Result<Self, vsync_protocol::manifest::ManifestError> {
-        let body = Manifest::parse(&manifest)?.body;
-        let hash = manifest_hash(&manifest);
-        Ok(Self { hash, volume: body.volume, source: body.source, sequence: body.sequence, manifest })
-    }
-}
-
 pub(crate) fn manifest_name(hash: ManifestHash) -> PathBuf {
     format!("{}.manifest", SnapshotId::from(hash)).into()
 }
@@ -436,6 +430,7 @@ pub(crate) fn report(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vsync_protocol::manifest::manifest_hash;
     use crate::store::read_table;
     use crate::testing::blob;
     use vsync_protocol::blob::BlobKind;

@@ -189,6 +189,7 @@ impl Connection {
                 Request::Undelete { id } => archive.undelete(id, by)?,
                 Request::Pin { id } => archive.pin(id, true, by)?,
                 Request::Unpin { id } => archive.pin(id, false, by)?,
+                Request::Release { volume, source } => archive.release(&volume, source.as_ref(), by)?,
                 Request::ConfirmClock { now } => archive.confirm_clock_with(now)?,
                 _ => return Err(refusal(RefusalCode::Malformed, "not a request of administrators")),
             };
@@ -220,13 +221,16 @@ impl Connection {
                 Ok(shared.archive.catalog().last(&asked, &source)?)
             })
             .await?;
+        // May walk over trees; the turns of short work are not for it.
+        let (name, of) = (member.name.clone(), volume.clone());
+        let allowance = self.off_runtime(move |shared| shared.allowance(&name, &of)).await?;
         // What an unfinished session brought is to be found by the new one's questions.
         for ingest in self.close_sessions() {
             self.note_panic(ingest.await);
         }
         let mut sessions = self.sessions();
         sessions.opened += 1;
-        let (session, ingest) = Session::begin(sessions.opened, volume, Arc::clone(&self.shared.archive));
+        let (session, ingest) = Session::begin(sessions.opened, volume, allowance, Arc::clone(&self.shared.archive));
         sessions.ingest.extend(ingest);
         if let Some(other) = sessions.current.replace(session) {
             other.close();

@@ -19,6 +19,7 @@ mod fetch;
 mod pins;
 mod rebuild;
 mod refusal;
+mod repair;
 mod serve;
 mod session;
 pub mod store;
@@ -27,6 +28,7 @@ pub mod upkeep;
 #[cfg(test)]
 mod testing;
 
+pub use repair::{RepairReport, repair};
 pub use rebuild::{RebuildReport, Trust, rebuild, rebuild_in};
 pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};
 pub use store::disk::Reserve;

@@ -68,6 +68,7 @@ impl From<RetentionError> for Refusal {
             RetentionError::Archive(error) => return error.into(),
             RetentionError::NoSnapshot(_) | RetentionError::Forgotten(_) => RefusalCode::NoSnapshot,
             RetentionError::Pinned(_) | RetentionError::TooYoung(_) => RefusalCode::Protected,
+            RetentionError::NotHeld(_) => RefusalCode::NoSnapshot,
             RetentionError::Collected(_) => RefusalCode::Collected,
             RetentionError::Frozen(_) | RetentionError::Clock(_) => RefusalCode::Clock,
         };

@@ -22,10 +22,13 @@ use vsync_transport::{Congestion, TransportError};
 
 use crate::archive::{Archive, ArchiveError};
 use crate::commit::{Author, Outcome, commit};
+use crate::catalog::Group;
 use crate::connection::Connection;
 use crate::refusal::{number, refusal};
 use crate::store::disk::Reserve;
 use crate::upkeep::Upkeep;
+use crate::upkeep::guard::Hold;
+use crate::upkeep::usage::Allowance;
 use crate::upkeep::keeper::{Keeper, Notices};
 
 /// Connections altogether, and of one machine.
@@ -357,9 +360,22 @@ impl Shared {
     fn warnings(&self) -> Result<Vec<String>, Refusal> {
         let (moment, kept) = self.archive.time();
         let mut warnings = self.notices.all();
+        for Hold { group, reason, .. } in self.archive.held()? {
+            let Group { volume, source } = group;
+            warnings.push(format!("retention of {volume} from {source} is held: {reason}; `vsync release {volume}` if that is right"));
+        }
         let clock = kept.evidence(&moment).check(None).err().map(|frozen| frozen.to_string());
         warnings.extend(clock.filter(|clock| !warnings.contains(clock)));
         Ok(warnings)
+    }
+
+    /// What a backup may bring; refuses one that may bring nothing.
+    pub(crate) fn allowance(&self, name: &MachineName, volume: &VolumeName) -> Result<Option<Allowance>, Refusal> {
+        let allowance = self.archive.allowance((self.upkeep.quotas)(name, volume))?;
+        match allowance {
+            Some(Allowance { left: 0, words }) => Err(refusal(RefusalCode::Quota, words)),
+            allowance => Ok(allowance),
+        }
     }
 
     pub(crate) fn collect(&self, order: GcOrder) -> Result<Reply, Refusal> {

@@ -23,6 +23,7 @@ use crate::archive::Archive;
 use crate::pins::SessionPins;
 use crate::refusal::refusal;
 use crate::store::pack::PackBuilder;
+use crate::upkeep::usage::Allowance;
 
 /// Bytes of blobs that wait to be checked.
 const QUEUE: usize = 4 << 20;
@@ -66,13 +67,18 @@ pub(crate) struct Session {
 impl Session {
     /// Begins a session. The returned tasks end once the session was closed and everything
     /// that it received is durable.
-    pub(crate) fn begin(id: u32, volume: VolumeName, archive: Arc<Archive>) -> (Arc<Self>, [JoinHandle<()>; 2]) {
+    pub(crate) fn begin(
+        id: u32,
+        volume: VolumeName,
+        allowance: Option<Allowance>,
+        archive: Arc<Archive>,
+    ) -> (Arc<Self>, [JoinHandle<()>; 2]) {
         // Bounded by the permits that items carry.
         let (queue, items) = crossbeam_channel::unbounded();
         let progress = watch::Sender::new(Progress::default());
         // Without room: one pack is filled while one is stored, and that is all there is.
         let (packs, tasks) = crossbeam_channel::bounded(0);
-        let checker = Checker { packs, progress: progress.clone(), pack: PackBuilder::default() };
+        let checker = Checker { packs, progress: progress.clone(), pack: PackBuilder::default(), allowance };
         let pins = archive.session_pins();
         let keeper = Keeper { archive, pins: pins.clone(), progress: progress.clone() };
         let threads = [
@@ -159,6 +165,7 @@ struct Checker {
     packs: Sender<Task>,
     progress: watch::Sender<Progress>,
     pack: PackBuilder,
+    allowance: Option<Allowance>,
 }
 
 /// What the checker hands to the keeper, in the order in which it came.
@@ -197,6 +204,10 @@ impl Checker {
         let header = Header::parse(&blob);
         let header = header.map_err(|error| refusal(RefusalCode::Malformed, format!("blob {cid}: {error}")))?;
         let kind = header.kind;
+        if let Some(allowance) = &mut self.allowance {
+            let left = allowance.left.checked_sub(blob.len() as u64);
+            allowance.left = left.ok_or_else(|| refusal(RefusalCode::Quota, allowance.words.clone()))?;
+        }
         self.pack.push(cid, kind, blob);
         if self.pack.is_full() {
             self.hand_over();

@@ -2,6 +2,7 @@
 //!
 //! Commands parse, call the rooms below, and print. What can go wrong ends in [`report`].
 
+mod against;
 mod backup;
 mod check;
 mod completions;
@@ -25,6 +26,7 @@ mod pin;
 mod progress;
 mod quickstart;
 mod recovery;
+mod release;
 pub mod report;
 mod restore;
 mod server;
@@ -134,6 +136,7 @@ enum Command {
     Pin(pin::PinArgs),
     Unpin(pin::UnpinArgs),
     Undelete(pin::UndeleteArgs),
+    Release(release::ReleaseArgs),
     #[command(subcommand)]
     Server(server::ServerCommand),
     Completions(completions::CompletionsArgs),
@@ -182,6 +185,7 @@ impl Args {
             Command::Pin(args) => args.run(global),
             Command::Unpin(args) => args.run(global),
             Command::Undelete(args) => args.run(global),
+            Command::Release(args) => args.run(global),
             Command::Server(command) => command.run(global),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),

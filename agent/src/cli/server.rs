@@ -1,7 +1,9 @@
 //! `vsync server`: running the server, and rebuilding its catalog. The only place that
 //! names the server's crate.
 
+mod confirm;
 mod gc;
+mod repair;
 mod scrub;
 
 use std::fs;
@@ -18,8 +20,11 @@ use vsync_protocol::plan::{Policy, Zone};
 use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
 use vsync_protocol::wire::{Reply, Request};
 use vsync_server::archive::ArchiveError;
+use vsync_server::catalog::CatalogError;
 use vsync_server::store::StoreError;
 use vsync_server::upkeep::mark::MarkError;
+use vsync_server::upkeep::usage::{Quotas, Scope};
+use vsync_server::upkeep::Signers;
 use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
 
 use super::GlobalArgs;
@@ -41,6 +46,8 @@ pub(super) enum ServerCommand {
     Rebuild(RebuildArgs),
     Gc(gc::GcArgs),
     Scrub(scrub::ScrubArgs),
+    Repair(repair::RepairArgs),
+    ConfirmClock(confirm::ConfirmClockArgs),
 }
 
 /// Run the server in the foreground, until SIGTERM
@@ -73,6 +80,8 @@ impl ServerCommand {
             Self::Rebuild(args) => args.run(global),
             Self::Gc(args) => args.run(global),
             Self::Scrub(args) => args.run(global),
+            Self::Repair(args) => args.run(global),
+            Self::ConfirmClock(args) => args.run(global),
         }
     }
 }
@@ -275,7 +284,13 @@ fn start(
         listen,
         registry: config.registry_path(),
         members: members(&watched),
-        upkeep: Upkeep { policies: policies(&watched), zone: zone(), ..Upkeep::default() },
+        upkeep: Upkeep {
+            policies: policies(&watched),
+            quotas: quotas(&watched),
+            signers: Some(signers(&watched)),
+            zone: zone(),
+            ..Upkeep::default()
+        },
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
     };
@@ -308,6 +323,20 @@ fn members(watched: &Arc<Watched>) -> Members {
 fn policies(watched: &Arc<Watched>) -> Policies {
     let watched = Arc::clone(watched);
     Arc::new(move |volume| watched.look(|access| access.policy(volume)).unwrap_or_default())
+}
+
+/// How much may be kept, likewise. A file that cannot be understood lets nobody in anyway.
+fn quotas(watched: &Arc<Watched>) -> Quotas {
+    let watched = Arc::clone(watched);
+    Arc::new(move |machine, volume| watched.look(|access| access.quotas(machine, volume)).unwrap_or_default())
+}
+
+/// By whose keys snapshots may be signed, by `vsync.pub`.
+fn signers(watched: &Arc<Watched>) -> Signers {
+    let watched = Arc::clone(watched);
+    Arc::new(move |machine| {
+        watched.look(|access| access.registry.keys_of(machine).into_iter().collect()).unwrap_or_default()
+    })
 }
 
 /// This machine's time zone, with its changes of clocks up to some distant year.
@@ -383,6 +412,13 @@ impl Access {
         Some(Member { may_read: machine.role == Role::Full, may_admin, name })
     }
 
+    fn quotas(&self, machine: &MachineName, volume: &VolumeName) -> Vec<(Scope, u64)> {
+        let of_machine = self.config.machines().find(|known| known.name == *machine).and_then(|known| known.quota);
+        let of_volume = self.config.volume(volume).and_then(|known| known.quota);
+        let of_machine = of_machine.map(|quota| (Scope::Machine(machine.clone()), quota));
+        of_machine.into_iter().chain(of_volume.map(|quota| (Scope::Volume(volume.clone()), quota))).collect()
+    }
+
     fn policy(&self, volume: &VolumeName) -> Policy {
         let Some(retention) = self.config.retention(volume) else { return Policy::default() };
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -401,6 +437,19 @@ impl Access {
 
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
-        Self::of(&error, Exit::Failed)
+        let mends = |error: &ArchiveError| {
+            matches!(
+                error,
+                ArchiveError::Store(StoreError::Log { .. }) | ArchiveError::Catalog(CatalogError::Damaged(_))
+            )
+        };
+        let (exit, hint) = match &error {
+            ServerError::Archive(error) if mends(error) => (
+                Exit::Damage,
+                Some("`vsync server repair` mends what can be mended, and keeps what it replaces".to_owned()),
+            ),
+            _ => (Exit::Failed, None),
+        };
+        Self::of(&error, exit).hint(hint)
     }
 }

@@ -134,6 +134,7 @@ fn server_json(asked: &Asked) -> Value {
             "total_size": status.bytes,
             "free": status.free,
             "read_only": status.read_only,
+            "warnings": status.warnings,
         }),
         Err(failure) => json!({"name": asked.name.as_str(), "reachable": false, "error": failure.heading}),
     }
@@ -168,10 +169,10 @@ fn print_server(asked: &Asked) -> Result<(), Failure> {
         output::size(status.free),
         clock(*ahead),
     ))?;
-    match &status.read_only {
-        Some(reason) => output::line(format_args!("  {}", colour.red(&format!("takes no backups: {reason}")))),
-        None => Ok(()),
+    if let Some(reason) = &status.read_only {
+        output::line(format_args!("  {}", colour.red(&format!("takes no backups: {reason}"))))?;
     }
+    status.warnings.iter().try_for_each(|warning| output::line(format_args!("  {}", colour.red(warning))))
 }
 
 /// A difference of clocks in words.

@@ -85,7 +85,19 @@ impl Check<'_> {
         if let Some(given) = raw.role.filter(|_| role == Role::Server) {
             self.problem(&given.span(), "a client's role is `full` or `writer`; servers belong under [[servers]]");
         }
-        self.machine(&raw.name, role, &raw.backup, raw.schedule, servers)
+        let quota = self.quota(raw.quota.as_ref());
+        let machine = self.machine(&raw.name, role, &raw.backup, raw.schedule, servers)?;
+        Some(Machine { quota, ..machine })
+    }
+
+    fn quota(&mut self, text: Option<&Text>) -> Option<u64> {
+        let text = text?;
+        let size = parse_size(text.get_ref()).filter(|size| *size > 0);
+        if size.is_none() {
+            let message = format!("`{}` is not a size such as `500GiB` or `2TiB`", text.get_ref());
+            self.problem(&text.span(), message);
+        }
+        size
     }
 
     fn machine(
@@ -106,7 +118,7 @@ impl Check<'_> {
         let name: Option<MachineName> = self.parse(name);
         let volumes = backup.iter().filter_map(|volume| self.parse(volume)).collect();
         let schedule = schedule.iter().filter_map(|raw| self.schedule(raw, backup, servers)).collect();
-        Some(Machine { name: name?, role, backup: volumes, schedule })
+        Some(Machine { name: name?, role, backup: volumes, schedule, quota: None })
     }
 
     fn schedule(&mut self, raw: &RawSchedule, backup: &[Text], servers: &[String]) -> Option<Schedule> {
@@ -140,6 +152,7 @@ impl Check<'_> {
             self.problem(&span, "commands are only run with quiesce = \"hooks\"");
         }
         let path = raw.path.map(|path| self.absolute("path", &path));
+        let quota = self.quota(raw.quota.as_ref());
         let retention = raw.retention.and_then(|raw| self.retention(raw));
         Some(Volume {
             name: self.parse(&raw.name)?,
@@ -148,6 +161,7 @@ impl Check<'_> {
             exec_pre: raw.exec_pre.map(Spanned::into_inner),
             exec_post: raw.exec_post.map(Spanned::into_inner),
             profile: raw.profile,
+            quota,
             retention,
         })
     }
@@ -231,6 +245,22 @@ fn is_schedule(at: &str) -> bool {
     is_time(at)
         || ["@hourly", "@daily", "@weekly", "@monthly"].contains(&at)
         || (fields.len() == 5 && fields.into_iter().all(is_field))
+}
+
+/// Reads `500GiB`: a whole number and a unit of two to the tenth, or none for bytes.
+fn parse_size(text: &str) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let shift = match unit.trim_start() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        "PiB" => 50,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// Reads `36h`, `7d`, `4w 2d`; a day has 24 hours here. Months have no length, so no.

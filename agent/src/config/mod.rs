@@ -53,6 +53,8 @@ pub struct Machine {
     pub backup: Vec<VolumeName>,
     /// When.
     pub schedule: Vec<Schedule>,
+    /// Bytes that its snapshots may take on a server; `None`: as many as there are.
+    pub quota: Option<u64>,
 }
 
 /// A machine that stores backups.
@@ -92,6 +94,8 @@ pub struct Volume {
     pub exec_post: Option<String>,
     /// How its files are cut.
     pub profile: Profile,
+    /// Bytes that its snapshots may take on a server; `None`: as many as there are.
+    pub quota: Option<u64>,
     /// What is kept of it.
     pub retention: Option<Retention>,
 }

@@ -46,6 +46,7 @@ pub(super) struct RawServer {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawClient {
     pub(super) name: Text,
+    pub(super) quota: Option<Text>,
     #[serde(default)]
     pub(super) backup: Vec<Text>,
     pub(super) role: Option<Spanned<Role>>,
@@ -72,6 +73,7 @@ pub(super) struct RawVolume {
     pub(super) exec_post: Option<Text>,
     #[serde(default)]
     pub(super) profile: Profile,
+    pub(super) quota: Option<Text>,
     pub(super) retention: Option<Spanned<RawRetention>>,
 }
 

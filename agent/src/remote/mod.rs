@@ -1,5 +1,6 @@
 //! The server as the agent sees it: blocking calls on this side, QUIC on a thread of its own.
 
+mod audit;
 mod budget;
 mod connection;
 mod error;
@@ -19,6 +20,7 @@ use vsync_protocol::id::{Cid, MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::manifest::LogPosition;
 use vsync_protocol::wire::{Listing, Reply, Request, ServerStatus, SnapshotRecord};
 
+pub use audit::Shown;
 pub use budget::{Budget, Permit};
 pub use error::RemoteError;
 pub use fetch::{Fetched, Fetcher};

@@ -151,13 +151,16 @@ pub enum Request {
         #[n(0)]
         rate: Option<u64>,
     },
-    /// Says that the newest snapshot of a volume is right although it looked suspicious, so
-    /// that retention goes on. For administrators.
+    /// Says that a volume is right although it suddenly changed, so that retention of it goes
+    /// on. For administrators.
     #[n(24)]
     Release {
-        /// The snapshot.
+        /// The volume.
         #[n(0)]
-        id: SnapshotId,
+        volume: VolumeName,
+        /// From this machine only.
+        #[n(1)]
+        source: Option<MachineName>,
     },
 }
 

@@ -193,7 +193,7 @@ mod tests {
             ("Collected", reply(Reply::Collected(GcReport { round: 3, removed_bytes: 4096, ..GcReport::default() }))),
             ("Scrub", request(Request::Scrub { rate: Some(1 << 20) })),
             ("Scrubbed", reply(Reply::Scrubbed(Box::new(ScrubReport { packs: 7, ..ScrubReport::default() })))),
-            ("Release", request(Request::Release { id })),
+            ("Release", request(Request::Release { volume: "data".parse().unwrap(), source: None })),
         ];
         crate::testing::assert_golden(&found, include_str!("session.golden"));
     }
