@@ -16,7 +16,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use vsync_protocol::id::{Cid, ManifestHash, RealmId, SnapshotId};
 use vsync_protocol::log::LogEntry;
-use vsync_protocol::manifest::{LogPosition, Manifest, manifest_hash};
+use vsync_protocol::manifest::LogPosition;
 
 use crate::catalog::{Accepted, Catalog, CatalogError, Location, Snapshot, State};
 use crate::catchup::{adopt, replay};
@@ -30,6 +30,8 @@ use crate::store::pack::PackBuilder;
 use crate::store::room::{Cached, Room};
 use crate::store::steps::Steps;
 use crate::store::{PackStore, StoreError, read_blob};
+use crate::upkeep::guard::Holds;
+use crate::upkeep::usage::Usages;
 
 /// Why something could not be done with the store.
 #[derive(Debug, Error)]
@@ -74,6 +76,10 @@ pub struct Archive {
     /// Held from the question what is new in a pack to the answer's being true: two sessions
     /// that bring the same blobs at once would else both be told that they are new.
     storing: Mutex<()>,
+    /// Held by whoever collects or repairs: one at a time does.
+    upkeep: Mutex<()>,
+    pub(crate) holds: Mutex<Holds>,
+    pub(crate) usages: Mutex<Usages>,
     _home: Home,
 }
 
@@ -144,6 +150,9 @@ impl Archive {
             time,
             kept_until,
             storing: Mutex::default(),
+            upkeep: Mutex::default(),
+            holds: Mutex::default(),
+            usages: Mutex::default(),
             _home: home,
         })
     }
@@ -394,6 +403,11 @@ impl Archive {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// While this is held nobody else collects garbage or mends packs.
+    pub(crate) fn upkeep_alone(&self) -> MutexGuard<'_, ()> {
+        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends all use of the catalog.
     pub fn close(&self) {
         // Who only looks something up waits for no disk.
@@ -418,18 +432,6 @@ impl Archive {
     }
 }
 
-impl Snapshot {
-    /// What the catalog keeps of `manifest`.
-    ///
-    /// # Errors
-    /// When it is no manifest.
-    pub fn of(manifest: Vec<u8>) -> Result<Self, vsync_protocol::manifest::ManifestError> {
-        let body = Manifest::parse(&manifest)?.body;
-        let hash = manifest_hash(&manifest);
-        Ok(Self { hash, volume: body.volume, source: body.source, sequence: body.sequence, manifest })
-    }
-}
-
 pub(crate) fn manifest_name(hash: ManifestHash) -> PathBuf {
     format!("{}.manifest", SnapshotId::from(hash)).into()
 }
@@ -448,6 +450,7 @@ pub(crate) fn report(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vsync_protocol::manifest::manifest_hash;
     use crate::store::read_table;
     use crate::testing::blob;
     use vsync_protocol::blob::BlobKind;

@@ -189,6 +189,12 @@ impl Connection {
             let message = format!("{} is no administrator", member.name);
             return Err(refusal(RefusalCode::NotAuthorised, message));
         }
+        match request {
+            // These take hours, and wait for one another; the turns of walks are not for them.
+            Request::Collect(order) => return self.off_runtime(move |shared| shared.collect(order)).await,
+            Request::Scrub { rate } => return self.off_runtime(move |shared| shared.scrub(rate)).await,
+            _ => {}
+        }
         // Trees may be walked; the turns of short work are not for it.
         let _walk = self.shared.walks.acquire().await;
         self.off_runtime(move |shared| {
@@ -199,6 +205,7 @@ impl Connection {
                 Request::Undelete { id } => archive.undelete(id, by)?,
                 Request::Pin { id } => archive.pin(id, true, by)?,
                 Request::Unpin { id } => archive.pin(id, false, by)?,
+                Request::Release { volume, source } => archive.release(&volume, source.as_ref(), by)?,
                 Request::ConfirmClock { now } => archive.confirm_clock_with(now)?,
                 _ => return Err(refusal(RefusalCode::Malformed, "not a request of administrators")),
             };
@@ -230,6 +237,9 @@ impl Connection {
                 Ok(shared.archive.catalog().last(&asked, &source)?)
             })
             .await?;
+        // May walk over trees; the turns of short work are not for it.
+        let (name, of) = (member.name.clone(), volume.clone());
+        let allowance = self.off_runtime(move |shared| shared.allowance(&name, &of)).await?;
         // What an unfinished session brought is to be found by the new one's questions.
         for ingest in self.close_sessions() {
             self.note_panic(ingest.await);
@@ -237,7 +247,7 @@ impl Connection {
         let mut sessions = self.sessions();
         sessions.opened += 1;
         let (session, ingest) =
-            Session::begin(sessions.opened, volume, Arc::clone(&self.shared.archive), &self.shared.shares);
+            Session::begin(sessions.opened, volume, allowance, (Arc::clone(&self.shared.archive), &self.shared.shares));
         sessions.ingest.extend(ingest);
         if let Some(other) = sessions.current.replace(session) {
             other.close();

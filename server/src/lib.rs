@@ -22,6 +22,7 @@ mod overview;
 mod pins;
 mod rebuild;
 mod refusal;
+mod repair;
 mod serve;
 mod session;
 mod shares;
@@ -33,6 +34,7 @@ mod web;
 mod testing;
 
 pub use overview::{Declarations, Declared};
+pub use repair::{RepairReport, repair};
 pub use rebuild::{RebuildReport, Trust, rebuild, rebuild_in};
 pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};
 pub use store::disk::Reserve;

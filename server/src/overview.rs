@@ -13,6 +13,7 @@ use vsync_protocol::wire::{JobKind, JobRecord, Overview, ServerStatus, Standing}
 
 use crate::archive::{Archive, ArchiveError};
 use crate::catalog::{CatalogError, Group, Known};
+use crate::upkeep::guard::Hold;
 use crate::upkeep::keeper::{COLLECTION, Notices, SCRUB};
 
 /// A volume that the configuration says is backed up to this server.
@@ -65,6 +66,13 @@ impl Viewer {
     /// What an operator must look at.
     fn warnings(&self) -> Vec<String> {
         let mut warnings = self.notices.all();
+        // Whoever cannot be asked for them is broken, which is told elsewhere.
+        for Hold { group, reason, .. } in self.archive.held().unwrap_or_default() {
+            let Group { volume, source } = group;
+            warnings.push(format!(
+                "retention of {volume} from {source} is held: {reason}; `vsync release {volume}` if that is right"
+            ));
+        }
         warnings.extend(self.frozen().filter(|clock| !warnings.contains(clock)));
         if !self.is_configured() {
             warnings

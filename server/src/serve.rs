@@ -18,13 +18,14 @@ use tokio::time::timeout;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, SnapshotId, VolumeName};
 use vsync_protocol::limits::{MAX_MESSAGE_LEN, MAX_VERDICTS};
 use vsync_protocol::plan::{Fate, Verdict};
-use vsync_protocol::wire::{Cids, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply};
+use vsync_protocol::wire::{Cids, GcOrder, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply};
 use vsync_transport::{Congestion, TransportError};
 
 use crate::alerts::Notify;
 use crate::alerts::herald::Herald;
 use crate::archive::{Archive, ArchiveError};
 use crate::commit::{Author, Outcome, commit};
+use crate::catalog::Group;
 use crate::connection::Connection;
 use crate::jobs::Owners;
 use crate::overview::{Declarations, Viewer};
@@ -32,6 +33,8 @@ use crate::refusal::{number, refusal};
 use crate::shares::Shares;
 use crate::store::disk::Reserve;
 use crate::upkeep::Upkeep;
+use crate::upkeep::guard::Hold;
+use crate::upkeep::usage::Allowance;
 use crate::upkeep::keeper::{Keeper, Notices};
 use crate::web::{StatusConfig, Web};
 
@@ -280,6 +283,8 @@ pub(crate) struct Shared {
     pub(crate) owners: Owners,
     /// How many connections there have been; numbers the next one.
     pub(crate) serial: AtomicU64,
+    /// Calls off what administrators have ordered, when the server ends.
+    called_off: crate::upkeep::throttle::Stop,
     connections: Mutex<HashMap<MachineKey, usize>>,
 }
 
@@ -299,6 +304,7 @@ impl Shared {
             viewer,
             owners: Owners::default(),
             serial: AtomicU64::new(0),
+            called_off: crate::upkeep::throttle::Stop::default(),
             connections: Mutex::default(),
         }
     }
@@ -313,6 +319,7 @@ impl Shared {
             }
         };
         endpoint.set_server_config(None);
+        self.called_off.stop();
         if matches!(how, Stop::Drain) {
             // With all permits here no request is running, and those that come are refused.
             let _ = timeout(DRAIN_TIMEOUT, self.running.acquire_many(MAX_RUNNING)).await;
@@ -409,6 +416,30 @@ impl Shared {
             overview.volumes.truncate(overview.volumes.len() * 3 / 4);
         }
         Ok(Reply::Overview(Box::new(overview)))
+    }
+
+    /// What a backup may bring; refuses one that may bring nothing.
+    pub(crate) fn allowance(&self, name: &MachineName, volume: &VolumeName) -> Result<Option<Allowance>, Refusal> {
+        let allowance = self.archive.allowance((self.upkeep.quotas)(name, volume))?;
+        match allowance {
+            Some(Allowance { left: 0, words }) => Err(refusal(RefusalCode::Quota, words)),
+            allowance => Ok(allowance),
+        }
+    }
+
+    pub(crate) fn collect(&self, order: GcOrder) -> Result<Reply, Refusal> {
+        let report = self.archive.collect(&order.into(), &self.called_off)?;
+        tracing::info!("garbage collection by order: {report:?}");
+        Ok(Reply::Collected(report))
+    }
+
+    pub(crate) fn scrub(&self, rate: Option<u64>) -> Result<Reply, Refusal> {
+        let mut report = self.archive.scrub(rate, &self.called_off)?;
+        // As many as fit into a message; the server's log has them all.
+        report.damaged_packs.truncate(MAX_VERDICTS);
+        report.affected.truncate(MAX_VERDICTS);
+        report.bad_manifests.truncate(MAX_VERDICTS);
+        Ok(Reply::Scrubbed(Box::new(report)))
     }
 
     /// Forgets all of `ids` that can be; says no when one of them cannot.

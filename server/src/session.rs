@@ -24,6 +24,7 @@ use crate::pins::SessionPins;
 use crate::refusal::refusal;
 use crate::shares::{Filling, Shares, Turn};
 use crate::store::pack::PackBuilder;
+use crate::upkeep::usage::Allowance;
 
 /// Bytes of blobs that wait to be checked.
 const QUEUE: usize = 1 << 20;
@@ -70,8 +71,8 @@ impl Session {
     pub(crate) fn begin(
         id: u32,
         volume: VolumeName,
-        archive: Arc<Archive>,
-        shares: &Arc<Shares>,
+        allowance: Option<Allowance>,
+        (archive, shares): (Arc<Archive>, &Arc<Shares>),
     ) -> (Arc<Self>, [JoinHandle<()>; 2]) {
         // Bounded by the permits that items carry.
         let (queue, items) = crossbeam_channel::unbounded();
@@ -79,7 +80,8 @@ impl Session {
         // Without room: one pack is filled while one is stored, and that is all there is.
         let (packs, tasks) = crossbeam_channel::bounded(0);
         let filling = shares.fill();
-        let checker = Checker { packs, progress: progress.clone(), pack: PackBuilder::default(), filling };
+        let checker =
+            Checker { packs, progress: progress.clone(), pack: PackBuilder::default(), filling, allowance };
         let pins = archive.session_pins();
         let keeper = Keeper { archive, pins: pins.clone(), progress: progress.clone() };
         let threads = [
@@ -167,6 +169,7 @@ struct Checker {
     progress: watch::Sender<Progress>,
     pack: PackBuilder,
     filling: Filling,
+    allowance: Option<Allowance>,
 }
 
 /// What the checker hands to the keeper, in the order in which it came.
@@ -205,6 +208,10 @@ impl Checker {
         let header = Header::parse(&blob);
         let header = header.map_err(|error| refusal(RefusalCode::Malformed, format!("blob {cid}: {error}")))?;
         let kind = header.kind;
+        if let Some(allowance) = &mut self.allowance {
+            let left = allowance.left.checked_sub(blob.len() as u64);
+            allowance.left = left.ok_or_else(|| refusal(RefusalCode::Quota, allowance.words.clone()))?;
+        }
         self.pack.push(cid, kind, blob);
         if self.pack.is_full_at(self.filling.pack_size()) {
             self.hand_over();

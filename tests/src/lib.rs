@@ -21,6 +21,7 @@ pub mod docker;
 pub mod fuzz;
 pub mod liar;
 pub mod netns;
+pub mod power;
 pub mod realm;
 pub mod relay;
 pub mod rng;
@@ -28,6 +29,7 @@ pub mod server;
 pub mod shell;
 pub mod sinks;
 pub mod site;
+pub mod torture;
 pub mod tree;
 pub mod volume;
 

@@ -2,6 +2,7 @@
 //!
 //! Commands parse, call the rooms below, and print. What can go wrong ends in [`report`].
 
+mod against;
 mod around;
 mod backup;
 mod check;
@@ -29,6 +30,7 @@ mod progress;
 mod quickstart;
 mod quiesce;
 mod recovery;
+mod release;
 pub mod report;
 mod restore;
 mod schedule;
@@ -159,6 +161,7 @@ enum Command {
     Pin(pin::PinArgs),
     Unpin(pin::UnpinArgs),
     Undelete(pin::UndeleteArgs),
+    Release(release::ReleaseArgs),
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
     #[command(subcommand)]
@@ -239,6 +242,7 @@ impl Args {
             Command::Pin(args) => args.run(global),
             Command::Unpin(args) => args.run(global),
             Command::Undelete(args) => args.run(global),
+            Command::Release(args) => args.run(global),
             Command::Schedule(command) => command.run(global),
             Command::Server(command) => command.run(global),
             Command::Completions(args) => args.run(),

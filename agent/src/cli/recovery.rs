@@ -173,15 +173,15 @@ fn believed(remote: &Remote, realm: &RealmKey) -> Result<Registry, Failure> {
 
 /// As much of a configuration as commands that read look at.
 fn configuration(kit: &Path, realm: &RealmKey, name: MachineName, data: PathBuf) -> Config {
-    let machine =
-        Machine {
-            name,
-            role: Role::Server,
-            backup: Vec::new(),
-            schedule: Vec::new(),
-            schedule_container: None,
-            run: RunHooks::default(),
-        };
+    let machine = Machine {
+        name,
+        role: Role::Server,
+        backup: Vec::new(),
+        schedule: Vec::new(),
+        schedule_container: None,
+        run: RunHooks::default(),
+        quota: None,
+    };
     Config {
         path: kit.to_owned(),
         realm: realm.name.clone(),

@@ -1,8 +1,12 @@
 //! `vsync server`: running the server, and rebuilding its catalog. The only place that
 //! names the server's crate.
 
+mod confirm;
 mod container;
+mod gc;
 mod notify;
+mod repair;
+mod scrub;
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,8 +21,13 @@ use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::plan::retention::DEFAULT_FLOOR;
 use vsync_protocol::plan::{Policy, Zone};
 use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
-use vsync_server::upkeep::gc::{GcOptions, GcReport};
+use vsync_protocol::wire::{Reply, Request};
+use vsync_server::archive::ArchiveError;
+use vsync_server::catalog::CatalogError;
+use vsync_server::store::StoreError;
 use vsync_server::upkeep::mark::MarkError;
+use vsync_server::upkeep::Signers;
+use vsync_server::upkeep::usage::{Quotas, Scope};
 use vsync_server::{
     Declarations, Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, StatusConfig, Upkeep,
 };
@@ -27,6 +36,7 @@ use super::GlobalArgs;
 use super::context::{Context, key_store, load_registry};
 use super::output;
 use super::report::{Exit, Failure};
+use super::session::Session;
 use super::signal;
 use crate::config::{self, Config, Schedule};
 use crate::keys::{Existing, Role, Secret, file, recovery_machine};
@@ -46,8 +56,10 @@ pub(super) enum ServerCommand {
     Stop(container::StopArgs),
     Status(container::StatusArgs),
     Rebuild(RebuildArgs),
-    Gc(GcArgs),
-    Scrub(ScrubArgs),
+    Gc(gc::GcArgs),
+    Scrub(scrub::ScrubArgs),
+    Repair(repair::RepairArgs),
+    ConfirmClock(confirm::ConfirmClockArgs),
     Notify(notify::NotifyArgs),
 }
 
@@ -81,34 +93,6 @@ pub(super) struct RebuildArgs {
     rehash: bool,
 }
 
-/// Remove what no snapshot needs any more
-///
-/// A running server does this by itself every day; this is for one that is stopped. Blobs go in
-/// steps: a round finds them needless, a later one after three days of uptime moves their packs
-/// to the trash, where these stay for another seven.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vsync server gc --dry-run\n  vsync server gc --empty-trash")]
-pub(super) struct GcArgs {
-    /// Only say what would be done
-    #[arg(long)]
-    dry_run: bool,
-    /// Remove what is in the trash at once, to have its space
-    #[arg(long, conflicts_with = "dry_run")]
-    empty_trash: bool,
-}
-
-/// Read every byte of the store again and compare it with its hash
-///
-/// A running server does this by itself, a little at a time; this is for one that is stopped.
-/// What is damaged is named by snapshot, and comes again with the next backup that has it.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vsync server scrub\n  vsync server scrub --rate 100")]
-pub(super) struct ScrubArgs {
-    /// MiB a second to read at most
-    #[arg(long, value_name = "MIB")]
-    rate: Option<u64>,
-}
-
 impl ServerCommand {
     pub(super) fn run(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         match self {
@@ -119,6 +103,8 @@ impl ServerCommand {
             Self::Rebuild(args) => args.run(global),
             Self::Gc(args) => args.run(global),
             Self::Scrub(args) => args.run(global),
+            Self::Repair(args) => args.run(global),
+            Self::ConfirmClock(args) => args.run(global),
             Self::Notify(args) => args.run(global),
         }
     }
@@ -206,63 +192,28 @@ impl RebuildArgs {
     }
 }
 
-impl GcArgs {
-    fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
-        let context = Context::load(global)?;
-        let data = &own_entry(&context)?.data;
-        let options = GcOptions { dry_run: self.dry_run, empty_trash: self.empty_trash, ..GcOptions::default() };
-        let report = vsync_server::upkeep::collect_once(data, context.bundle.realm_id, &options)?;
-        if global.json {
-            output::json(&serde_json::json!({
-                "dry_run": self.dry_run, "condemned_blobs": report.condemned, "condemned_bytes": report.condemned_bytes,
-                "trashed_packs": report.trashed, "trashed_bytes": report.trashed_bytes,
-                "copied_bytes": report.copied_bytes,
-                "removed_packs": report.removed, "removed_bytes": report.removed_bytes,
-            }))?;
-            return Ok(Exit::Exact);
-        }
-        let would = if self.dry_run { "would be " } else { "" };
-        let GcReport {
-            condemned, condemned_bytes, trashed, trashed_bytes, copied_bytes, removed, removed_bytes, ..
-        } = report;
-        output::line(format_args!("{would}condemned: {condemned} blobs, {condemned_bytes} bytes"))?;
-        output::line(format_args!(
-            "{would}moved to the trash: {trashed} packs, {trashed_bytes} bytes, of which {copied_bytes} were copied"
-        ))?;
-        output::line(format_args!("{would}removed from the trash: {removed} packs, {removed_bytes} bytes"))?;
-        Ok(Exit::Exact)
-    }
+/// What came of an order.
+enum Ordered<T> {
+    /// It was carried out here, on the store of a server that is stopped.
+    Done(T),
+    /// The server that runs has answered.
+    Answered(Reply),
 }
 
-impl ScrubArgs {
-    fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
-        let context = Context::load(global)?;
-        let data = &own_entry(&context)?.data;
-        let rate = self.rate.map(|rate| rate.saturating_mul(1 << 20));
-        let report = vsync_server::upkeep::scrub_once(data, context.bundle.realm_id, rate)?;
-        if global.json {
-            let affected = report.affected.iter().map(|one| {
-                serde_json::json!({ "volume": one.volume.as_str(), "source": one.source.as_str(), "id": one.id.to_string() })
-            });
-            output::json(&serde_json::json!({
-                "packs": report.packs, "bytes": report.bytes, "damaged_packs": report.damaged_packs.len(),
-                "healed_blobs": report.healed, "lost_blobs": report.lost, "affected": affected.collect::<Vec<_>>(),
-            }))?;
-        } else {
-            output::line(format_args!("{} packs with {} bytes read", report.packs, report.bytes))?;
-            for one in &report.affected {
-                output::line(format_args!("damaged: {} of {} from {}", one.id.short(), one.volume, one.source))?;
-            }
+/// Does `work` on this server's store; if a server has it open, asks that to.
+fn ordered<T>(
+    context: Context,
+    work: impl FnOnce(&Path, RealmId) -> Result<T, MarkError>,
+    request: &Request,
+) -> Result<Ordered<T>, Failure> {
+    let server = own_entry(&context)?;
+    let name = server.machine.name.clone();
+    match work(&server.data, context.bundle.realm_id) {
+        Err(MarkError::Archive(ArchiveError::Store(StoreError::Locked(_)))) if server.address.is_some() => {
+            let session = Session::with(context, Some(&name))?;
+            Ok(Ordered::Answered(session.remote.request(request)?))
         }
-        if report.damaged_packs.is_empty() {
-            return Ok(Exit::Exact);
-        }
-        let found = (report.damaged_packs.len(), report.healed, report.lost);
-        Err(Failure::new(
-            Exit::Damage,
-            format!("damage found in {} packs: {} blobs healed from copies, {} lost", found.0, found.1, found.2),
-        )
-        .hint("back the volumes up again: what they still hold is sent anew".to_owned()))
+        done => Ok(Ordered::Done(done?)),
     }
 }
 
@@ -382,7 +333,13 @@ fn start(
         listen,
         registry: config.registry_path(),
         members: members(&watched),
-        upkeep: Upkeep { policies: policies(&watched), zone: zone(), ..Upkeep::default() },
+        upkeep: Upkeep {
+            policies: policies(&watched),
+            quotas: quotas(&watched),
+            signers: Some(signers(&watched)),
+            zone: zone(),
+            ..Upkeep::default()
+        },
         declared: declarations(&watched, server.machine.name.clone()),
         status,
         reserve: vsync_server::Reserve::default(),
@@ -424,7 +381,21 @@ fn policies(watched: &Arc<Watched>) -> Policies {
 /// asking; none while that file cannot be understood.
 fn declarations(watched: &Arc<Watched>, name: MachineName) -> Declarations {
     let watched = Arc::clone(watched);
-    Arc::new(move || watched.look(|access| access.declared(&name, &Timestamp::now())))
+    Arc::new(move || watched.look(|access| access.declared(&name, Timestamp::now())))
+}
+
+/// How much may be kept, likewise. A file that cannot be understood lets nobody in anyway.
+fn quotas(watched: &Arc<Watched>) -> Quotas {
+    let watched = Arc::clone(watched);
+    Arc::new(move |machine, volume| watched.look(|access| access.quotas(machine, volume)).unwrap_or_default())
+}
+
+/// By whose keys snapshots may be signed, by `vsync.pub`.
+fn signers(watched: &Arc<Watched>) -> Signers {
+    let watched = Arc::clone(watched);
+    Arc::new(move |machine| {
+        watched.look(|access| access.registry.keys_of(machine).into_iter().collect()).unwrap_or_default()
+    })
 }
 
 /// This machine's time zone, with its changes of clocks up to some distant year.
@@ -523,6 +494,13 @@ impl Access {
         declared
     }
 
+    fn quotas(&self, machine: &MachineName, volume: &VolumeName) -> Vec<(Scope, u64)> {
+        let of_machine = self.config.machines().find(|known| known.name == *machine).and_then(|known| known.quota);
+        let of_volume = self.config.volume(volume).and_then(|known| known.quota);
+        let of_machine = of_machine.map(|quota| (Scope::Machine(machine.clone()), quota));
+        of_machine.into_iter().chain(of_volume.map(|quota| (Scope::Volume(volume.clone()), quota))).collect()
+    }
+
     fn policy(&self, volume: &VolumeName) -> Policy {
         let Some(retention) = self.config.retention(volume) else { return Policy::default() };
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -541,6 +519,19 @@ impl Access {
 
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
-        Self::of(&error, Exit::Failed)
+        let mends = |error: &ArchiveError| {
+            matches!(
+                error,
+                ArchiveError::Store(StoreError::Log { .. }) | ArchiveError::Catalog(CatalogError::Damaged(_))
+            )
+        };
+        let (exit, hint) = match &error {
+            ServerError::Archive(error) if mends(error) => (
+                Exit::Damage,
+                Some("`vsync server repair` mends what can be mended, and keeps what it replaces".to_owned()),
+            ),
+            _ => (Exit::Failed, None),
+        };
+        Self::of(&error, exit).hint(hint)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::{Timestamp, Zoned};
 use vsync_protocol::id::{MachineName, SnapshotId, VolumeName};
-use vsync_protocol::manifest::{Body, Manifest};
+use vsync_protocol::manifest::{Body, Manifest, ManifestError};
 use vsync_protocol::wire::{Listing, SnapshotRecord};
 
 use super::GlobalArgs;
@@ -146,25 +146,37 @@ impl Session {
         listing: &Listing,
         mut enough: impl FnMut(&Listed) -> bool,
     ) -> Result<Vec<Listed>, Failure> {
-        let mut listed = Vec::new();
-        let mut unreadable = None;
+        // What cannot be read ends the list: anything may be behind it.
+        let (listed, unreadable) = self.list_all(listing, |one| one.map_or(true, &mut enough))?;
+        match unreadable.into_iter().next() {
+            None => Ok(listed),
+            Some((record, error)) => Err(Failure::of(&error, Exit::Damage)
+                .hint(format!("the server's manifest of snapshot {} is damaged", record.id.short()))),
+        }
+    }
+
+    /// The same, with those whose manifests cannot be read beside the others; `enough` is shown
+    /// none for each of them.
+    #[expect(clippy::type_complexity, reason = "two lists that belong together")]
+    pub(crate) fn list_all(
+        &self,
+        listing: &Listing,
+        mut enough: impl FnMut(Option<&Listed>) -> bool,
+    ) -> Result<(Vec<Listed>, Vec<(SnapshotRecord, ManifestError)>), Failure> {
+        let (mut listed, mut unreadable) = (Vec::new(), Vec::new());
         self.remote.snapshots(listing, |record| match Manifest::parse(&record.manifest) {
             Ok(manifest) => {
                 let next = Listed { record: record.clone(), body: manifest.body };
-                let stop = enough(&next);
+                let stop = enough(Some(&next));
                 listed.push(next);
                 stop
             }
             Err(error) => {
-                unreadable = Some((record.id, error));
-                true
+                unreadable.push((record.clone(), error));
+                enough(None)
             }
         })?;
-        match unreadable {
-            None => Ok(listed),
-            Some((id, error)) => Err(Failure::of(&error, Exit::Damage)
-                .hint(format!("the server's manifest of snapshot {} is damaged", id.short()))),
-        }
+        Ok((listed, unreadable))
     }
 
     /// The snapshot that `spec` means, from `source` if several machines have the volume.

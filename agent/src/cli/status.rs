@@ -233,10 +233,10 @@ fn print_server(asked: &Asked) -> Result<(), Failure> {
         clock(*ahead),
     ))?;
     output::line(format_args!("  {}", chores(overview)))?;
-    match &status.read_only {
-        Some(reason) => output::line(format_args!("  {}", colour.red(&format!("takes no backups: {reason}")))),
-        None => Ok(()),
+    if let Some(reason) = &status.read_only {
+        output::line(format_args!("  {}", colour.red(&format!("takes no backups: {reason}"))))?;
     }
+    status.warnings.iter().try_for_each(|warning| output::line(format_args!("  {}", colour.red(warning))))
 }
 
 /// What the server does by itself, in one line.

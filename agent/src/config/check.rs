@@ -110,8 +110,21 @@ impl Check<'_> {
         if let Some(given) = raw.role.filter(|_| role == Role::Server) {
             self.problem(&given.span(), "a client's role is `full` or `writer`; servers belong under [[servers]]");
         }
+        let quota = self.quota(raw.quota.as_ref());
         let run = self.run_hooks([raw.run_before, raw.run_after, raw.run_failed, raw.run_finally]);
-        self.machine(&raw.name, role, &raw.backup, raw.schedule, (raw.schedule_container, run), servers)
+        let machine =
+            self.machine(&raw.name, role, &raw.backup, raw.schedule, (raw.schedule_container, run), servers)?;
+        Some(Machine { quota, ..machine })
+    }
+
+    fn quota(&mut self, text: Option<&Text>) -> Option<u64> {
+        let text = text?;
+        let size = parse_size(text.get_ref()).filter(|size| *size > 0);
+        if size.is_none() {
+            let message = format!("`{}` is not a size such as `500GiB` or `2TiB`", text.get_ref());
+            self.problem(&text.span(), message);
+        }
+        size
     }
 
     fn machine(
@@ -134,7 +147,7 @@ impl Check<'_> {
         let volumes = backup.iter().filter_map(|volume| self.parse(volume)).collect();
         let schedule = schedule.iter().filter_map(|raw| self.schedule(raw, name.as_ref(), backup, servers)).collect();
         let schedule_container = self.container(container);
-        Some(Machine { name: name?, role, backup: volumes, schedule, schedule_container, run })
+        Some(Machine { name: name?, role, backup: volumes, schedule, schedule_container, run, quota: None })
     }
 
     fn schedule(
@@ -205,6 +218,7 @@ impl Check<'_> {
             self.problem(&span, "commands are only run with quiesce = \"hooks\", \"pause\" or \"stop\"");
         }
         let path = raw.path.map(|path| self.absolute("path", &path));
+        let quota = self.quota(raw.quota.as_ref());
         let retention = raw.retention.and_then(|raw| self.retention(raw));
         let max_age = self.duration(raw.max_age.as_ref());
         let run = self.run_hooks([raw.run_before, raw.run_after, raw.run_failed, raw.run_finally]);
@@ -220,6 +234,7 @@ impl Check<'_> {
             stop_timeout: self.duration(raw.stop_timeout.as_ref()),
             run,
             profile: raw.profile,
+            quota,
             retention,
             max_age: max_age.unwrap_or(MAX_AGE),
         })
@@ -304,6 +319,22 @@ impl Check<'_> {
         self.problem(&path.span(), format!("`{key}` must be an absolute path, since every machine shares this file"));
         None
     }
+}
+
+/// Reads `500GiB`: a whole number and a unit of two to the tenth, or none for bytes.
+fn parse_size(text: &str) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let shift = match unit.trim_start() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        "PiB" => 50,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// Reads `36h`, `7d`, `4w 2d`; a day has 24 hours here. Months have no length, so no.

@@ -65,6 +65,8 @@ pub struct Machine {
     pub schedule_container: Option<String>,
     /// Commands around a run of `vsync backup` on it.
     pub run: RunHooks,
+    /// Bytes that its snapshots may take on a server; `None`: as many as there are.
+    pub quota: Option<u64>,
 }
 
 /// A machine that stores backups.
@@ -193,6 +195,8 @@ pub struct Volume {
     pub run: RunHooks,
     /// How its files are cut.
     pub profile: Profile,
+    /// Bytes that its snapshots may take on a server; `None`: as many as there are.
+    pub quota: Option<u64>,
     /// What is kept of it.
     pub retention: Option<Retention>,
     /// How old its last snapshot may be before somebody must look.

@@ -60,6 +60,7 @@ pub(super) struct RawServer {
 pub(super) struct RawClient {
     pub(super) name: Text,
     pub(super) schedule_container: Option<Text>,
+    pub(super) quota: Option<Text>,
     #[serde(default)]
     pub(super) backup: Vec<Text>,
     pub(super) role: Option<Spanned<Role>>,
@@ -102,6 +103,7 @@ pub(super) struct RawVolume {
     #[serde(default)]
     pub(super) profile: Profile,
     pub(super) max_age: Option<Text>,
+    pub(super) quota: Option<Text>,
     pub(super) retention: Option<Spanned<RawRetention>>,
 }
 

@@ -4,6 +4,7 @@ use minicbor::{Decode, Encode};
 
 use super::cids::{Answers, Cids};
 use super::job::{JobListing, JobRecord, JobResult, JobStart, Overview};
+use super::upkeep::{GcOrder, GcReport, ScrubReport};
 use crate::id::{Cid, JobId, MachineName, ManifestHash, RealmId, SnapshotId, VolumeName};
 use crate::log::{LogEntry, Receipt};
 use crate::manifest::LogPosition;
@@ -161,6 +162,27 @@ pub enum Request {
     /// How the server is and how every volume stands.
     #[n(21)]
     Overview,
+    /// Collects garbage now. Answered when it is done. For administrators.
+    #[n(22)]
+    Collect(#[n(0)] GcOrder),
+    /// Reads every byte of the store again. Answered when it is done. For administrators.
+    #[n(23)]
+    Scrub {
+        /// Bytes a second to read at most.
+        #[n(0)]
+        rate: Option<u64>,
+    },
+    /// Says that a volume is right although it suddenly changed, so that retention of it goes
+    /// on. For administrators.
+    #[n(24)]
+    Release {
+        /// The volume.
+        #[n(0)]
+        volume: VolumeName,
+        /// From this machine only.
+        #[n(1)]
+        source: Option<MachineName>,
+    },
 }
 
 /// What to plan.
@@ -371,6 +393,12 @@ pub enum Reply {
     /// To `Overview`.
     #[n(17)]
     Overview(#[n(0)] Box<Overview>),
+    /// To `Collect`.
+    #[n(18)]
+    Collected(#[n(0)] GcReport),
+    /// To `Scrub`.
+    #[n(19)]
+    Scrubbed(#[n(0)] Box<ScrubReport>),
 }
 
 /// A refusal: a number for programs, words for people.
@@ -429,6 +457,10 @@ refusal_codes! {
     Collected = 15,
     /// The clocks of server and administrator disagree.
     Clock = 16,
+    /// The machine or the volume has used up its quota.
+    Quota = 17,
+    /// Something is damaged, so that nothing may be removed.
+    Damaged = 18,
     /// The machine has no such job.
     NoJob = 21,
     /// Too many jobs are under way on this connection.

@@ -9,12 +9,14 @@ pub mod cids;
 pub mod job;
 pub mod message;
 pub mod spki;
+pub mod upkeep;
 
 pub use cids::{Answers, Cids};
 pub use job::{JobKind, JobListing, JobRecord, JobResult, JobStart, Outcome, Overview, Standing};
 pub use message::{
     Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, Request, ServerStatus, SnapshotRecord,
 };
+pub use upkeep::{Affected, GcOrder, GcReport, ScrubReport};
 
 use crate::id::Cid;
 use crate::limits::{MAX_BLOB_LEN, MAX_MESSAGE_LEN, MAX_UPLOAD_STREAMS};
@@ -200,6 +202,11 @@ mod tests {
             ("Jobs reply", reply(Reply::Jobs(vec![record]))),
             ("Overview", request(Request::Overview)),
             ("Overview reply", reply(Reply::Overview(Box::new(overview)))),
+            ("Collect", request(Request::Collect(GcOrder { dry_run: true, ..GcOrder::default() }))),
+            ("Collected", reply(Reply::Collected(GcReport { round: 3, removed_bytes: 4096, ..GcReport::default() }))),
+            ("Scrub", request(Request::Scrub { rate: Some(1 << 20) })),
+            ("Scrubbed", reply(Reply::Scrubbed(Box::new(ScrubReport { packs: 7, ..ScrubReport::default() })))),
+            ("Release", request(Request::Release { volume: "data".parse().unwrap(), source: None })),
         ];
         crate::testing::assert_golden(&found, include_str!("session.golden"));
     }

@@ -27,7 +27,7 @@ use thiserror::Error;
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, MachineName, ManifestHash, PackId, VolumeName};
 use vsync_protocol::log::LogEntry;
-use vsync_protocol::manifest::LogPosition;
+use vsync_protocol::manifest::{LogPosition, Manifest, ManifestError, manifest_hash};
 use vsync_protocol::wire::{Listing, SnapshotRecord};
 
 use crate::store::journal::{Logged, Mark};
@@ -120,6 +120,18 @@ pub struct Snapshot {
     pub sequence: u64,
     /// The whole manifest.
     pub manifest: Vec<u8>,
+}
+
+impl Snapshot {
+    /// What the catalog keeps of `manifest`.
+    ///
+    /// # Errors
+    /// When it is no manifest.
+    pub fn of(manifest: Vec<u8>) -> Result<Self, ManifestError> {
+        let body = Manifest::parse(&manifest)?.body;
+        let hash = manifest_hash(&manifest);
+        Ok(Self { hash, volume: body.volume, source: body.source, sequence: body.sequence, manifest })
+    }
 }
 
 /// When and where in the log a manifest was accepted.
@@ -309,6 +321,17 @@ impl Catalog {
     /// When the catalog cannot be read.
     pub fn packs(&self) -> Result<Vec<PackId>, CatalogError> {
         self.read("list packs", read::packs)
+    }
+
+    /// What SQLite finds wrong with its file, looking at all of it; none when it is whole.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn check(&self) -> Result<Option<String>, CatalogError> {
+        let verdict = self.read("check itself", |reader| {
+            reader.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0))
+        })?;
+        Ok(Some(verdict).filter(|verdict| verdict != "ok"))
     }
 
     /// One change; each is one transaction, durable when this returns.

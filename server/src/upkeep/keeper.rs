@@ -15,7 +15,8 @@ use super::scrub::ScrubReport;
 use super::throttle::{Stop, Throttle};
 use crate::archive::{Archive, ArchiveError, KEEP_TIME, report};
 
-const DAY: u64 = 24 * 3_600_000;
+const HOUR: u64 = 3_600_000;
+const DAY: u64 = 24 * HOUR;
 
 /// Subjects of notices that are also chores.
 pub(crate) const COLLECTION: &str = "collection";
@@ -76,7 +77,17 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) fn start(archive: Arc<Archive>, upkeep: Upkeep, notices: Notices) -> std::io::Result<Self> {
         let stop = Stop::default();
-        let mut work = Work { archive, upkeep, notices, stop: stop.clone(), decided: None, kept_time: 0 };
+        let mut work = Work {
+            archive,
+            upkeep,
+            notices,
+            stop: stop.clone(),
+            decided: None,
+            kept_time: 0,
+            begun: None,
+            checked_catalog: None,
+            checked_manifests: None,
+        };
         let thread = std::thread::Builder::new().name("vsync-upkeep".to_owned()).spawn(move || work.run())?;
         Ok(Self { stop, thread })
     }
@@ -98,6 +109,10 @@ struct Work {
     /// The log and the uptime when retention last decided.
     decided: Option<(LogPosition, u64)>,
     kept_time: u64,
+    /// Uptime of the start, and of the last look at catalog and manifests.
+    begun: Option<u64>,
+    checked_catalog: Option<u64>,
+    checked_manifests: Option<u64>,
 }
 
 impl Work {
@@ -106,10 +121,14 @@ impl Work {
             // A store that failed is left as it is until somebody has looked.
             if self.archive.failure().is_none() {
                 self.keep_time();
-                self.retain();
+                // Before anything is forgotten because of what it would notice.
+                if self.guard() {
+                    self.retain();
+                }
                 self.collect();
             }
             self.scrub();
+            self.look_at_itself();
         }
     }
 
@@ -119,6 +138,48 @@ impl Work {
             self.kept_time = uptime;
             let kept = self.archive.keep_time();
             self.notices.set("clock", kept.err().map(|error| format!("time cannot be kept: {}", report(&error))));
+        }
+    }
+
+    /// Whether all that was committed was looked at.
+    fn guard(&self) -> bool {
+        let looked = self.archive.guard(&Throttle::new(self.upkeep.rate, self.stop.clone()));
+        let failed = match &looked {
+            Ok(()) | Err(MarkError::Stopped) => None,
+            Err(error) => Some(format!("what changed cannot be judged, so nothing is forgotten: {}", report(error))),
+        };
+        self.notices.set("guard", failed);
+        looked.is_ok()
+    }
+
+    /// The catalog weekly, manifests monthly, and each once in the first hour.
+    fn look_at_itself(&mut self) {
+        let uptime = self.archive.time().1.uptime;
+        let begun = *self.begun.get_or_insert(uptime);
+        let due = |last: Option<u64>, every: u64| match last {
+            Some(last) => uptime.saturating_sub(last) >= every,
+            None => uptime.saturating_sub(begun) >= HOUR,
+        };
+        if due(self.checked_catalog, 7 * DAY) {
+            self.checked_catalog = Some(uptime);
+            let notice = match self.archive.catalog().check() {
+                Ok(None) => None,
+                Ok(Some(problem)) => Some(format!("the catalog is damaged ({problem}); run `vsync server repair`")),
+                Err(error) => Some(format!("the catalog cannot be checked: {}", report(&error))),
+            };
+            self.notices.set("catalog", notice);
+        }
+        if due(self.checked_manifests, 30 * DAY) {
+            self.checked_manifests = Some(uptime);
+            let notice = match self.archive.check_manifests(self.upkeep.signers.as_ref()) {
+                Ok(bad) if bad.is_empty() => None,
+                Ok(bad) => Some(format!(
+                    "manifests are damaged, or signed by nobody who is known: snapshots {}",
+                    bad.iter().map(|id| id.short()).collect::<Vec<_>>().join(", ")
+                )),
+                Err(error) => Some(format!("manifests cannot be checked: {}", report(&error))),
+            };
+            self.notices.set("manifests", notice);
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod faults;
 mod gc;
+mod guard;
 mod interleave;
 mod model;
 mod retention;
