@@ -9,7 +9,6 @@ use vsync_protocol::id::VolumeName;
 use zeroize::Zeroizing;
 
 use super::GlobalArgs;
-use super::context::key_store;
 use super::report::{Exit, Failure};
 use super::session::Session;
 use super::volumes;
@@ -17,7 +16,7 @@ use crate::docker::{
     CONFIG_INSIDE, DEFAULT_IMAGE, Engine, HelperFile, HelperJob, HelperOutput, STATE_INSIDE, VOLUMES_INSIDE,
     VolumeDescription, VolumeUse,
 };
-use crate::keys::recovery_machine;
+use crate::keys::{KeyStore, recovery_machine};
 
 /// Backs a volume up from inside a container.
 pub(super) fn backup(
@@ -131,7 +130,7 @@ fn files(session: &Session, volume: &VolumeDescription) -> Result<Vec<HelperFile
         HelperFile { path: "vsync.pub".into(), contents: read(&context.config.registry_path())? },
         HelperFile {
             path: format!("keys/machines/{machine}.key"),
-            contents: read(&key_store(&context.config)?.machine_path(machine))?,
+            contents: Zeroizing::new(KeyStore::new(&context.config.keys).machine_text(machine)?.as_bytes().to_vec()),
         },
     ])
 }

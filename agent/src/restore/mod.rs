@@ -16,7 +16,6 @@ mod finish;
 mod moved;
 mod plan;
 mod select;
-mod shelf;
 mod transfer;
 
 use std::path::Path;

@@ -12,11 +12,11 @@ use vsync_protocol::tree::{Child, Entry, EntryPath};
 
 use super::compare::{self, CompareJob};
 use super::file::{FileTask, Outcome};
-use super::shelf::Shelf;
 use super::{Options, Report, RestoreError, plan};
 use crate::chunk::Cutter;
 use crate::progress::Progress;
 use crate::remote::{Budget, Fetched, Fetcher, Permit, Remote, RemoteNodes};
+use crate::shelf::Shelf;
 use crate::tree::{Reference, TreeReader};
 use crate::vault::{Opener, Vault};
 use crate::volume::{Target, TargetError};
