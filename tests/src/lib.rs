@@ -14,6 +14,7 @@
 //! Everything is real: processes, sockets, PostgreSQL, Docker, the kernel's file systems. Whatever is missing is a
 //! panic that names it, never a test skipped; `tests/run` provides it all.
 
+pub mod bao;
 pub mod cgroup;
 pub mod cli;
 pub mod damage;
@@ -33,6 +34,7 @@ pub mod torture;
 pub mod tree;
 pub mod volume;
 
+pub use bao::Bao;
 pub use cgroup::MemoryGroup;
 pub use cli::{Output, Running, Vsync};
 pub use damage::{Damage, Place};

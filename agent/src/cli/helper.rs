@@ -10,7 +10,6 @@ use vsync_protocol::id::{JobId, VolumeName};
 use zeroize::Zeroizing;
 
 use super::GlobalArgs;
-use super::context::key_store;
 use super::job;
 use super::report::{Exit, Failure};
 use super::session::Session;
@@ -21,7 +20,7 @@ use crate::docker::{
     CONFIG_INSIDE, DEFAULT_IMAGE, Engine, HelperFile, HelperJob, HelperOutput, STATE_INSIDE, VOLUMES_INSIDE,
     VolumeDescription, VolumeUse,
 };
-use crate::keys::recovery_machine;
+use crate::keys::{KeyStore, recovery_machine};
 
 /// Backs a volume up from inside a container, and returns the summary of the snapshot. Whatever uses the volume is held
 /// by us, as `held` says.
@@ -207,7 +206,7 @@ fn files(session: &Session, volume: &VolumeDescription) -> Result<Vec<HelperFile
         HelperFile { path: "vsync.pub".into(), contents: read(&context.config.registry_path())? },
         HelperFile {
             path: format!("keys/machines/{machine}.key"),
-            contents: read(&key_store(&context.config)?.machine_path(machine))?,
+            contents: Zeroizing::new(KeyStore::new(&context.config.keys).machine_text(machine)?.as_bytes().to_vec()),
         },
     ])
 }

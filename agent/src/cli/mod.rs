@@ -14,9 +14,12 @@ pub mod context;
 mod diff;
 mod dump;
 mod entries;
+mod export;
 mod find;
 mod forget;
 mod helper;
+mod import;
+mod import_privateer;
 mod init;
 mod job;
 mod key;
@@ -24,6 +27,7 @@ mod keygen;
 mod load;
 mod ls;
 mod man;
+mod moved_in;
 pub mod output;
 mod pin;
 mod progress;
@@ -153,6 +157,9 @@ enum Command {
     Find(find::FindArgs),
     Diff(diff::DiffArgs),
     Dump(dump::DumpArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
+    ImportPrivateer(import_privateer::ImportPrivateerArgs),
     Stats(stats::StatsArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
@@ -234,6 +241,9 @@ impl Args {
             Command::Find(args) => args.run(global),
             Command::Diff(args) => args.run(global),
             Command::Dump(args) => args.run(global),
+            Command::Export(args) => args.run(global),
+            Command::Import(args) => args.run(global),
+            Command::ImportPrivateer(args) => args.run(global),
             Command::Stats(args) => args.run(global),
             Command::Status(args) => args.run(global),
             Command::Verify(args) => args.run(global),

@@ -33,13 +33,13 @@ use vsync_server::{
 };
 
 use super::GlobalArgs;
-use super::context::{Context, key_store, load_registry};
+use super::context::{Context, load_registry};
 use super::output;
 use super::report::{Exit, Failure};
 use super::session::Session;
 use super::signal;
 use crate::config::{self, Config, Schedule};
-use crate::keys::{Existing, Role, Secret, file, recovery_machine};
+use crate::keys::{Existing, KeyStore, Role, Secret, file, recovery_machine};
 use crate::schedule::next_due;
 
 /// How a server is and how a volume stands, in the words of the servers' own status.
@@ -267,7 +267,7 @@ impl Drop for Hosted {
 
 /// Starts a server that has no address, on loopback.
 pub(crate) fn embedded(config: &Config, server: &config::Server) -> Result<Hosted, Failure> {
-    let identity = key_store(config)?.machine(&server.machine.name)?.identity();
+    let identity = KeyStore::new(&config.keys).machine(&server.machine.name)?.identity();
     fs::create_dir_all(&server.data).map_err(|error| {
         Failure::of(&error, Exit::Failed).hint(format!("make the data directory {} writable", server.data.display()))
     })?;

@@ -10,6 +10,7 @@ use vsync_protocol::wire::{Listing, SnapshotRecord};
 
 use super::GlobalArgs;
 use super::context::Context;
+use super::moved_in;
 use super::recovery;
 use super::report::{Exit, Failure};
 use super::server::{self, Hosted};
@@ -208,18 +209,28 @@ impl Session {
                     seen += 1;
                     seen > *back
                 })?;
+                if found.len() <= *back {
+                    found.extend(self.imports(&listing)?);
+                }
                 let count = found.len();
                 if count > *back { Ok(found.swap_remove(*back)) } else { Err(self.not_found(spec, count)) }
             }
             At::Time(time) => {
                 listing.source = self.source_of(spec, source)?;
                 // By the server's clock: a client's may have been wrong.
-                let mut found = self.list(&listing, |listed| listed.record.received <= time.as_millisecond())?;
-                match found.pop() {
-                    Some(listed) if listed.record.received <= time.as_millisecond() => Ok(listed),
-                    _ => Err(self.not_found(spec, 0)),
-                }
+                let before = |listed: &Listed| listed.record.received <= time.as_millisecond();
+                let own = self.list(&listing, before)?.pop().filter(before);
+                let imported = || Ok::<_, Failure>(self.imports(&listing)?.into_iter().find(before));
+                own.map_or_else(imported, |own| Ok(Some(own)))?.ok_or_else(|| self.not_found(spec, 0))
             }
+        }
+    }
+
+    /// What was taken over from privateer, where one volume of one source is asked for.
+    fn imports(&self, listing: &Listing) -> Result<Vec<Listed>, Failure> {
+        match (&listing.volume, &listing.source) {
+            (Some(volume), Some(source)) => moved_in::imports(self, volume, source),
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -257,7 +268,7 @@ impl Session {
             seen == SOURCES_PAGE
         })?;
         let sources: std::collections::BTreeSet<MachineName> =
-            page.into_iter().map(|listed| listed.body.source).collect();
+            page.iter().map(|listed| moved_in::origin(self, listed)).collect();
         if sources.len() < 2 {
             return Ok(None);
         }

@@ -17,7 +17,7 @@ use super::raw::{
     RawClient, RawCommand, RawConfig, RawKeys, RawRealm, RawRetention, RawSchedule, RawServer, RawStore, RawVolume, Text,
 };
 use super::{
-    Command, Config, KeysConfig, MAX_AGE, Machine, Problem, Quiesce, Retention, RunHooks, Schedule, Server, Volume,
+    Command, Config, KeysConfig, KvVersion, MAX_AGE, Machine, Problem, Quiesce, Retention, RunHooks, Schedule, Server, VaultConfig, Volume,
 };
 use crate::keys::Role;
 use crate::schedule::{self, Calendar, Jitter, USUAL_JITTER};
@@ -284,32 +284,111 @@ impl Check<'_> {
     }
 
     fn keys(&mut self, raw: RawKeys, config: &Path) -> Option<KeysConfig> {
-        let mut foreign = |key: &str, text: &Option<Text>, store: &str| {
-            if let Some(text) = text {
-                self.problem(&text.span(), format!("`{key}` has no meaning with store = \"{store}\""));
-            }
-        };
         match raw.store {
             RawStore::Directory => {
-                foreign("url", &raw.url, "directory");
-                foreign("prefix", &raw.prefix, "directory");
+                let foreign = [
+                    ("url", &raw.url),
+                    ("prefix", &raw.prefix),
+                    ("mount", &raw.mount),
+                    ("namespace", &raw.namespace),
+                    ("ca", &raw.ca),
+                    ("token", &raw.token),
+                    ("role-id", &raw.role_id),
+                    ("secret-id-file", &raw.secret_id_file),
+                    ("approle-mount", &raw.approle_mount),
+                ];
+                foreign.iter().for_each(|(key, text)| self.foreign(key, text.as_ref(), "directory"));
                 let path = raw.path.map_or_else(|| "keys".to_owned(), Spanned::into_inner);
                 // Beside the configuration, unless it is absolute.
                 Some(KeysConfig::Directory(config.with_file_name("").join(path)))
             }
             RawStore::Vault => {
-                foreign("path", &raw.path, "vault");
-                let Some((url, prefix)) = raw.url.zip(raw.prefix) else {
-                    let at = self.text.find("[keys]").unwrap_or_default();
-                    self.problem(&(at..at), "store = \"vault\" needs `url` and `prefix`");
-                    return None;
-                };
-                if !["http://", "https://"].iter().any(|scheme| url.get_ref().starts_with(scheme)) {
-                    self.problem(&url.span(), format!("`{}` is not an http or https URL", url.get_ref()));
-                }
-                Some(KeysConfig::Vault { url: url.into_inner(), prefix: prefix.into_inner() })
+                self.foreign("path", raw.path.as_ref(), "vault");
+                self.vault(raw).map(KeysConfig::Vault)
             }
         }
+    }
+
+    fn foreign(&mut self, key: &str, text: Option<&Text>, store: &str) {
+        if let Some(text) = text {
+            self.problem(&text.span(), format!("`{key}` has no meaning with store = \"{store}\""));
+        }
+    }
+
+    fn vault(&mut self, raw: RawKeys) -> Option<VaultConfig> {
+        let Some((url, prefix)) = raw.url.zip(raw.prefix) else {
+            let at = self.text.find("[keys]").unwrap_or_default();
+            self.problem(&(at..at), "store = \"vault\" needs `url` and `prefix`");
+            return None;
+        };
+        if !["http://", "https://"].iter().any(|scheme| url.get_ref().starts_with(scheme)) {
+            self.problem(&url.span(), format!("`{}` is not an http or https URL", url.get_ref()));
+        }
+        let (mount, below) = self.vault_path(&prefix, raw.mount.as_ref())?;
+        let kv = raw.kv.and_then(|kv| match kv.get_ref() {
+            1 => Some(KvVersion::V1),
+            2 => Some(KvVersion::V2),
+            other => {
+                self.problem(&kv.span(), format!("`kv = {other}`: there are versions 1 and 2"));
+                None
+            }
+        });
+        let token = raw.token.and_then(|token| {
+            let name = token.get_ref().strip_prefix('$').map(str::to_owned);
+            if name.is_none() {
+                // Quoted by no message: it may well be the token itself.
+                let at = token.span().start;
+                self.problem(
+                    &(at..at),
+                    "`token` must name an environment variable, as in \"$VAULT_TOKEN\": this file is in git",
+                );
+            }
+            name
+        });
+        if raw.role_id.is_none()
+            && let Some(file) = &raw.secret_id_file
+        {
+            self.problem(&file.span(), "`secret-id-file` needs `role-id`");
+        }
+        let ca = raw.ca.and_then(|path| self.absolute("ca", &path));
+        let secret_id_file = raw.secret_id_file.and_then(|path| self.absolute("secret-id-file", &path));
+        Some(VaultConfig {
+            url: url.get_ref().trim_end_matches('/').to_owned(),
+            mount,
+            prefix: below,
+            kv,
+            namespace: raw.namespace.map(Spanned::into_inner),
+            ca,
+            token,
+            role_id: raw.role_id.map(Spanned::into_inner),
+            secret_id_file,
+            approle_mount: raw.approle_mount.map_or_else(|| "approle".to_owned(), Spanned::into_inner),
+        })
+    }
+
+    /// The mount and the path below it. The mount is the first part of `prefix`, unless it is told.
+    fn vault_path(&mut self, prefix: &Text, mount: Option<&Text>) -> Option<(String, String)> {
+        let whole = prefix.get_ref().trim_matches('/');
+        let is_plain = |path: &str| {
+            path.split('/').all(|part| {
+                !matches!(part, "" | "." | "..")
+                    && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+            })
+        };
+        let split = match mount {
+            None => whole.split_once('/').map(|(mount, below)| (mount.to_owned(), below.to_owned())),
+            Some(mount) => {
+                let mount = mount.get_ref().trim_matches('/').to_owned();
+                let below = whole.strip_prefix(&format!("{mount}/")).unwrap_or(whole).to_owned();
+                Some((mount, below))
+            }
+        };
+        let split = split.filter(|(mount, below)| is_plain(mount) && is_plain(below));
+        if split.is_none() {
+            let message = format!("`{}` is not MOUNT/PATH, as in \"secret/team/vsync\"", prefix.get_ref());
+            self.problem(&prefix.span(), message);
+        }
+        split
     }
 
     pub(super) fn absolute(&mut self, key: &str, path: &Text) -> Option<PathBuf> {

@@ -8,6 +8,7 @@ mod check;
 pub mod find;
 mod hooks;
 mod notify;
+pub mod privateer;
 mod problem;
 mod raw;
 #[cfg(test)]
@@ -274,12 +275,41 @@ pub enum KeysConfig {
     /// In a directory on this machine.
     Directory(PathBuf),
     /// In a Vault server.
-    Vault {
-        /// Its URL.
-        url: String,
-        /// The path below which the realm's keys are.
-        prefix: String,
-    },
+    Vault(VaultConfig),
+}
+
+/// How to reach the keys in a Vault server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaultConfig {
+    /// Its URL, without a slash at the end.
+    pub url: String,
+    /// Where the key/value engine is mounted.
+    pub mount: String,
+    /// The path below the mount under which the realm's keys are; no slash at either end.
+    pub prefix: String,
+    /// The engine's version; `None`: the server is asked.
+    pub kv: Option<KvVersion>,
+    /// The namespace, where the server has such.
+    pub namespace: Option<String>,
+    /// A file with the certificates to trust instead of the system's, absolute.
+    pub ca: Option<PathBuf>,
+    /// The environment variable that holds the token.
+    pub token: Option<String>,
+    /// Who to log in as by AppRole.
+    pub role_id: Option<String>,
+    /// The file with that role's secret, absolute.
+    pub secret_id_file: Option<PathBuf>,
+    /// Where the AppRole method is mounted.
+    pub approle_mount: String,
+}
+
+/// The two kinds of key/value engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvVersion {
+    /// One value for each path.
+    V1,
+    /// Values with versions, which can be written on condition.
+    V2,
 }
 
 /// `host:port`; an IPv6 host in brackets.

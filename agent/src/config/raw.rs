@@ -122,13 +122,21 @@ pub(super) struct RawRetention {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawKeys {
     #[serde(default)]
     pub(super) store: RawStore,
     pub(super) path: Option<Text>,
     pub(super) url: Option<Text>,
     pub(super) prefix: Option<Text>,
+    pub(super) mount: Option<Text>,
+    pub(super) kv: Option<Spanned<u32>>,
+    pub(super) namespace: Option<Text>,
+    pub(super) ca: Option<Text>,
+    pub(super) token: Option<Text>,
+    pub(super) role_id: Option<Text>,
+    pub(super) secret_id_file: Option<Text>,
+    pub(super) approle_mount: Option<Text>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]

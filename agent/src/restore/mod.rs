@@ -17,7 +17,6 @@ mod known;
 mod moved;
 mod plan;
 mod select;
-mod shelf;
 mod transfer;
 
 use std::path::Path;

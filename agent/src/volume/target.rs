@@ -142,6 +142,24 @@ impl Target {
         self.writeback.finish()
     }
 
+    /// What is at `path`; `None` if nothing is.
+    ///
+    /// # Errors
+    /// When its directory cannot be opened without leaving the volume or following a link.
+    pub fn kind_at(&self, path: &EntryPath) -> Result<Option<EntryKind>, TargetError> {
+        if path.is_root() {
+            return Ok(Some(EntryKind::Directory));
+        }
+        let spot = match self.spot(path) {
+            Err(TargetError::Io { source: Errno::NOENT, .. }) => return Ok(None),
+            spot => spot?,
+        };
+        match Stat::at(&spot.directory, &spot.name) {
+            Err(Errno::NOENT) => Ok(None),
+            stat => stat.trying("look at", path).map(|stat| Some(stat.kind)),
+        }
+    }
+
     /// Makes sure that there is a directory at `path`. A new one is ours alone until
     /// [`apply_metadata`](Self::apply_metadata), once its content is complete.
     ///
