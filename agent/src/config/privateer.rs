@@ -380,7 +380,7 @@ fn when(at: &str) -> Option<String> {
         "@yearly" | "@annually" => "0 0 1 1 *",
         _ => at,
     };
-    super::check::is_schedule(same).then(|| same.to_owned())
+    crate::schedule::Calendar::parse(same, jiff::tz::TimeZone::UTC).is_ok().then(|| same.to_owned())
 }
 
 /// As a text of TOML. JSON escapes are a part of TOML's.

@@ -63,6 +63,11 @@ impl Round {
                 counts.add("snapshots named as damaged");
                 continue;
             }
+            // Retention goes on while we look.
+            if done.status() == Some(11) && self.may_be_retired(number, id) {
+                counts.add("snapshots retired meanwhile");
+                continue;
+            }
             let found = Tree::read(target.path());
             let done = done.success();
             let attempted = self.known(number).attempted.clone();
