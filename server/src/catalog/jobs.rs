@@ -121,7 +121,7 @@ impl Catalog {
     pub fn lose_jobs(&self, jobs: Vec<(MachineName, JobId)>, at: i64) -> Result<(), CatalogError> {
         self.write("record lost jobs", move |t| {
             let mut lose = t.prepare_cached(
-                "UPDATE jobs SET ended = ?1, lost = 1, outcome = ?2, message = ?3
+                "UPDATE jobs SET ended = ?1, lost = 1, outcome = ?2, code = 130, message = ?3
                  WHERE machine = ?4 AND id = ?5 AND ended IS NULL",
             )?;
             let mut lose = |(machine, id): &(MachineName, JobId)| {
@@ -145,7 +145,7 @@ impl Catalog {
         }
         self.write("record lost jobs", move |t| {
             t.execute(
-                "UPDATE jobs SET ended = ?1, lost = 1, outcome = ?2, message = ?3 WHERE ended IS NULL",
+                "UPDATE jobs SET ended = ?1, lost = 1, outcome = ?2, code = 130, message = ?3 WHERE ended IS NULL",
                 params![at, outcome_code(Outcome::Interrupted), LOST],
             )
             .map(drop)
@@ -359,7 +359,8 @@ fn begin(t: &Transaction<'_>, job: &NewJob) -> rusqlite::Result<()> {
     let NewJob { start, machine, at, oldest } = job;
     t.prepare_cached(
         "INSERT INTO jobs (id, kind, machine, source, volume, version, started) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT (machine, id) DO UPDATE SET ended = NULL, lost = 0, outcome = NULL, message = '' WHERE lost = 1",
+         ON CONFLICT (machine, id) DO UPDATE SET ended = NULL, lost = 0, outcome = NULL, code = 0, message = ''
+         WHERE lost = 1",
     )?
     .execute(params![
         start.id.as_bytes(),
