@@ -233,14 +233,6 @@ impl Archive {
         self.files.packs.free()
     }
 
-    /// Bytes of the file system, free or not.
-    ///
-    /// # Errors
-    /// When the system cannot tell.
-    pub fn size(&self) -> Result<u64, StoreError> {
-        self.files.packs.size()
-    }
-
     /// Makes the blobs of `pack`, already checked against their names, durable and known,
     /// and pins them. Those that somebody else brought meanwhile are left out.
     ///

@@ -2,6 +2,36 @@
 
 use jiff::civil::{Date, Time};
 use jiff::{Timestamp, Zoned};
+use vsync_protocol::id::{MachineName, VolumeName};
+
+use crate::config::{Config, Schedule};
+
+/// A volume that a server waits for.
+pub(super) struct Expected {
+    /// The machine that has it.
+    pub(super) source: MachineName,
+    /// The volume.
+    pub(super) volume: VolumeName,
+    /// When its next backup is due, if that is planned.
+    pub(super) due: Option<Timestamp>,
+}
+
+/// The volumes that are backed up to `server`: one that has a schedule, where that says; one
+/// that has none is expected everywhere.
+pub(super) fn expected(config: &Config, server: &MachineName, now: &Zoned) -> Vec<Expected> {
+    let mut expected = Vec::new();
+    for machine in config.machines() {
+        for volume in &machine.backup {
+            let planned: Vec<&Schedule> = machine.schedule.iter().filter(|plan| plan.volume == *volume).collect();
+            let here = planned.iter().filter(|plan| plan.server == *server);
+            if planned.is_empty() || here.clone().next().is_some() {
+                let due = here.filter_map(|plan| next_due(&plan.at, now)).min();
+                expected.push(Expected { source: machine.name.clone(), volume: volume.clone(), due });
+            }
+        }
+    }
+    expected
+}
 
 /// How many days are looked at: a leap day may be eight years away.
 const HORIZON: i32 = 366 * 8 + 2;
@@ -127,6 +157,21 @@ mod tests {
         ] {
             assert_eq!(next(at, friday), due, "{at}");
         }
+    }
+
+    #[test]
+    fn a_planned_volume_is_expected_where_its_plan_says_and_any_other_everywhere() {
+        let text = "[realm]\nname = \"r\"\n[[servers]]\nname = \"a\"\ndata = \"/a\"\n[[servers]]\nname = \"b\"\n\
+                    data = \"/b\"\n[[clients]]\nname = \"c\"\nbackup = [\"planned\", \"free\"]\n\
+                    [[clients.schedule]]\nvolume = \"planned\"\nserver = \"b\"\nat = \"02:00\"\n";
+        let config = Config::parse(std::path::Path::new("/r/vsync.toml"), text).unwrap();
+        let now: Zoned = "2026-11-20T10:30[UTC]".parse().unwrap();
+        let names = |server: &str| {
+            let expected = expected(&config, &server.parse().unwrap(), &now);
+            expected.iter().map(|it| (it.volume.to_string(), it.due.is_some())).collect::<Vec<_>>()
+        };
+        assert_eq!(names("a"), [("free".to_owned(), false)]);
+        assert_eq!(names("b"), [("planned".to_owned(), true), ("free".to_owned(), false)]);
     }
 
     #[test]

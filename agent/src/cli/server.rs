@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
 use ed25519_dalek::SigningKey;
-use jiff::Zoned;
+use jiff::{Timestamp, Zoned};
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::plan::retention::DEFAULT_FLOOR;
 use vsync_protocol::plan::{Policy, Zone};
@@ -22,11 +22,11 @@ use vsync_server::{
 
 use super::GlobalArgs;
 use super::context::{Context, key_store, load_registry};
-use super::due::next_due;
+use super::due::{self, Expected};
 use super::output;
 use super::report::{Exit, Failure};
 use super::signal;
-use crate::config::{self, Config, Schedule};
+use crate::config::{self, Config};
 use crate::keys::{Existing, Role, Secret, file, recovery_machine};
 
 /// How a server is and how a volume stands, in the words of the servers' own status.
@@ -399,7 +399,7 @@ fn policies(watched: &Arc<Watched>) -> Policies {
 /// asking; none while that file cannot be understood.
 fn declarations(watched: &Arc<Watched>, name: MachineName) -> Declarations {
     let watched = Arc::clone(watched);
-    Arc::new(move || watched.look(|access| access.declared(&name, &Zoned::now())))
+    Arc::new(move || watched.look(|access| access.declared(&name)))
 }
 
 /// This machine's time zone, with its changes of clocks up to some distant year.
@@ -475,27 +475,12 @@ impl Access {
         Some(Member { may_read: machine.role == Role::Full, may_admin, name })
     }
 
-    /// A volume that has a schedule is backed up where that says; one that has none is expected
-    /// everywhere.
-    fn declared(&self, server: &MachineName, now: &Zoned) -> Vec<Declared> {
-        let mut declared = Vec::new();
-        for machine in self.config.machines() {
-            for volume in &machine.backup {
-                let planned: Vec<&Schedule> = machine.schedule.iter().filter(|plan| plan.volume == *volume).collect();
-                if !planned.is_empty() && planned.iter().all(|plan| plan.server != *server) {
-                    continue;
-                }
-                let here = planned.iter().filter(|plan| plan.server == *server);
-                let due = here.filter_map(|plan| next_due(&plan.at, now)).min();
-                declared.push(Declared {
-                    source: machine.name.clone(),
-                    volume: volume.clone(),
-                    max_age: self.config.max_age(volume),
-                    due: due.map(|due| due.as_millisecond()),
-                });
-            }
-        }
-        declared
+    fn declared(&self, server: &MachineName) -> Vec<Declared> {
+        let declared = |Expected { source, volume, due }| {
+            let max_age = self.config.max_age(&volume);
+            Declared { source, volume, max_age, due: due.map(Timestamp::as_millisecond) }
+        };
+        due::expected(&self.config, server, &Zoned::now()).into_iter().map(declared).collect()
     }
 
     fn policy(&self, volume: &VolumeName) -> Policy {
