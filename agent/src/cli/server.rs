@@ -404,7 +404,7 @@ fn declarations(watched: &Arc<Watched>, name: MachineName) -> Declarations {
 
 /// This machine's time zone, with its changes of clocks up to some distant year.
 fn zone() -> Zone {
-    let (zone, first) = (jiff::tz::TimeZone::system(), jiff::Timestamp::UNIX_EPOCH);
+    let (zone, first) = (jiff::tz::TimeZone::system(), Timestamp::UNIX_EPOCH);
     let changes = zone.following(first).take(500).map(|at| (at.timestamp().as_millisecond(), at.offset().seconds()));
     Zone::new(zone.to_offset(first).seconds(), changes.collect())
 }
