@@ -1,7 +1,5 @@
 //! What a server records of its clients' work, and what it says of every volume.
 
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
 use rustix::process::Signal;
 use serde_json::Value;
 use vsync_tests::{Realm, Server, Volume};
