@@ -1,5 +1,7 @@
 //! When the next backup of a volume is due.
 
+use std::time::Duration;
+
 use jiff::civil::{Date, Time};
 use jiff::{Timestamp, Zoned};
 use vsync_protocol::id::{MachineName, VolumeName};
@@ -12,6 +14,8 @@ pub(super) struct Expected {
     pub(super) source: MachineName,
     /// The volume.
     pub(super) volume: VolumeName,
+    /// How old its last snapshot may be.
+    pub(super) max_age: Duration,
     /// When its next backup is due, if that is planned.
     pub(super) due: Option<Timestamp>,
 }
@@ -25,12 +29,39 @@ pub(super) fn expected(config: &Config, server: &MachineName, now: &Zoned) -> Ve
             let planned: Vec<&Schedule> = machine.schedule.iter().filter(|plan| plan.volume == *volume).collect();
             let here = planned.iter().filter(|plan| plan.server == *server);
             if planned.is_empty() || here.clone().next().is_some() {
-                let due = here.filter_map(|plan| next_due(&plan.at, now)).min();
-                expected.push(Expected { source: machine.name.clone(), volume: volume.clone(), due });
+                let pause = here.clone().filter_map(|plan| longest_pause(&plan.at, now)).min();
+                let usual = MAX_AGE.max(pause.map_or(Duration::ZERO, |pause| pause + SLACK));
+                expected.push(Expected {
+                    source: machine.name.clone(),
+                    volume: volume.clone(),
+                    max_age: config.max_age(volume).unwrap_or(usual),
+                    due: here.filter_map(|plan| next_due(&plan.at, now)).min(),
+                });
             }
         }
     }
     expected
+}
+
+/// How late a backup may be before somebody must look, if nothing is said of its volume.
+const SLACK: Duration = Duration::from_secs(12 * 3600);
+
+/// How old a last snapshot may be if nothing is said of its volume: a day, and the slack.
+const MAX_AGE: Duration = Duration::from_secs(36 * 3600);
+
+/// So many times in a row show how irregular a schedule is: each working day of a week, and more.
+const TIMES: usize = 12;
+
+/// The longest time between two of the next times that fit the schedule `at`.
+fn longest_pause(at: &str, now: &Zoned) -> Option<Duration> {
+    let mut last = next_due(at, now)?;
+    let mut longest = Duration::ZERO;
+    for _ in 0..TIMES {
+        let next = next_due(at, &last.to_zoned(now.time_zone().clone()))?;
+        longest = longest.max(next.duration_since(last).unsigned_abs());
+        last = next;
+    }
+    Some(longest)
 }
 
 /// How many days are looked at: a leap day may be eight years away.
@@ -172,6 +203,15 @@ mod tests {
         };
         assert_eq!(names("a"), [("free".to_owned(), false)]);
         assert_eq!(names("b"), [("planned".to_owned(), true), ("free".to_owned(), false)]);
+    }
+
+    #[test]
+    fn what_is_planned_rarely_may_be_older() {
+        let friday: Zoned = "2026-11-20T10:30[UTC]".parse().unwrap();
+        let hours = |at: &str| longest_pause(at, &friday).map(|pause| pause.as_secs() / 3600);
+        let pauses = ["@hourly", "02:00", "0 2 * * mon-fri", "@weekly", "@monthly"].map(hours);
+        assert_eq!(pauses, [Some(1), Some(24), Some(72), Some(168), Some(31 * 24)]);
+        assert_eq!(hours("0 2 31 feb *"), None);
     }
 
     #[test]

@@ -476,9 +476,9 @@ impl Access {
     }
 
     fn declared(&self, server: &MachineName) -> Vec<Declared> {
-        let declared = |Expected { source, volume, due }| {
-            let max_age = self.config.max_age(&volume);
-            Declared { source, volume, max_age, due: due.map(Timestamp::as_millisecond) }
+        let declared = |Expected { source, volume, max_age, due }| {
+            let due = due.map(Timestamp::as_millisecond);
+            Declared { source, volume, max_age, due }
         };
         due::expected(&self.config, server, &Zoned::now()).into_iter().map(declared).collect()
     }

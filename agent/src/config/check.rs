@@ -13,7 +13,7 @@ use vsync_protocol::id::{MachineName, RealmName, VolumeName};
 use vsync_protocol::registry::RECOVERY_MACHINE;
 
 use super::raw::{RawClient, RawConfig, RawKeys, RawRetention, RawSchedule, RawServer, RawStore, RawVolume, Text};
-use super::{Config, KeysConfig, MAX_AGE, Machine, Problem, Quiesce, Retention, Schedule, Server, Volume};
+use super::{Config, KeysConfig, Machine, Problem, Quiesce, Retention, Schedule, Server, Volume};
 use crate::keys::Role;
 use crate::suggest;
 
@@ -158,7 +158,7 @@ impl Check<'_> {
             exec_post: raw.exec_post.map(Spanned::into_inner),
             profile: raw.profile,
             retention,
-            max_age: max_age.unwrap_or(MAX_AGE),
+            max_age,
         })
     }
 

@@ -102,8 +102,8 @@ fn a_server_may_show_its_status_and_a_volume_may_be_older_than_others() {
     let config = parse(&text).unwrap();
     assert_eq!(config.servers[0].status, None);
     assert_eq!(config.servers[1].status, Some("[::1]:10080".parse().unwrap()));
-    assert_eq!(config.max_age(&name("etc")), Duration::from_secs(8 * 86400));
-    assert_eq!(config.max_age(&name("barman_recover")), MAX_AGE);
+    assert_eq!(config.max_age(&name("etc")), Some(Duration::from_secs(8 * 86400)));
+    assert_eq!(config.max_age(&name("barman_recover")), None);
 }
 
 #[test]
