@@ -242,14 +242,6 @@ impl Archive {
         self.files.packs.free()
     }
 
-    /// Bytes of the file system, free or not.
-    ///
-    /// # Errors
-    /// When the system cannot tell.
-    pub fn size(&self) -> Result<u64, StoreError> {
-        self.files.packs.size()
-    }
-
     /// What to say of the space that is left, if it is little: less than twice what is kept free.
     ///
     /// # Errors

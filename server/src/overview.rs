@@ -8,7 +8,7 @@ use std::time::Duration;
 use vsync_protocol::id::{MachineName, VolumeName};
 use vsync_protocol::limits::{MAX_STANDINGS, MAX_TREND};
 use vsync_protocol::manifest::{Manifest, SnapshotKind};
-use vsync_protocol::wire::job::{Chore, LastDone, LastFailure, LastGood, Size};
+use vsync_protocol::wire::overview::{Chore, LastDone, LastFailure, LastGood, Size};
 use vsync_protocol::wire::{JobKind, JobRecord, Overview, ServerStatus, Standing};
 
 use crate::archive::{Archive, ArchiveError};
@@ -96,7 +96,7 @@ impl Viewer {
         let uptime = self.archive.time().1.uptime;
         Ok(Overview {
             server: self.status()?,
-            space: self.archive.size()?,
+            space: self.archive.files.packs.size()?,
             damaged: catalog.damaged()?,
             frozen: self.frozen(),
             collection: self.chore(COLLECTION)?,

@@ -1,5 +1,7 @@
 //! The rules and settings of `deploy/prometheus`, with a real Prometheus and a real Alertmanager.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -213,7 +215,7 @@ fn failing_backups_are_told_of_and_so_is_their_recovery() {
     let data = Volume::new(1);
     data.random("a", 4 << 20);
     let realm = Realm::new().server("annex2").directory("data", data.path()).client("one", &["data"]).build();
-    let mut server = Server::start(realm.vsync("annex2").env("VSYNC_STATUS_ADDRESS", &free()));
+    let mut server = Server::start(realm.vsync("annex2").env("VSYNC_STATUS_ADDRESS", free()));
     let (directory, sink, address) = (vsync_tests::scratch(), Sink::start(), free());
     let alertmanager = alertmanager(directory.path(), &address, &sink);
     let prometheus = prometheus(directory.path(), &server.status_address(), &address);

@@ -12,6 +12,7 @@ mod configure;
 mod connection;
 pub mod context;
 mod diff;
+mod due;
 mod dump;
 mod entries;
 mod export;

@@ -34,13 +34,13 @@ use vsync_server::{
 
 use super::GlobalArgs;
 use super::context::{Context, load_registry};
+use super::due::{self, Expected};
 use super::output;
 use super::report::{Exit, Failure};
 use super::session::Session;
 use super::signal;
-use crate::config::{self, Config, Schedule};
+use crate::config::{self, Config};
 use crate::keys::{Existing, KeyStore, Role, Secret, file, recovery_machine};
-use crate::schedule::next_due;
 
 /// How a server is and how a volume stands, in the words of the servers' own status.
 pub(super) use vsync_server::{server_json, volume_json};
@@ -381,7 +381,7 @@ fn policies(watched: &Arc<Watched>) -> Policies {
 /// asking; none while that file cannot be understood.
 fn declarations(watched: &Arc<Watched>, name: MachineName) -> Declarations {
     let watched = Arc::clone(watched);
-    Arc::new(move || watched.look(|access| access.declared(&name, Timestamp::now())))
+    Arc::new(move || watched.look(|access| access.declared(&name)))
 }
 
 /// How much may be kept, likewise. A file that cannot be understood lets nobody in anyway.
@@ -400,7 +400,7 @@ fn signers(watched: &Arc<Watched>) -> Signers {
 
 /// This machine's time zone, with its changes of clocks up to some distant year.
 fn zone() -> Zone {
-    let (zone, first) = (jiff::tz::TimeZone::system(), jiff::Timestamp::UNIX_EPOCH);
+    let (zone, first) = (jiff::tz::TimeZone::system(), Timestamp::UNIX_EPOCH);
     let changes = zone.following(first).take(500).map(|at| (at.timestamp().as_millisecond(), at.offset().seconds()));
     Zone::new(zone.to_offset(first).seconds(), changes.collect())
 }
@@ -471,27 +471,12 @@ impl Access {
         Some(Member { may_read: machine.role == Role::Full, may_admin, name })
     }
 
-    /// A volume that has a schedule is backed up where that says; one that has none is expected
-    /// everywhere.
-    fn declared(&self, server: &MachineName, now: Timestamp) -> Vec<Declared> {
-        let mut declared = Vec::new();
-        for machine in self.config.machines() {
-            for volume in &machine.backup {
-                let planned: Vec<&Schedule> = machine.schedule.iter().filter(|plan| plan.volume == *volume).collect();
-                if !planned.is_empty() && planned.iter().all(|plan| plan.server != *server) {
-                    continue;
-                }
-                let here = planned.iter().filter(|plan| plan.server == *server);
-                let due = here.filter_map(|plan| next_due(plan, now)).min();
-                declared.push(Declared {
-                    source: machine.name.clone(),
-                    volume: volume.clone(),
-                    max_age: self.config.max_age(volume),
-                    due: due.map(|due| due.as_millisecond()),
-                });
-            }
-        }
-        declared
+    fn declared(&self, server: &MachineName) -> Vec<Declared> {
+        let declared = |Expected { source, volume, max_age, due }| {
+            let due = due.map(Timestamp::as_millisecond);
+            Declared { source, volume, max_age, due }
+        };
+        due::expected(&self.config, server, Timestamp::now()).into_iter().map(declared).collect()
     }
 
     fn quotas(&self, machine: &MachineName, volume: &VolumeName) -> Vec<(Scope, u64)> {

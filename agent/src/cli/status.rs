@@ -5,7 +5,8 @@ use std::time::Duration;
 use jiff::{Timestamp, Zoned};
 use serde_json::{Value, json};
 use vsync_protocol::id::{MachineName, VolumeName};
-use vsync_protocol::wire::job::{LastFailure, Size, reason};
+use vsync_protocol::wire::job::reason;
+use vsync_protocol::wire::overview::{Chore, LastFailure, Size};
 use vsync_protocol::wire::{Outcome, Overview, Standing};
 
 use super::GlobalArgs;
@@ -242,7 +243,7 @@ fn print_server(asked: &Asked) -> Result<(), Failure> {
 /// What the server does by itself, in one line.
 fn chores(overview: &Overview) -> String {
     let ago = |at: i64| output::duration(millis(overview.server.now.saturating_sub(at)));
-    let chore = |chore: &vsync_protocol::wire::job::Chore| match (chore.running, chore.last, &chore.failure) {
+    let chore = |chore: &Chore| match (chore.running, chore.last, &chore.failure) {
         (true, ..) => "running now".to_owned(),
         (_, _, Some(_)) => "failed".to_owned(),
         (_, Some(at), _) => format!("{} ago", ago(at)),

@@ -17,7 +17,7 @@ use super::raw::{
     RawClient, RawCommand, RawConfig, RawKeys, RawRealm, RawRetention, RawSchedule, RawServer, RawStore, RawVolume, Text,
 };
 use super::{
-    Command, Config, KeysConfig, KvVersion, MAX_AGE, Machine, Problem, Quiesce, Retention, RunHooks, Schedule, Server, VaultConfig, Volume,
+    Command, Config, KeysConfig, KvVersion, Machine, Problem, Quiesce, Retention, RunHooks, Schedule, Server, VaultConfig, Volume,
 };
 use crate::keys::Role;
 use crate::schedule::{self, Calendar, Jitter, USUAL_JITTER};
@@ -236,7 +236,7 @@ impl Check<'_> {
             profile: raw.profile,
             quota,
             retention,
-            max_age: max_age.unwrap_or(MAX_AGE),
+            max_age,
         })
     }
 

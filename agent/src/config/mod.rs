@@ -200,12 +200,9 @@ pub struct Volume {
     pub quota: Option<u64>,
     /// What is kept of it.
     pub retention: Option<Retention>,
-    /// How old its last snapshot may be before somebody must look.
-    pub max_age: Duration,
+    /// How old its last snapshot may be before somebody must look; `None`: as its schedule suggests.
+    pub max_age: Option<Duration>,
 }
-
-/// How old a last snapshot may be if nothing else is said: a day, and half of one to see to it.
-pub const MAX_AGE: Duration = Duration::from_secs(36 * 3600);
 
 /// What is done with the containers that use a volume while it is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -445,10 +442,10 @@ impl Config {
         self.volume(name).and_then(|volume| volume.retention.as_ref()).or(self.retention.as_ref())
     }
 
-    /// How old the last snapshot of the volume `name` may be.
+    /// How old the last snapshot of the volume `name` may be, if that is said.
     #[must_use]
-    pub fn max_age(&self, name: &VolumeName) -> Duration {
-        self.volume(name).map_or(MAX_AGE, |volume| volume.max_age)
+    pub fn max_age(&self, name: &VolumeName) -> Option<Duration> {
+        self.volume(name).and_then(|volume| volume.max_age)
     }
 
     /// Every volume that any machine backs up, each once, by name.

@@ -96,6 +96,18 @@ fn the_design_parses() {
 }
 
 #[test]
+fn a_server_may_show_its_status_and_a_volume_may_be_older_than_others() {
+    let text = GOOD
+        .replace("data = \"/srv/vsync\"", "data = \"/srv/vsync\"\nstatus = \"[::1]:10080\"")
+        .replace("path = \"/etc\"", "path = \"/etc\"\nmax-age = \"8d\"");
+    let config = parse(&text).unwrap();
+    assert_eq!(config.servers[0].status, None);
+    assert_eq!(config.servers[1].status, Some("[::1]:10080".parse().unwrap()));
+    assert_eq!(config.max_age(&name("etc")), Some(Duration::from_secs(8 * 86400)));
+    assert_eq!(config.max_age(&name("barman_recover")), None);
+}
+
+#[test]
 fn bad_configurations_are_told_what_is_wrong_and_where() {
     let machine_rule = "must be 1 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit";
     for (from, to, complaint) in [
@@ -125,6 +137,16 @@ fn bad_configurations_are_told_what_is_wrong_and_where() {
             "\"/srv/vsync\"",
             "\"s3://b/p\"",
             "13:8 `data` must be an absolute path, since every machine shares this file",
+        ),
+        (
+            "data = \"/srv/vsync\"",
+            "data = \"/srv/vsync\"\nstatus = \"localhost:10080\"",
+            "14:10 `localhost:10080` is not IP:PORT, as in `127.0.0.1:10080` or `[::1]:10080`",
+        ),
+        (
+            "path = \"/etc\"",
+            "path = \"/etc\"\nmax-age = \"soon\"",
+            "41:11 `soon` is not a duration such as `36h`, `7d` or `4w`",
         ),
         (
             "server = \"annex2\"",

@@ -3,7 +3,8 @@
 use minicbor::{Decode, Encode};
 
 use super::cids::{Answers, Cids};
-use super::job::{JobListing, JobRecord, JobResult, JobStart, Overview};
+use super::job::{JobListing, JobRecord, JobResult, JobStart};
+use super::overview::Overview;
 use super::upkeep::{GcOrder, GcReport, ScrubReport};
 use crate::id::{Cid, JobId, MachineName, ManifestHash, RealmId, SnapshotId, VolumeName};
 use crate::log::{LogEntry, Receipt};

@@ -8,14 +8,16 @@
 pub mod cids;
 pub mod job;
 pub mod message;
+pub mod overview;
 pub mod spki;
 pub mod upkeep;
 
 pub use cids::{Answers, Cids};
-pub use job::{JobKind, JobListing, JobRecord, JobResult, JobStart, Outcome, Overview, Standing};
+pub use job::{JobKind, JobListing, JobRecord, JobResult, JobStart, Outcome};
 pub use message::{
     Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, Request, ServerStatus, SnapshotRecord,
 };
+pub use overview::{Overview, Standing};
 pub use upkeep::{Affected, GcOrder, GcReport, ScrubReport};
 
 use crate::id::Cid;
@@ -134,7 +136,7 @@ mod tests {
         let plan = PlanReport { frozen: None, verdicts, forgotten: 1, bytes: 4096 };
         let job = JobId::from_bytes([5; 16]);
         let (start, result, record) = recorded(job, id);
-        let overview = overview(&record, id);
+        let overview = summed_up(&record, id);
         let request = |request: Request| encode_message(&request);
         let reply = |reply: Reply| encode_message(&reply);
         let found = [
@@ -249,19 +251,19 @@ mod tests {
         (start, result, record)
     }
 
-    fn overview(record: &JobRecord, id: SnapshotId) -> Overview {
+    fn summed_up(record: &JobRecord, id: SnapshotId) -> Overview {
         let done =
-            Some(job::LastDone { at: 2, outcome: Outcome::Success, machine: record.machine.clone(), duration: 3 });
+            Some(overview::LastDone { at: 2, outcome: Outcome::Success, machine: record.machine.clone(), duration: 3 });
         let standing = Standing {
             source: record.source.clone(),
             volume: record.volume.clone(),
             declared: true,
             snapshots: 1,
-            last: Some(job::LastGood { id, at: 1_795_000_000_000, partial: true }),
+            last: Some(overview::LastGood { id, at: 1_795_000_000_000, partial: true }),
             result: record.result.clone(),
-            trend: vec![job::Size { at: 1, bytes: 2, stored: 3 }],
+            trend: vec![overview::Size { at: 1, bytes: 2, stored: 3 }],
             failures: 1,
-            failure: Some(job::LastFailure { at: 1, outcome: Outcome::Failed, code: 20, message: "hook".into() }),
+            failure: Some(overview::LastFailure { at: 1, outcome: Outcome::Failed, code: 20, message: "hook".into() }),
             running: Some(1),
             verified: done.clone(),
             restored: done,
@@ -273,8 +275,8 @@ mod tests {
             space: 100,
             damaged: 1,
             frozen: Some("leapt".into()),
-            collection: job::Chore { running: true, last: Some(1), amount: 2, failure: Some("stopped".into()) },
-            scrub: job::Chore::default(),
+            collection: overview::Chore { running: true, last: Some(1), amount: 2, failure: Some("stopped".into()) },
+            scrub: overview::Chore::default(),
             unread: 3,
             content: 4,
             volumes: vec![standing],

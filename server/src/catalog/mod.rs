@@ -11,6 +11,7 @@ mod history;
 mod jobs;
 mod read;
 mod schema;
+mod summary;
 mod write;
 
 #[cfg(test)]
@@ -37,7 +38,8 @@ use write::Command;
 
 pub use gc::{Compaction, Entry, Kept, Row, State};
 pub use history::{Group, Known};
-pub use jobs::{Adopted, Day, NewJob};
+pub use jobs::{Adopted, NewJob};
+pub use summary::Day;
 
 /// Connections that read beside one another.
 const READERS: usize = 4;

@@ -3,7 +3,8 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use vsync_protocol::wire::job::{Chore, LastDone, LastFailure, Size, reason};
+use vsync_protocol::wire::job::reason;
+use vsync_protocol::wire::overview::{Chore, LastDone, LastFailure, Size};
 use vsync_protocol::wire::{JobRecord, Overview, Standing};
 
 use crate::catalog::Day;

@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use vsync_protocol::wire::job::{Chore, Outcome};
-use vsync_protocol::wire::{JobResult, Overview, Standing};
+use vsync_protocol::wire::overview::Chore;
+use vsync_protocol::wire::{JobResult, Outcome, Overview, Standing};
 
 /// Everything, as Prometheus reads it. Times are seconds since 1970, 0 for never; an age
 /// without a snapshot is infinite.

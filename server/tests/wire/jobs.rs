@@ -106,7 +106,7 @@ async fn a_job_whose_connection_is_gone_is_interrupted_until_its_machine_says_ot
     let bed = Bed::new();
     let (client, watcher) = (hello(&bed, PRODUCTION).await, hello(&bed, ADMIN).await);
     assert_eq!(client.ask(&backup(1)).await, Reply::Noted);
-    assert!(matches!(standing_of_undeclared(&watcher).await, None), "no snapshot, and nobody declares it");
+    assert!(standing_of_undeclared(&watcher).await.is_none(), "no snapshot, and nobody declares it");
     client.quic.close(0_u32.into(), b"");
     let lost = outcome(&watcher, Outcome::Interrupted).await;
     assert!(lost.result.unwrap().message.contains("never ended"));
