@@ -112,7 +112,9 @@ impl RestoreArgs {
         session.remote.limit(self.load.limits());
         let snapshot = session.find(&spec, self.source.as_ref())?;
         let selection = Selection::new(spec.path, &self.include, &self.exclude)?;
-        let options = Options { selection, dry_run: self.dry_run };
+        // A dry run says what differs, not what should.
+        let records = Some(session.records()).filter(|_| !self.dry_run);
+        let options = Options { selection, dry_run: self.dry_run, records };
         // Heard before anything is stopped for it.
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
@@ -289,13 +291,10 @@ impl Work<'_> {
             job.watch(progress);
         }
         let verb = if self.args.dry_run { "comparing" } else { "restoring" };
-        let run = |options: &Options| {
-            let display = Display::start(self.global, verb, progress);
-            let report = restore::run(&self.session.remote, &vault, self.snapshot, directory, options, progress);
-            drop(display);
-            report
-        };
-        let report = run(&self.options)?;
+        let display = Display::start(self.global, verb, progress);
+        let report = restore::run(&self.session.remote, &vault, self.snapshot, directory, &self.options, progress);
+        drop(display);
+        let report = report?;
         if let Some(job) = &self.job {
             job.note(|result| {
                 (result.size, result.files) = (report.bytes, report.entries);
@@ -315,7 +314,7 @@ impl Work<'_> {
         let vault = self.session.vault(self.snapshot)?;
         let progress = Arc::new(Progress::default());
         let selection = Selection::new(self.options.selection.start(), &self.args.include, &self.args.exclude)?;
-        let options = Options { selection, dry_run: true };
+        let options = Options { selection, dry_run: true, records: None };
         let display = Display::start(self.global, "verifying", &progress);
         let report = restore::run(&self.session.remote, &vault, self.snapshot, directory, &options, &progress);
         drop(display);
@@ -385,6 +384,8 @@ impl Work<'_> {
             "files_deleted": report.deleted,
             "total_bytes": report.bytes,
             "bytes_restored": report.bytes_fetched,
+            "files_opened": report.files_opened,
+            "bytes_read": report.bytes_read,
             "bytes_skipped": report.bytes.saturating_sub(report.bytes_fetched),
             "damaged": report.damaged.iter().map(|(path, reason)| json!({"path": path.to_string(), "reason": reason})).collect::<Vec<_>>(),
             "unrestored": report.unrestored.iter().map(ToString::to_string).collect::<Vec<_>>(),

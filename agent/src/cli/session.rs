@@ -90,6 +90,11 @@ impl Session {
         self.realm_dir().join("cache").join(format!("{machine}@{server}")).join(format!("{volume}.sqlite"))
     }
 
+    /// Where this machine keeps what it restored into which place.
+    pub(crate) fn records(&self) -> PathBuf {
+        self.realm_dir().join("restored")
+    }
+
     /// What this machine writes with.
     pub(crate) fn writer(&self) -> Result<Writer, Failure> {
         let bundle = &self.context.bundle;

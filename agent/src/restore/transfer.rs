@@ -1,6 +1,7 @@
 //! Chunks on their way from the server into files.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -13,6 +14,7 @@ use vsync_protocol::tree::{Child, Entry, EntryPath};
 use super::compare::{self, CompareJob};
 use super::file::{FileTask, Outcome};
 use super::known::Known;
+use super::record::{Kept, Reader, Writer};
 use super::{Options, Report, RestoreError, plan};
 use crate::chunk::Cutter;
 use crate::progress::Progress;
@@ -45,6 +47,8 @@ pub(super) struct Restore<'a> {
     pub(super) target: Arc<Target>,
     pub(super) options: &'a Options,
     pub(super) progress: &'a Arc<Progress>,
+    /// The record of what was restored into the target, if there may be one.
+    pub(super) record: Option<PathBuf>,
     /// Bytes of all content in the snapshot.
     pub(super) bytes: u64,
 }
@@ -59,6 +63,8 @@ pub(super) struct Transferred {
     pub(super) links: Shelf<Entry>,
     /// Entries that the snapshot does not have.
     pub(super) extraneous: Shelf<EntryPath>,
+    /// What the next restore may know, once all is on disk.
+    pub(super) record: Option<Writer>,
 }
 
 /// State of a transfer that its threads share.
@@ -74,6 +80,8 @@ pub(super) struct Shared<'a> {
     pub(super) report: Mutex<Report>,
     /// Where chunks are by now.
     pub(super) known: Mutex<Known>,
+    /// What the next restore may know.
+    record: Mutex<Option<Writer>>,
     /// Files that are being changed where they are.
     in_place: Mutex<Vec<EntryPath>>,
     stopped: AtomicBool,
@@ -92,6 +100,22 @@ struct Batch {
 }
 
 impl Restore<'_> {
+    /// What the last restore into the target left there.
+    fn old_record(&self) -> Option<Reader> {
+        Reader::open(self.record.as_ref()?, self.target.place()?)
+    }
+
+    fn new_record(&self) -> Option<Writer> {
+        let path = self.record.as_ref().filter(|_| !self.options.dry_run)?;
+        match Writer::create(path, self.target.place()?) {
+            Ok(writer) => Some(writer),
+            Err(error) => {
+                tracing::warn!("the next restore will read all files: {} cannot be written: {error}", path.display());
+                None
+            }
+        }
+    }
+
     /// Brings all content into place. Directories, links and deletions are left over.
     pub(super) fn transfer(&self, tree: TreeReader<RemoteNodes>) -> Result<Transferred, RestoreError> {
         let (arrivals, arrived) = unbounded();
@@ -104,6 +128,7 @@ impl Restore<'_> {
             arrivals,
             report: Mutex::default(),
             known: Mutex::default(),
+            record: Mutex::new(self.new_record()),
             in_place: Mutex::default(),
             stopped: AtomicBool::new(false),
         };
@@ -123,7 +148,7 @@ impl Restore<'_> {
                 })
                 .collect();
             drop(queue);
-            let planned = shared.stopping(plan::run(shared, tree, jobs));
+            let planned = shared.stopping(plan::run(shared, tree, jobs, self.old_record()));
             let compared: Vec<_> = comparers.into_iter().map(join).collect();
             let drained = shared.stopping(shared.drain());
             drop(done);
@@ -142,6 +167,7 @@ impl Restore<'_> {
             if grave < failures.len() {
                 return Err(shared.explain(failures.swap_remove(grave)));
             }
+            transferred.record = lock(&shared.record).take();
             let report = std::mem::take(&mut *lock(&shared.report));
             transferred.report =
                 Report { entries: transferred.report.entries, bytes: transferred.report.bytes, ..report };
@@ -344,17 +370,25 @@ impl Shared<'_> {
         }
     }
 
+    /// Keeps for the next restore what it may know of a file.
+    pub(super) fn done(&self, number: u64, kept: Option<Kept>) {
+        if let Some(record) = &mut *lock(&self.record) {
+            record.done(number, kept);
+        }
+    }
+
     /// One thing less to be done for a file.
     pub(super) fn settle(&self, task: &FileTask) -> Result<(), RestoreError> {
         match task.settle(&self.restore.target)? {
             None => return Ok(()),
-            Some(Outcome::Failed) => {}
-            Some(Outcome::Restored(unrestored)) => {
+            Some(Outcome::Failed) => self.done(task.number(), None),
+            Some(Outcome::Restored(placed)) => {
+                task.remember(&mut lock(&self.known));
+                let (number, kept) = task.kept(&placed);
+                self.done(number, kept);
                 let mut report = lock(&self.report);
                 report.files_restored += 1;
-                report.unrestored.extend(unrestored);
-                drop(report);
-                task.remember(&mut lock(&self.known));
+                report.unrestored.extend(placed.unrestored);
             }
         }
         if task.is_in_place() {

@@ -94,21 +94,20 @@ fn read_by(reach: &Reach<'_>) -> Result<Option<Vec<Xattr>>> {
     Ok((!xattrs.is_empty()).then_some(xattrs))
 }
 
-/// Gives what `fd` is a handle of the attributes of `entry`, touching only those that differ.
-/// A failure to set one is listed, not returned: without root, a restore does what it can.
-pub(super) fn apply(fd: impl AsFd, entry: &Entry) -> Result<Applied> {
-    let before = Stat::of(&fd)?;
+/// Gives what `fd` is a handle of, and whose state is `before`, the attributes of `entry`,
+/// touching only those that differ. A failure to set one is listed, not returned: without root, a restore does what it can.
+pub(super) fn apply(fd: impl AsFd, before: Stat, entry: &Entry) -> Result<Applied> {
     run(Applying { reach: Reach::handle(&fd), fd, entry, unrestored: Vec::new() }, before)
 }
 
-/// As [`apply`], for a file that is open, and whose state is `before`.
+/// As [`apply`], for a file that is open.
 pub(super) fn apply_to_file(fd: impl AsFd, before: Stat, entry: &Entry) -> Result<Applied> {
     run(Applying { reach: Reach::Open(fd.as_fd()), fd: fd.as_fd(), entry, unrestored: Vec::new() }, before)
 }
 
 fn run(mut applying: Applying<'_, impl AsFd>, before: Stat) -> Result<Applied> {
-    let changed = applying.run(before)?;
-    Ok(Applied { unrestored: applying.unrestored, changed })
+    let (after, changed) = applying.run(before)?;
+    Ok(Applied { unrestored: applying.unrestored, changed, after })
 }
 
 /// What came of giving an entry its attributes.
@@ -116,6 +115,8 @@ pub(super) struct Applied {
     pub(super) unrestored: Vec<Unrestored>,
     /// Whether one differed, so that the inode is another now.
     pub(super) changed: bool,
+    /// Its state now.
+    pub(super) after: Stat,
 }
 
 struct Applying<'a, Fd> {
@@ -128,7 +129,7 @@ struct Applying<'a, Fd> {
 impl<Fd: AsFd> Applying<'_, Fd> {
     /// Order matters: a new owner clears set-id bits and capabilities, an ACL sets the
     /// group's bits of the mode, and after the times nothing may touch the file.
-    fn run(&mut self, before: Stat) -> Result<bool> {
+    fn run(&mut self, before: Stat) -> Result<(Stat, bool)> {
         let new_owner = (before.uid, before.gid) != (self.entry.uid, self.entry.gid);
         let owned = !new_owner || self.set_owner();
         let new_xattrs = self.set_xattrs();
@@ -136,7 +137,7 @@ impl<Fd: AsFd> Applying<'_, Fd> {
         let touched = self.set_mode(&now, owned) | self.set_mtime(&now);
         let after = if touched { Stat::of(&self.fd)? } else { now };
         self.check(&after);
-        Ok(new_owner || new_xattrs || touched)
+        Ok((after, new_owner || new_xattrs || touched))
     }
 
     fn set_owner(&mut self) -> bool {

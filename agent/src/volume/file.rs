@@ -12,12 +12,12 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, fallocate, fsync, ftruncate, linkat, openat};
 use rustix::io::{Errno, Result as SysResult, retry_on_intr};
 use rustix::process::geteuid;
-use vsync_protocol::tree::{Entry, EntryKind, EntryPath, Time};
+use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
 
-use super::attributes::{self, Unrestored};
+use super::attributes;
 use super::source::DataRanges;
 use super::sys::{Stat, handle_path, pin};
-use super::target::{PRIVATE_FILE, Spot, Staging, Target, TargetError, Trying};
+use super::target::{PRIVATE_FILE, Placed, Spot, Staging, State, Target, TargetError, Trying};
 use super::writeback::Writeback;
 
 /// Zeros written at once where holes cannot be punched.
@@ -37,17 +37,6 @@ enum Stage {
     Unnamed,
     Partial { name: CString, resumed: bool },
     InPlace,
-}
-
-/// A file that has its name, its content and its metadata.
-#[derive(Debug)]
-pub struct Placed {
-    /// What could not be restored.
-    pub unrestored: Vec<Unrestored>,
-    /// Its inode number now; with `ctime`, tells later whether anyone touched it since.
-    pub inode: u64,
-    /// When its inode last changed. A further hard link to it changes that once more.
-    pub ctime: Time,
 }
 
 impl Target {
@@ -128,12 +117,12 @@ impl TargetFile {
         matches!(self.stage, Stage::Partial { resumed: true, .. })
     }
 
-    /// Bytes in the file.
+    /// Which inode it is, when that last changed, and its size.
     ///
     /// # Errors
     /// When the system does not tell.
-    pub fn size(&self) -> Result<u64, TargetError> {
-        Ok(Stat::of(&self.file).trying("look at", &self.spot.path)?.size)
+    pub fn state(&self) -> Result<State, TargetError> {
+        Ok(Stat::of(&self.file).trying("look at", &self.spot.path)?.state())
     }
 
     /// Reads at `offset` until `buf` is full or the file ends; returns how much it read.
@@ -169,12 +158,27 @@ impl TargetFile {
     /// When the system fails to write.
     pub fn punch_hole(&self, range: Range<u64>) -> Result<(), TargetError> {
         let path = &self.spot.path;
-        let end = range.end.min(self.size()?);
+        let end = range.end.min(self.state()?.size);
         let Some(len) = end.checked_sub(range.start).filter(|&len| len > 0) else { return Ok(()) };
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match retry_on_intr(|| fallocate(&self.file, flags, range.start, len)) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeros(range.start, end),
             outcome => outcome.trying("punch a hole into", path),
+        }
+    }
+
+    /// Makes room for `len` bytes at `offset`, or takes them out there if `len` is negative,
+    /// without copying what follows. Returns whether the file system can do that: both must
+    /// be multiples of its block size, and few file systems can at all.
+    ///
+    /// # Errors
+    /// When the file system is full.
+    pub fn shift(&self, offset: u64, len: i64) -> Result<bool, TargetError> {
+        let flags = if len < 0 { FallocateFlags::COLLAPSE_RANGE } else { FallocateFlags::INSERT_RANGE };
+        match retry_on_intr(|| fallocate(&self.file, flags, offset, len.unsigned_abs())) {
+            Ok(()) => Ok(true),
+            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => Err(error).trying("make room in", &self.spot.path),
+            Err(_) => Ok(false),
         }
     }
 
@@ -204,15 +208,20 @@ impl TargetFile {
         retry_on_intr(|| fsync(&self.file)).trying("write to disk", &self.spot.path)
     }
 
-    /// Gives the file its metadata, then its name. Its content must be complete: from here
-    /// on it is taken for restored.
+    /// Gives the file its size and its metadata, then its name. Its content must be complete:
+    /// from here on it is taken for restored.
     ///
     /// # Errors
     /// When it cannot get its name.
     pub fn finish(self, target: &Target, entry: &Entry) -> Result<Placed, TargetError> {
         let path = &self.spot.path;
         // Metadata first: no moment shows the file under its name with the wrong owner.
-        let before = Stat::of(&self.file).trying("look at", path)?;
+        let mut before = Stat::of(&self.file).trying("look at", path)?;
+        // Holes at the end, and whatever an older version had beyond.
+        if before.size != entry.size {
+            self.set_len(entry.size)?;
+            before = Stat::of(&self.file).trying("look at", path)?;
+        }
         let unrestored = attributes::apply_to_file(&self.file, before, entry).trying("look at", path)?.unrestored;
         match &self.stage {
             Stage::Unnamed => self.link(target)?,
@@ -221,7 +230,7 @@ impl TargetFile {
         }
         self.writeback.touched(1)?;
         let stat = Stat::of(&self.file).trying("look at", path)?;
-        Ok(Placed { unrestored, inode: stat.identity.inode, ctime: stat.ctime })
+        Ok(Placed { unrestored, before: before.state(), state: stat.state() })
     }
 
     /// Gives the file up, because its content turned out to be wrong. A new one leaves

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, FileType, Mode, fstatvfs, linkat, mkdirat, mknodat, renameat, symlinkat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, fstatfs, fstatvfs, linkat, mkdirat, mknodat, renameat, symlinkat, unlinkat};
 use rustix::io::{Errno, Result as SysResult};
 use thiserror::Error;
-use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
+use vsync_protocol::tree::{Entry, EntryKind, EntryPath, Time};
 
 use super::attributes::{self, Attribute, Unrestored};
 use super::directories::Directories;
@@ -93,6 +93,42 @@ pub enum Staging {
     Resumable,
 }
 
+/// Something that has its name, its content and its metadata.
+#[derive(Debug)]
+pub struct Placed {
+    /// What could not be restored.
+    pub unrestored: Vec<Unrestored>,
+    /// Its state before it got its metadata.
+    pub before: State,
+    /// Its state now.
+    pub state: State,
+}
+
+/// What tells later whether anyone touched an inode since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Its number.
+    pub inode: u64,
+    /// When it last changed. A further hard link to it changes that once more.
+    pub ctime: Time,
+    /// Bytes in it.
+    pub size: u64,
+}
+
+/// Which directory something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The device that holds it.
+    pub device: u64,
+    /// Its inode number, unique on that device.
+    pub inode: u64,
+}
+
+/// Local file systems that change an inode's time whenever its content or metadata changes,
+/// at once and by this system's clock, and that give no two files one number: ext2 to ext4,
+/// XFS, Btrfs, F2FS, tmpfs.
+const TELLING: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
+
 /// A directory that a volume is restored into. Usable from several threads.
 #[derive(Debug)]
 pub struct Target {
@@ -123,6 +159,14 @@ impl Target {
     /// When the root cannot be read.
     pub fn scan(&self) -> Result<Walker, TargetError> {
         self.root.open_below(c".").and_then(|root| Walker::new(Arc::new(root))).map_err(self.failed("look through"))
+    }
+
+    /// Which directory this is, if it is on a file system whose times tell of every change.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        let kind = u64::try_from(fstatfs(&self.root).ok()?.f_type).ok()?;
+        let identity = self.root.identity();
+        TELLING.contains(&kind).then_some(Place { device: identity.device, inode: identity.inode })
     }
 
     /// Bytes that can still be written.
@@ -195,7 +239,7 @@ impl Target {
                 Ok(vec![Unrestored { path: entry.path.clone(), what: Attribute::Device, error }])
             }
             Err(error) => Err(error),
-            Ok(()) => self.apply_metadata(entry),
+            Ok(()) => Ok(self.apply_metadata(entry)?.unrestored),
         }
     }
 
@@ -225,11 +269,11 @@ impl Target {
     }
 
     /// Gives an existing entry the metadata of `entry`, touching only what differs; a file's
-    /// content and size are not its business. Returns what could not be restored.
+    /// content and size are not its business.
     ///
     /// # Errors
     /// When there is no entry of that type.
-    pub fn apply_metadata(&self, entry: &Entry) -> Result<Vec<Unrestored>, TargetError> {
+    pub fn apply_metadata(&self, entry: &Entry) -> Result<Placed, TargetError> {
         let path = &entry.path;
         let handle = if path.is_root() {
             pin(&self.root, c".").trying("open", path)?
@@ -237,14 +281,15 @@ impl Target {
             let spot = self.spot(path)?;
             pin(&spot.directory, &*spot.name).trying("open", path)?
         };
-        if Stat::of(&handle).trying("look at", path)?.kind != entry.kind {
+        let before = Stat::of(&handle).trying("look at", path)?;
+        if before.kind != entry.kind {
             return Err(TargetError::Replaced { path: path.clone() });
         }
-        let applied = attributes::apply(&handle, entry).trying("look at", path)?;
+        let applied = attributes::apply(&handle, before, entry).trying("look at", path)?;
         if applied.changed {
             self.writeback.touched(1)?;
         }
-        Ok(applied.unrestored)
+        Ok(Placed { unrestored: applied.unrestored, before: before.state(), state: applied.after.state() })
     }
 
     /// Where `path` is or will be.

@@ -28,7 +28,7 @@ fn a_file_appears_when_it_is_complete() {
         assert!(placed.unrestored.is_empty());
         let metadata = fs::metadata(root.path().join("file")).unwrap();
         assert_eq!((metadata.mode(), metadata.nlink(), metadata.mtime()), (0o100_644, 1, 1_000_000));
-        assert_eq!((metadata.ino(), metadata.ctime()), (placed.inode, placed.ctime.seconds));
+        assert_eq!((metadata.ino(), metadata.ctime()), (placed.state.inode, placed.state.ctime.seconds));
         assert_eq!(fs::read(root.path().join("file")).unwrap(), b"content");
         assert_eq!(count(root.path()), 1);
     }
