@@ -66,7 +66,7 @@ pub(super) struct BackupArgs {
     tag: Vec<String>,
 
     /// What is done to containers that write to the volumes, whatever labels and vsync.toml say
-    #[arg(long, value_name = "MODE", conflicts_with_all = ["stdin", "stdin_from_command"])]
+    #[arg(long, env = "VSYNC_QUIESCE", value_name = "MODE")]
     quiesce: Option<Quiesce>,
 
     /// Print what would be backed up and which containers would be held; do nothing

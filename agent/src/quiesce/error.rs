@@ -64,7 +64,7 @@ pub enum QuiesceError {
         what: &'static str,
     },
     /// Somebody asked to stop.
-    #[error("interrupted while containers were prepared; they are as they were")]
+    #[error("interrupted; the containers go on, and there is no snapshot")]
     Interrupted,
 }
 

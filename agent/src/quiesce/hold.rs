@@ -17,6 +17,9 @@ use crate::docker::{ContainerFacts, ContainerStatus, ContainerUser, Engine, Volu
 /// How often one looks whether another hold is over, or whether somebody asked to stop.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// How often the containers are looked at anew when one has changed before it was held.
+const ATTEMPTS: usize = 5;
+
 /// How long `Drop` may take.
 const RESCUE_WITHIN: Duration = Duration::from_secs(120);
 
@@ -87,6 +90,23 @@ impl Holder {
     /// # Errors
     /// As [`Self::plan`]; when a command in a container fails, or `cancelled` says so.
     pub async fn hold(&self, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Hold, QuiesceError> {
+        for _ in 1..ATTEMPTS {
+            match self.try_to_hold(cancelled).await {
+                // One that crashes again and again has changed between our look and our deed.
+                Err(QuiesceError::Act { container, to_type, .. })
+                    if to_type.is_empty() && !cancelled() && self.has_ended(&container).await => {}
+                outcome => return outcome,
+            }
+        }
+        self.try_to_hold(cancelled).await
+    }
+
+    async fn has_ended(&self, container: &str) -> bool {
+        let now = self.engine.container(container).await.ok().flatten();
+        now.is_none_or(|now| matches!(now.status, ContainerStatus::Restarting | ContainerStatus::Down))
+    }
+
+    async fn try_to_hold(&self, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<Hold, QuiesceError> {
         let (plan, entry) = self.reserve(cancelled).await?;
         let mut hold = Hold::new(self.clone(), plan, entry);
         match hold.take(cancelled).await {
@@ -202,26 +222,27 @@ impl Hold {
     }
 
     async fn take(&mut self, cancelled: &(dyn Fn() -> bool + Sync)) -> Result<(), QuiesceError> {
-        let Holder { engine, say, target, .. } = &self.holder;
+        let Holder { engine, say, target, .. } = self.holder.clone();
         for step in &self.plan.steps {
             let Some(hook) = &step.pre else { continue };
             let environment = hooks::environment(target.name().as_str(), None);
-            let run = hooks::run(engine, step, hook, "exec-pre", environment, say);
-            let outcome = tokio::select! {
-                outcome = run => outcome,
-                () = until(cancelled) => return Err(QuiesceError::Interrupted),
-            };
+            let interrupt = until(cancelled);
+            let outcome = hooks::run(&engine, step, ("exec-pre", hook), environment, &say, interrupt).await;
+            if cancelled() {
+                return Err(QuiesceError::Interrupted);
+            }
             if let Err(error) = outcome
-                && let Some(fatal) = undo::fatal(hook, error, say)
+                && let Some(fatal) = undo::fatal(hook, error, &say)
             {
                 return Err(fatal.into());
             }
         }
         self.begun = (!self.plan.is_empty()).then(Instant::now);
-        for step in &self.plan.steps {
+        for index in 0..self.plan.steps.len() {
             if cancelled() {
                 return Err(QuiesceError::Interrupted);
             }
+            let step = self.plan.steps[index].clone();
             let Some(action) = step.action else { continue };
             self.held.push((step.name.clone(), action));
             // Not cancelled on its way: the engine would go on with it, and it would be started too early.
@@ -235,8 +256,23 @@ impl Hold {
                 to_type: Vec::new(),
                 source: Box::new(source),
             })?;
+            self.recognise(index).await?;
         }
         if cancelled() { Err(QuiesceError::Interrupted) } else { Ok(()) }
+    }
+
+    /// A container that was started anew between our look and our deed is still ours to bring back.
+    async fn recognise(&mut self, index: usize) -> Result<(), QuiesceError> {
+        let step = &mut self.plan.steps[index];
+        let now = self.holder.engine.container(&step.id).await?;
+        if step.started_at.is_empty() || now.is_none_or(|now| now.started_at == step.started_at) {
+            return Ok(());
+        }
+        step.started_at.clear();
+        match &mut self.entry {
+            Some(entry) => entry.rewrite(self.plan.steps.clone()),
+            None => Ok(()),
+        }
     }
 
     /// Makes sure that nothing ran since the hold began: an engine that restarts lets everything go on, and anybody
@@ -255,15 +291,16 @@ impl Hold {
         for step in &self.plan.steps {
             let Some(action) = step.action else { continue };
             let now = self.holder.engine.container(&step.id).await?;
-            let still = match (action, &now) {
-                (Action::Pause, None) => false,
-                (Action::Pause, Some(now)) => {
-                    now.status == ContainerStatus::Paused && now.started_at == step.started_at
-                }
-                (Action::Stop { .. }, None) => true,
-                (Action::Stop { .. }, Some(now)) => {
-                    now.status == ContainerStatus::Down
-                        && (step.started_at.is_empty() || now.started_at == step.started_at)
+            let expected = match action {
+                Action::Pause => ContainerStatus::Paused,
+                Action::Stop { .. } => ContainerStatus::Down,
+            };
+            let still = match now {
+                // What is gone writes no more, but what was frozen may have been woken to be ended.
+                None => action != Action::Pause,
+                Some(now) => {
+                    let same = step.started_at.is_empty() || now.started_at == step.started_at;
+                    same && now.status == expected
                 }
             };
             if !still {
@@ -279,12 +316,22 @@ impl Hold {
         }
     }
 
+    /// Of what was to be done, what was: nobody waits for a container to stop that was never told to.
+    fn done(&self, record: &Record) -> Record {
+        let mut record = record.clone();
+        for step in &mut record.steps {
+            let was_told = self.held.iter().any(|(name, _)| *name == step.name);
+            step.action = step.action.filter(|_| was_told);
+        }
+        record
+    }
+
     /// Lets the containers go on, the last one first, and runs the commands that come after. `outcome` is what those
     /// are told: "read" or "failed".
     pub async fn release(mut self, outcome: &'static str) -> Released {
         let Some(entry) = self.entry.take() else { return Released::default() };
         let Holder { engine, say, .. } = &self.holder;
-        let not_released = undo::bring_back(engine, &entry.record).await;
+        let not_released = undo::bring_back(engine, &self.done(&entry.record)).await;
         registry::leave(self.key);
         let released = self.begun.map(|begun| begun.elapsed());
         let left: Vec<Step> = undo::still_held(&entry.record.steps, &not_released);
@@ -303,7 +350,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         let Some(entry) = self.entry.take() else { return };
-        let record = entry.record.clone();
+        let record = self.done(&entry.record);
         let what = format!("let the containers of volume {} go on", record.volume);
         let say = self.holder.say.clone();
         rescue::run_now(&self.holder.engine, &what, RESCUE_WITHIN, async move |engine| {

@@ -1,7 +1,5 @@
 //! Commands inside the containers.
 
-use std::time::Duration;
-
 use super::Say;
 use super::error::HookFailed;
 use super::plan::{Hook, Step};
@@ -19,14 +17,14 @@ pub(super) fn environment(volume: &str, outcome: Option<&str>) -> Vec<String> {
     std::iter::once(volume).chain(outcome.map(|outcome| format!("VSYNC_OUTCOME={outcome}"))).collect()
 }
 
-/// Runs a command in a container to its end, or to the end of its time.
+/// Runs a command in a container to its end, to the end of its time, or until `interrupt` is over.
 pub(super) async fn run(
     engine: &Engine,
     step: &Step,
-    hook: &Hook,
-    name: &'static str,
+    (name, hook): (&'static str, &Hook),
     environment: Vec<String>,
     say: &Say,
+    interrupt: impl Future<Output = ()>,
 ) -> Result<(), HookFailed> {
     let failed = |reason| HookFailed { hook: name, of: format!("container {}", step.name), reason };
     let job = ExecJob { words: hook.command.argv(), user: hook.user.clone(), environment };
@@ -36,22 +34,22 @@ pub(super) async fn run(
         let (HelperOutput::Out(bytes) | HelperOutput::Err(bytes)) = output;
         lines.take(bytes, say);
     };
-    let outcome = tokio::time::timeout(hook.timeout, engine.run_exec(&exec, &mut output)).await;
-    lines.finish(say);
-    match outcome {
-        Ok(Ok(0)) => Ok(()),
-        Ok(Ok(code)) => Err(failed(lines.ended_with(code))),
-        Ok(Err(error)) => Err(failed(chain(&error))),
-        Err(_) => {
-            let killed = engine.kill_exec(&exec).await;
-            Err(failed(timed_out(hook.timeout, killed)))
+    let cut_short = tokio::select! {
+        outcome = engine.run_exec(&exec, &mut output) => {
+            lines.finish(say);
+            return match outcome {
+                Ok(0) => Ok(()),
+                Ok(code) => Err(failed(lines.ended_with(code))),
+                Err(error) => Err(failed(chain(&error))),
+            };
         }
-    }
-}
-
-fn timed_out(limit: Duration, killed: bool) -> String {
+        () = tokio::time::sleep(hook.timeout) => format!("no end after {} s", hook.timeout.as_secs()),
+        () = interrupt => "interrupted".to_owned(),
+    };
+    lines.finish(say);
+    let killed = engine.kill_exec(&exec).await;
     let fate = if killed { "it was killed" } else { "it may still be running in the container" };
-    format!("no end after {} s; {fate}", limit.as_secs())
+    Err(failed(format!("{cut_short}; {fate}")))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -34,7 +34,7 @@ pub struct Step {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// When it was started: if that changes, somebody else has taken it over.
+    /// When it was started: if that changes, somebody else has taken it over. Empty: it does not matter.
     pub started_at: String,
     /// How it is held.
     pub action: Option<Action>,
@@ -203,10 +203,12 @@ fn to_stop(wish: &Wish, user: &ContainerUser, facts: &ContainerFacts) -> Result<
 
 impl Step {
     fn of(user: &ContainerUser, facts: &ContainerFacts) -> Self {
+        // One that is started again and again has no such time.
+        let restarts = facts.status == ContainerStatus::Restarting;
         Self {
             id: user.id.clone(),
             name: user.name.clone(),
-            started_at: facts.started_at.clone(),
+            started_at: if restarts { String::new() } else { facts.started_at.clone() },
             action: None,
             pre: None,
             post: None,

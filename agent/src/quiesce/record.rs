@@ -97,24 +97,8 @@ impl Ledger {
     pub(super) fn write(&self, record: Record) -> Result<Entry, QuiesceError> {
         let number = getrandom::u32().unwrap_or_default();
         let path = self.directory.join(format!("{}-{number:08x}.json", record.process));
-        let file = self.put(&path, &record).map_err(Self::error(&path))?;
+        let file = put(&path, &record).map_err(Self::error(&path))?;
         Ok(Entry { path, record, file })
-    }
-
-    fn put(&self, path: &Path, record: &Record) -> io::Result<File> {
-        let new = path.with_extension("new");
-        let mut file = File::options().create_new(true).read(true).write(true).mode(0o600).open(&new)?;
-        // Locked before anybody can find it.
-        file.lock()?;
-        file.write_all(&serde_json::to_vec_pretty(record)?)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        self.sync()?;
-        Ok(file)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        File::open(&self.directory)?.sync_all()
     }
 
     /// Records of holds whose owner lives: this process, or another.
@@ -151,6 +135,18 @@ impl Ledger {
     }
 }
 
+fn put(path: &Path, record: &Record) -> io::Result<File> {
+    let new = path.with_extension("new");
+    let mut file = File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(&new)?;
+    // Locked before anybody can find it.
+    file.lock()?;
+    file.write_all(&serde_json::to_vec_pretty(record)?)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())?;
+    Ok(file)
+}
+
 fn read(path: &Path, file: &mut File) -> Option<Record> {
     let mut text = String::new();
     let record = file.read_to_string(&mut text).and_then(|_| Ok(serde_json::from_str::<Record>(&text)?));
@@ -182,19 +178,18 @@ impl Entry {
         drop(self.file);
     }
 
+    /// Says something else from now on.
+    pub(super) fn rewrite(&mut self, steps: Vec<Step>) -> Result<(), QuiesceError> {
+        self.record.steps = steps;
+        self.file = put(&self.path, &self.record).map_err(Ledger::error(&self.path))?;
+        Ok(())
+    }
+
     /// Only `steps` are still to be undone.
     pub(super) fn keep(mut self, steps: Vec<Step>) {
-        self.record.steps = steps;
-        let rewrite = |entry: &Self| -> io::Result<()> {
-            let new = entry.path.with_extension("new");
-            let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(&serde_json::to_vec_pretty(&entry.record)?)?;
-            file.sync_all()?;
-            fs::rename(&new, &entry.path)
-        };
-        if let Err(error) = rewrite(&self) {
+        if let Err(error) = self.rewrite(steps) {
             // What it says is still right, only more than is needed.
-            tracing::warn!("cannot rewrite {}: {error}", self.path.display());
+            tracing::warn!("{error}");
         }
     }
 }

@@ -133,7 +133,9 @@ pub(super) async fn run_posts(
     for step in &record.steps {
         let Some(hook) = step.post.as_ref().filter(|_| !held.contains(step)) else { continue };
         let environment = hooks::environment(&record.volume, Some(outcome));
-        if let Err(error) = hooks::run(engine, step, hook, "exec-post", environment, say).await {
+        // It tidies up: only its own time ends it.
+        let never = std::future::pending();
+        if let Err(error) = hooks::run(engine, step, ("exec-post", hook), environment, say, never).await {
             failed.extend(fatal(hook, error, say));
         }
     }

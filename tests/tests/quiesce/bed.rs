@@ -118,7 +118,8 @@ pub(crate) fn until(what: &str, mut so: impl FnMut() -> bool) {
 
 /// The command of a container that stops before the hold until it is let through: it makes `/data/ready`, and waits
 /// for `/data/go`.
-pub(crate) const GATE: &str = "vsync.exec-pre=touch /data/ready; while [ ! -e /data/go ]; do sleep 0.05; done; rm /data/go";
+pub(crate) const GATE: &str =
+    "vsync.exec-pre=touch /data/ready; while [ ! -e /data/go ]; do sleep 0.05; done; rm /data/go";
 
 /// A backup that has read ahead, and has not begun to hold. There must be a container with the label [`GATE`].
 pub(crate) fn at_the_gate(bed: &Bed, more: &[&str]) -> Running {

@@ -102,6 +102,8 @@ fn an_interrupt_before_the_hold_holds_nothing() {
     backup.signal(Signal::TERM);
     let _ = backup.wait().code(130);
     assert_eq!((bed.done_to(&user), bed.records()), (Vec::new(), 0));
+    let processes = user.exec(&["ps", "-o", "args"]);
+    assert!(!processes.contains("touch"), "its command was killed: {processes}");
 }
 
 #[test]
