@@ -81,13 +81,11 @@ fn the_wrong_identity_or_none() {
     fs::remove_file(&identity).expect("the identity");
     finds(&site.host(), "this machine has no name yet", "run `vsync configure NAME`");
     // Another machine's name, whose key this one would have to have.
-    let toml = fs::read_to_string(site.host().home().join("vsync.toml")).expect("vsync.toml");
-    let keys = toml.lines().find_map(|line| line.strip_prefix("path = \"")).map(|path| path.trim_end_matches('"'));
-    let store = format!("{}/machines/store.key", keys.expect("the keys"));
+    let store = site.realm.admin().with_file_name("keys").join("machines/store.key");
+    let away = store.with_extension("away");
     fs::write(&identity, "store\n").expect("the identity");
-    fs::rename(&store, format!("{store}.away")).expect("the key");
+    fs::rename(&store, &away).expect("the key");
     finds(&site.host(), "there is no key file", "copy the file from the key store here");
-    fs::rename(format!("{store}.away"), &store).expect("the key");
 }
 
 #[test]

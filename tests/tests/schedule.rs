@@ -45,6 +45,13 @@ fn state(vsync: &Vsync) -> PathBuf {
     files.next().expect("the schedule's state")
 }
 
+/// Whether somebody holds the lock of a volume.
+fn lock_of(vsync: &Vsync, volume: &str) -> bool {
+    let found = fs::read_dir(vsync.home().join("state")).expect("state").map(|realm| realm.expect("a realm").path());
+    let mut locks = found.map(|realm| realm.join(format!("locks/host/{volume}.lock")));
+    locks.any(|lock| fs::read(lock).is_ok_and(|holder| !holder.is_empty()))
+}
+
 /// As if the machine had been off for three days.
 fn was_off(vsync: &Vsync) {
     let file = state(vsync);
@@ -182,8 +189,10 @@ fn sigterm_calls_a_backup_off_which_is_made_up_for() {
     was_off(&host);
     let file = host.home().join("vsync.toml");
     let direct = fs::read_to_string(&file).expect("vsync.toml");
-    let relay = Relay::to(site.server.address());
-    fs::write(&file, direct.replace(site.server.address(), &relay.address().to_string())).expect("vsync.toml");
+    let address =
+        direct.lines().find_map(|line| line.strip_prefix("address = ")).expect("an address").trim_matches('"');
+    let relay = Relay::to(address);
+    fs::write(&file, direct.replace(address, &relay.address().to_string())).expect("vsync.toml");
     // Slow enough for somebody to come in between.
     relay.set(Link { delay: Duration::from_millis(700), ..Link::default() });
     let mut running = run(&host);
@@ -211,13 +220,13 @@ fn a_volume_is_backed_up_by_one_at_a_time() {
     was_off(&host);
     // A person's backup that takes its time.
     let mut manual = host.spawn(["backup", "--stdin-from-command", "data", "--", "sleep", "100"]);
-    let second = loop {
-        let output = host.run(["backup", "data"]);
-        if output.status() == Some(1) {
-            break output;
-        }
-        assert!(manual.is_running(), "{}", manual.stderr_so_far());
-    };
+    let mut looks = 0;
+    while !lock_of(&host, "data") {
+        assert!(manual.is_running() && looks < 600, "{}", manual.stderr_so_far());
+        looks += 1;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let second = host.run(["backup", "data"]).code(1);
     let second = second.stderr_contains("another backup of data is running on this machine");
     second.stderr_contains(&format!("wait for process {} to end", manual.pid()));
     let before = snapshots(&site);

@@ -64,6 +64,7 @@ impl Session {
                 (hosted.address().to_string(), Some(hosted))
             }
         };
+        tracing::info!("connecting as {} to {name} at {address} (UDP)", context.bundle.machine);
         let identity = Identity { key: context.bundle.identity(), realm: context.bundle.realm_id };
         let remote = Remote::connect_within(context.patience, ServerAddress { name, address, key }, identity)?;
         Ok(Self::new(context, remote, hosted))

@@ -41,7 +41,7 @@ pub(crate) async fn asked() {
         }
         (Err(error), _) | (_, Err(error)) => {
             tracing::warn!("interruptions will not be noticed: {error}");
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
