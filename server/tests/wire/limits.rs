@@ -200,12 +200,12 @@ async fn requests_beyond_the_limit_wait() {
     }
     let one_more = tokio::time::timeout(Duration::from_millis(300), client.quic.open_bi());
     assert!(one_more.await.is_err(), "one more than there may be");
-    // When one is done with, the next may begin.
-    let (mut send, mut recv) = streams.pop().unwrap();
-    send.write_all(&encode_message(&Request::Status)).await.unwrap();
-    send.finish().unwrap();
-    crate::bed::read_reply(&mut recv).await.unwrap();
-    drop((send, recv));
+    // When some are done with, the next may begin: QUIC tells the asker now and then, not each time.
+    for (mut send, mut recv) in streams.drain(..streams.len() / 2) {
+        send.write_all(&encode_message(&Request::Status)).await.unwrap();
+        send.finish().unwrap();
+        crate::bed::read_reply(&mut recv).await.unwrap();
+    }
     let next = tokio::time::timeout(Duration::from_secs(5), client.quic.open_bi()).await.unwrap();
     assert!(next.is_ok());
 }
