@@ -249,6 +249,7 @@ fn meet_all_but(site: &Site, victim: &Victim, what: &str, id: &str, left_out: &s
         &["verify", &snapshot, "--read-data"],
         &["dump", &snapshot],
         &["find", "*", "--volume", "data"],
+        &["diff", "data@latest~1", &snapshot],
         &["stats", "data"],
         &["snapshots", "data"],
     ]
@@ -608,7 +609,7 @@ fn content_that_looks_like_vsyncs_own_is_content() {
     let site = Site::new(24);
     site.data.write("file", "content").random("random", 300_000);
     site.backup();
-    let volume = vsync_protocol::tree::Leaf::default();
+    let volume = Leaf::default();
     site.data.write("a leaf", minicbor::to_vec(&volume).unwrap());
     let store = site.store();
     let mut copied = 0;

@@ -49,7 +49,7 @@ const GREETING: usize = 2;
 fn a_backup_that_is_cut_at_any_message_goes_on() {
     let site = Site::new(31);
     site.data.random("large", 900_000).many("many", 30, 2000);
-    for nth in 0.. {
+    for nth in 0_usize.. {
         site.data.write("number", format!("{nth}")).random("fresh", 300_000 + nth as u64).patch(
             "large",
             7000,
@@ -85,7 +85,7 @@ fn a_restore_that_is_cut_at_any_message_goes_on() {
     site.data.random("large", 2 << 20).many("many", 300, 4000).text("text", 3 << 20);
     site.backup();
     let expected = Tree::read(site.data.path());
-    for nth in 0.. {
+    for nth in 0_usize.. {
         let (liar, count) = cut_at(&site, nth);
         let target = vsync_tests::scratch();
         let output = site.try_restore(&["data"], target.path());

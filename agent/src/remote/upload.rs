@@ -98,7 +98,7 @@ impl Upload {
     pub(super) fn begin(runtime: &Handle, connector: Arc<Connector>, volume: VolumeName) -> Result<Self, RemoteError> {
         let (offers, receiver) = mpsc::channel(BATCHES);
         let mut actor = Actor::new(connector, volume, receiver);
-        runtime.block_on(actor.open())?;
+        runtime.block_on(actor.open_patiently())?;
         let last = actor.last;
         Ok(Self { runtime: runtime.clone(), offers, task: runtime.spawn(actor.run()), last })
     }
@@ -250,16 +250,19 @@ impl Actor {
         self.since_flush = 0;
         let unsettled = self.asked.drain(..).flatten().chain(self.sent.drain(..).map(|sent| sent.offer));
         self.waiting.extend(unsettled);
-        // A server that restarts refuses for a moment.
-        for _ in 0..50 {
+        self.open_patiently().await
+    }
+
+    /// Opens a session; a connection may break meanwhile, and a server that restarts refuses
+    /// for a moment.
+    async fn open_patiently(&mut self) -> Result<(), RemoteError> {
+        let mut tries = self.connector.tries();
+        loop {
             match self.open().await {
-                Err(error) if error.is_transient() => {
-                    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                }
-                opened => return opened,
+                Err(error) => tries.again(error).await?,
+                Ok(()) => return Ok(()),
             }
         }
-        self.open().await
     }
 
     /// Works until everything offered is durable.

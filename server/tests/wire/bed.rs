@@ -237,6 +237,11 @@ impl Client {
 
     /// A manifest that follows the last snapshot known to this client.
     pub(crate) fn manifest(&self, volume: &str, source: &str, root: Cid) -> Vec<u8> {
+        self.manifest_sealing(volume, source, root, b"sealed")
+    }
+
+    /// The same with another sealed part.
+    pub(crate) fn manifest_sealing(&self, volume: &str, source: &str, root: Cid, sealed: &[u8]) -> Vec<u8> {
         let body = Body {
             realm: REALM,
             volume: volume.parse::<VolumeName>().unwrap(),
@@ -250,12 +255,16 @@ impl Client {
             witness: None,
             tags: Vec::new(),
         };
-        self.sign(&body)
+        self.sign_with(&body, sealed)
     }
 
     pub(crate) fn sign(&self, body: &Body) -> Vec<u8> {
+        self.sign_with(body, b"sealed")
+    }
+
+    fn sign_with(&self, body: &Body, sealed: &[u8]) -> Vec<u8> {
         let body = minicbor::to_vec(body).unwrap();
-        assemble(&body, b"sealed", |message| self.key.sign(message).to_bytes())
+        assemble(&body, sealed, |message| self.key.sign(message).to_bytes())
     }
 
     pub(crate) async fn commit(&self, manifest: Vec<u8>) -> Reply {

@@ -20,6 +20,9 @@ use crate::Rng;
 /// Longer than any of these decoders may take for one input.
 const HANG: Duration = Duration::from_secs(5);
 
+/// Inputs that are kept in memory to go on from.
+const LARGEST_POOL: usize = 20_000;
+
 /// Inputs are changed up to this length.
 const LONGEST: usize = 4096;
 
@@ -75,7 +78,7 @@ impl Target {
             let mut input = mutate::mutate(&mut rng, base, other);
             input.truncate(LONGEST);
             inputs += 1;
-            if seen.insert(self.judge(seed, &input)) {
+            if seen.insert(self.judge(seed, &input)) && pool.len() < LARGEST_POOL {
                 pool.push(input);
             }
         }
@@ -98,10 +101,11 @@ impl Target {
     }
 }
 
-/// An outcome without its numbers and names, or there would be no end to new ones.
+/// An outcome without its numbers, and without what it quotes of the input, or there would be no end to new ones.
 fn shape(outcome: &str) -> String {
     let mut shape = String::new();
-    for character in outcome.chars().take(200) {
+    let unquoted = outcome.split(['`', '"', '\n']).step_by(2).flat_map(str::chars);
+    for character in unquoted.take(200) {
         let character = if character.is_ascii_digit() { '0' } else { character };
         if !(character == '0' && shape.ends_with('0')) {
             shape.push(character);
