@@ -8,7 +8,7 @@ use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use vsync_protocol::id::{Cid, MachineKey, RealmId, VolumeName};
 use vsync_protocol::wire::{
     MESSAGE_HEAD_LEN, Refusal, RefusalCode, Reply, Request, UPLOAD_HEAD_LEN, UploadHead, VERSION, encode_message,
@@ -58,9 +58,10 @@ impl Connection {
 
     /// Serves the connection until it is closed, and until what it brought is durable.
     pub(crate) async fn run(self: Arc<Self>) {
-        let _share = self.shared.shares.join(&self.quic);
+        let share = self.shared.shares.join(&self.quic);
         let mut streams = JoinSet::new();
-        let mut member_check = tokio::time::interval(MEMBER_CHECK);
+        // Not at once: the handshake has just asked.
+        let mut member_check = tokio::time::interval_at(Instant::now() + MEMBER_CHECK, MEMBER_CHECK);
         loop {
             tokio::select! {
                 opened = self.quic.accept_bi() => match opened {
@@ -72,9 +73,12 @@ impl Connection {
                     Err(_) => break,
                 },
                 Some(ended) = streams.join_next() => self.note_panic(ended),
-                _ = member_check.tick() => if self.member().is_err() {
-                    self.close(RefusalCode::NotAuthorised, "the machine's key was removed");
-                },
+                _ = member_check.tick() => {
+                    share.settle();
+                    if self.member().is_err() {
+                        self.close(RefusalCode::NotAuthorised, "the machine's key was removed");
+                    }
+                }
             }
         }
         // First, so that no request waits for frames that cannot come any more. Those that

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use quinn::VarInt;
-use vsync_transport::CONNECTION_WINDOW;
+use vsync_transport::{CONNECTION_WINDOW, FIRST_WINDOW};
 
 use crate::store::pack::PACK_SIZE;
 
@@ -13,8 +13,12 @@ use crate::store::pack::PACK_SIZE;
 /// received and not read.
 const WINDOWS: u32 = 32 << 20;
 
+/// The same of those that are new. Credit once given cannot be taken back, so that many that come
+/// at once would each get the part of the few that were there before.
+const NEW_WINDOWS: u32 = 8 << 20;
+
 /// What a connection may have under way however many there are.
-const LEAST_WINDOW: u32 = 512 << 10;
+const LEAST_WINDOW: u32 = FIRST_WINDOW;
 
 /// Bytes of all sessions in packs that are being filled.
 const FILLING: usize = 24 << 20;
@@ -28,18 +32,26 @@ const FULL: usize = 2;
 /// Who shares.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
-    connections: Mutex<HashMap<usize, quinn::Connection>>,
+    connections: Mutex<HashMap<usize, Member>>,
     sessions: AtomicUsize,
     full: Mutex<usize>,
     stored: Condvar,
 }
 
+#[derive(Debug)]
+struct Member {
+    connection: quinn::Connection,
+    /// Whether it is no longer new.
+    settled: bool,
+}
+
 impl Shares {
-    /// Gives `connection` its part, and all others theirs, for as long as the guard lives.
+    /// Gives `connection` the part of a new one, and all others theirs, for as long as the guard
+    /// lives.
     pub(crate) fn join(&self, connection: &quinn::Connection) -> Joined<'_> {
         let id = connection.stable_id();
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        connections.insert(id, connection.clone());
+        connections.insert(id, Member { connection: connection.clone(), settled: false });
         divide(&connections);
         Joined { shares: self, id }
     }
@@ -51,18 +63,18 @@ impl Shares {
     }
 }
 
-fn divide(connections: &HashMap<usize, quinn::Connection>) {
-    let window = window_of(connections.len());
-    for connection in connections.values() {
+fn divide(connections: &HashMap<usize, Member>) {
+    for Member { connection, settled } in connections.values() {
+        let window = window_of(connections.len(), if *settled { WINDOWS } else { NEW_WINDOWS });
         connection.set_receive_window(VarInt::from_u32(window));
         connection.set_send_window(u64::from(window));
     }
 }
 
-/// What each of so many connections may have under way.
-fn window_of(connections: usize) -> u32 {
+/// What each of so many connections may have under way, of `all` bytes.
+fn window_of(connections: usize, all: u32) -> u32 {
     let count = u32::try_from(connections.max(1)).unwrap_or(u32::MAX);
-    (WINDOWS / count).clamp(LEAST_WINDOW, CONNECTION_WINDOW)
+    (all / count).clamp(LEAST_WINDOW, CONNECTION_WINDOW)
 }
 
 /// To what size each of so many sessions fills its packs.
@@ -82,6 +94,17 @@ const fn pack_of(sessions: usize) -> usize {
 pub(crate) struct Joined<'a> {
     shares: &'a Shares,
     id: usize,
+}
+
+impl Joined<'_> {
+    /// Gives the connection its full part, now that it has been there for a while.
+    pub(crate) fn settle(&self) {
+        let mut connections = self.shares.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(member) = connections.get_mut(&self.id).filter(|member| !member.settled) {
+            member.settled = true;
+            divide(&connections);
+        }
+    }
 }
 
 impl Drop for Joined<'_> {
@@ -136,12 +159,14 @@ mod tests {
 
     #[test]
     fn one_takes_as_much_as_it_can_use_and_many_little_each() {
-        assert_eq!((window_of(1), pack_of(1)), (CONNECTION_WINDOW, PACK_SIZE));
+        assert_eq!((window_of(1, WINDOWS), pack_of(1)), (CONNECTION_WINDOW, PACK_SIZE));
         for count in 1..=16 {
-            assert!(window_of(count) as usize * count <= WINDOWS as usize, "{count} connections");
+            for all in [WINDOWS, NEW_WINDOWS] {
+                assert!(window_of(count, all) as usize * count <= all as usize, "{count} connections");
+            }
             assert!(pack_of(count) * count <= FILLING, "{count} sessions");
         }
-        assert_eq!((window_of(1000), pack_of(1000)), (LEAST_WINDOW, LEAST_PACK));
+        assert_eq!((window_of(1000, WINDOWS), pack_of(1000)), (LEAST_WINDOW, LEAST_PACK));
     }
 
     #[test]

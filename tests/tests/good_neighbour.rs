@@ -2,11 +2,16 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use vsync_tests::{Place, Site, Tree, Volume, assert_same, shell};
 
 const PAGE: u64 = 4096;
+
+/// Pages that may come or go in a file without our doing: the kernel goes on where somebody else's
+/// read-ahead has left off, and takes memory back that nobody has used for a while.
+const DOUBT: u64 = (10 << 20) / PAGE;
 
 /// Pages of a file that are in memory, by `mincore`.
 fn cached(file: &Path) -> u64 {
@@ -30,26 +35,25 @@ fn what_others_keep_in_memory_stays_and_nothing_is_added() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory on disk");
     let data = Volume::at(place.path(), 1);
     let files: Vec<PathBuf> = ["cold", "half", "warm", "small"].iter().map(|name| data.join(name)).collect();
-    data.random("cold", SIZE).random("half", SIZE).random("warm", SIZE).random("small", 100 << 10);
-    for (file, len) in files.iter().zip([0, SIZE / 2, SIZE, 0]) {
+    data.random("cold", SIZE).random("half", 3 * SIZE).random("warm", SIZE).random("small", 100 << 10);
+    for (file, len) in files.iter().zip([0, SIZE, SIZE, 0]) {
         keep_only(file, len);
     }
     let before: Vec<u64> = files.iter().map(|file| cached(file)).collect();
-    assert!(before[0] == 0 && before[2] == SIZE / PAGE, "{before:?}");
+    assert!(before[0] == 0 && before[2] == SIZE / PAGE && before[1] < 2 * SIZE / PAGE, "{before:?}");
     let toml = |text: String| text.replace(site.data.path().to_str().unwrap(), place.path().to_str().unwrap());
     site.realm.edit(toml);
     let summary = site.backup();
-    assert!(summary.number("bytes_read") >= 3 * SIZE, "{summary:?}");
+    assert!(summary.number("bytes_read") >= 5 * SIZE, "{summary:?}");
     let after: Vec<u64> = files.iter().map(|file| cached(file)).collect();
-    // Where one half ends and the other begins, a piece of 128 KiB is in doubt, and left alone.
-    let doubt = (128 << 10) / PAGE;
-    assert_eq!((after[0], after[2], after[3]), (before[0], before[2], before[3]), "{after:?}, before {before:?}");
-    assert!(after[1].abs_diff(before[1]) <= doubt, "{after:?}, before {before:?}");
+    assert_eq!((after[0], after[3]), (0, 0), "{after:?}, before {before:?}");
+    let apart = [1, 2].map(|file| after[file].abs_diff(before[file]));
+    assert!(apart.iter().all(|&pages| pages <= DOUBT), "{after:?}, before {before:?}");
 
     let packs = Place::Pack.files(&site.store());
     let (kept, stored): (u64, u64) =
         packs.iter().fold((0, 0), |sum, pack| (sum.0 + cached(pack), sum.1 + pack.metadata().expect("a pack").len()));
-    assert!(stored > 3 * SIZE && kept * PAGE < stored / 20, "{kept} pages of {stored} bytes in packs stay in memory");
+    assert!(stored > 5 * SIZE && kept * PAGE < stored / 20, "{kept} pages of {stored} bytes in packs stay in memory");
     let target = vsync_tests::scratch();
     site.restore(&["data"], target.path());
     assert_same(&Tree::read(place.path()), &Tree::read(target.path()));
@@ -69,7 +73,7 @@ fn a_rate_is_a_bound_in_both_directions() {
     let limited = site.host().run(["restore", "data", "--to-path", to, "--limit-download", "2 MiB/s"]).success();
     assert!(limited.elapsed() > least, "{SIZE} bytes received in {:?}", limited.elapsed());
     assert_same(&Tree::read(site.data.path()), &Tree::read(target.path()));
-    site.host().run(["backup", "data", "--limit-upload", "fast"]).code(2).stderr_contains("500K or 20MiB");
+    site.host().run(["backup", "data", "--limit-upload", "fast"]).code(2).stderr_contains("units are K, M, G");
 }
 
 #[test]
@@ -89,14 +93,19 @@ fn every_thread_takes_its_place_behind_others() {
     }
     let mut seen = 0;
     for task in tasks() {
-        let Ok(status) = fs::read_to_string(task.join("status")) else { continue };
-        let stat = fs::read_to_string(task.join("stat")).expect("the state of a thread");
+        let id = task.file_name().expect("a thread").to_str().expect("a number").to_owned();
+        let class = shell::attempt(Command::new("ionice").args(["-p", &id]));
+        // Some threads come and go.
+        let (Ok(status), Ok(stat), Ok(class)) =
+            (fs::read_to_string(task.join("status")), fs::read_to_string(task.join("stat")), class)
+        else {
+            continue;
+        };
         let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map(str::trim);
         assert!(allowed.is_some_and(|list| list.parse::<u32>().is_ok()), "more than one processor: {status}");
         let niceness = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(16).map(str::to_owned));
         assert_eq!(niceness.as_deref(), Some("7"), "{stat}");
-        let id = task.file_name().expect("a thread").to_str().expect("a number").to_owned();
-        assert_eq!(shell::run("ionice", ["-p", &id]).trim(), "idle");
+        assert_eq!(class.trim(), "idle", "{status}");
         seen += 1;
     }
     assert!(seen >= 8 && backup.is_running());

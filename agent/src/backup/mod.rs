@@ -10,6 +10,8 @@
 //!                     seal ───────────────► HAVE, upload ◄────── seal
 //! ```
 //!
+//! Large files are read ahead, and hashed ahead where the parent tells what to expect.
+//!
 //! Every arrow between threads is a bounded channel, and the bytes in flight are bounded by
 //! two budgets: for what is read and not yet sealed, and for what is sealed and not yet
 //! durable on the server.

@@ -96,7 +96,8 @@ fn some_of(all: &CpuSet, count: NonZeroUsize) -> CpuSet {
 
 /// Bytes a second: a number, a unit if it is not bytes, and `/s` if one likes.
 fn rate(text: &str) -> Result<NonZeroU64, String> {
-    let bare = text.trim().strip_suffix("/s").unwrap_or(text.trim()).trim_end();
+    let text = text.trim();
+    let bare = text.strip_suffix("/s").unwrap_or(text).trim_end();
     let digits = bare.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(bare.len());
     let (number, unit) = bare.split_at(digits);
     let unit = match unit.trim_start().to_ascii_lowercase().as_str() {

@@ -40,6 +40,9 @@ pub const STREAM_WINDOW: u32 = 16 << 20;
 /// one client can make the server hold.
 pub const CONNECTION_WINDOW: u32 = 24 << 20;
 
+/// What a server grants of that to a connection before it has looked at how many there are.
+pub const FIRST_WINDOW: u32 = 512 << 10;
+
 /// Requests of one connection that may be under way.
 pub const MAX_REQUESTS: u32 = 64;
 
@@ -179,8 +182,10 @@ pub fn server_config(
     let crypto = QuicServerConfig::try_from(tls)
         .map_err(|error| TransportError::Tls(rustls::Error::General(error.to_string())))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    let mut transport = transport(congestion);
+    transport.receive_window(VarInt::from_u32(FIRST_WINDOW));
     config
-        .transport_config(Arc::new(transport(congestion)))
+        .transport_config(Arc::new(transport))
         // Strangers get little memory before they have shown a key.
         .max_incoming(128)
         .incoming_buffer_size(64 << 10)
