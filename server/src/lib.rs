@@ -28,8 +28,8 @@ pub mod upkeep;
 #[cfg(test)]
 mod testing;
 
-pub use repair::{RepairReport, repair};
 pub use rebuild::{RebuildReport, Trust, rebuild, rebuild_in};
+pub use repair::{RepairReport, repair};
 pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};
 pub use store::disk::Reserve;
 pub use upkeep::{Policies, Upkeep};

@@ -17,19 +17,21 @@ use tokio::time::timeout;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, SnapshotId, VolumeName};
 use vsync_protocol::limits::{MAX_MESSAGE_LEN, MAX_VERDICTS};
 use vsync_protocol::plan::{Fate, Verdict};
-use vsync_protocol::wire::{Cids, GcOrder, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, ServerStatus};
+use vsync_protocol::wire::{
+    Cids, GcOrder, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, ServerStatus,
+};
 use vsync_transport::{Congestion, TransportError};
 
 use crate::archive::{Archive, ArchiveError};
-use crate::commit::{Author, Outcome, commit};
 use crate::catalog::Group;
+use crate::commit::{Author, Outcome, commit};
 use crate::connection::Connection;
 use crate::refusal::{number, refusal};
 use crate::store::disk::Reserve;
 use crate::upkeep::Upkeep;
 use crate::upkeep::guard::Hold;
-use crate::upkeep::usage::Allowance;
 use crate::upkeep::keeper::{Keeper, Notices};
+use crate::upkeep::usage::Allowance;
 
 /// Connections altogether, and of one machine.
 const MAX_CONNECTIONS: usize = 256;
@@ -362,7 +364,9 @@ impl Shared {
         let mut warnings = self.notices.all();
         for Hold { group, reason, .. } in self.archive.held()? {
             let Group { volume, source } = group;
-            warnings.push(format!("retention of {volume} from {source} is held: {reason}; `vsync release {volume}` if that is right"));
+            warnings.push(format!(
+                "retention of {volume} from {source} is held: {reason}; `vsync release {volume}` if that is right"
+            ));
         }
         let clock = kept.evidence(&moment).check(None).err().map(|frozen| frozen.to_string());
         warnings.extend(clock.filter(|clock| !warnings.contains(clock)));

@@ -22,9 +22,9 @@ use vsync_protocol::wire::{Reply, Request};
 use vsync_server::archive::ArchiveError;
 use vsync_server::catalog::CatalogError;
 use vsync_server::store::StoreError;
+use vsync_server::upkeep::Signers;
 use vsync_server::upkeep::mark::MarkError;
 use vsync_server::upkeep::usage::{Quotas, Scope};
-use vsync_server::upkeep::Signers;
 use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
 
 use super::GlobalArgs;
