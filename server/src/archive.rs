@@ -442,10 +442,10 @@ pub(crate) fn report(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vsync_protocol::manifest::manifest_hash;
     use crate::store::read_table;
     use crate::testing::blob;
     use vsync_protocol::blob::BlobKind;
+    use vsync_protocol::manifest::manifest_hash;
 
     const REALM: RealmId = RealmId::from_bytes([1; 16]);
 

@@ -34,8 +34,8 @@ mod web;
 mod testing;
 
 pub use overview::{Declarations, Declared};
-pub use repair::{RepairReport, repair};
 pub use rebuild::{RebuildReport, Trust, rebuild, rebuild_in};
+pub use repair::{RepairReport, repair};
 pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};
 pub use store::disk::Reserve;
 pub use upkeep::{Policies, Upkeep};

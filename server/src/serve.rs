@@ -24,8 +24,8 @@ use vsync_transport::{Congestion, TransportError};
 use crate::alerts::Notify;
 use crate::alerts::herald::Herald;
 use crate::archive::{Archive, ArchiveError};
-use crate::commit::{Author, Outcome, commit};
 use crate::catalog::Group;
+use crate::commit::{Author, Outcome, commit};
 use crate::connection::Connection;
 use crate::jobs::Owners;
 use crate::overview::{Declarations, Viewer};
@@ -34,8 +34,8 @@ use crate::shares::Shares;
 use crate::store::disk::Reserve;
 use crate::upkeep::Upkeep;
 use crate::upkeep::guard::Hold;
-use crate::upkeep::usage::Allowance;
 use crate::upkeep::keeper::{Keeper, Notices};
+use crate::upkeep::usage::Allowance;
 use crate::web::{StatusConfig, Web};
 
 /// Connections altogether, and of one machine.

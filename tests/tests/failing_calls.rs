@@ -49,7 +49,7 @@ impl Trap {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-p", &server.to_string(), "-o"]).arg(files.path().join("log"));
         strace.args(["-e", &format!("trace={call}"), "-e", &format!("inject={call}:error={error}:when={number}")]);
-        strace.args(only.iter().flat_map(|path| ["-P", path]));
+        strace.args(only.iter().flat_map(|path| ["-P", path.as_str()]));
         let stderr = fs::File::create(files.path().join("stderr")).unwrap();
         let strace = strace.stdin(Stdio::null()).stderr(stderr).spawn().expect("strace: run with `tests/run`");
         let begun = Instant::now();

@@ -14,9 +14,9 @@ use vsync_protocol::blob::Header;
 use vsync_protocol::id::{Cid, RealmId};
 use vsync_protocol::manifest::Manifest;
 use vsync_protocol::wire::Listing;
+use vsync_server::Reserve;
 use vsync_server::archive::Archive;
 use vsync_server::catalog::State;
-use vsync_server::Reserve;
 use vsync_tests::power::{Event, Loss, Mounted, Recorded, Replay};
 use vsync_tests::site::Summary;
 use vsync_tests::{Realm, Rng, Server, Volume, scratch, shell};
@@ -235,7 +235,8 @@ impl Bench {
         check(self.at.path(), cut, promises, what);
         let events = disk.finish();
         let mut replay = Replay::new(pristine, &events);
-        let mut again: Vec<usize> = (0..3).map(|_| usize::try_from(rng.below(events.len() as u64 + 1)).unwrap()).collect();
+        let mut again: Vec<usize> =
+            (0..3).map(|_| usize::try_from(rng.below(events.len() as u64 + 1)).unwrap()).collect();
         again.sort_unstable();
         for at in again {
             replay.go_to(at);

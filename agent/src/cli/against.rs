@@ -29,12 +29,7 @@ use crate::volume::Walker;
 const SHOWN: usize = 50;
 
 /// Compares what this machine backs up, or what `what` names of it, with the volumes here.
-pub(super) fn run(
-    global: &GlobalArgs,
-    session: &Session,
-    what: Option<&str>,
-    share: f64,
-) -> Result<Exit, Failure> {
+pub(super) fn run(global: &GlobalArgs, session: &Session, what: Option<&str>, share: f64) -> Result<Exit, Failure> {
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(|error| Failure::new(Exit::Failed, format!("no randomness: {error}")))?;
     let share = Share { share, seed: u64::from_le_bytes(seed) };

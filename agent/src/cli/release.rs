@@ -16,7 +16,9 @@ use super::session::Session;
 /// encrypted it. `vsync status` says so. Look at the volume; if all is well, release it. To be
 /// run as one of the realm's servers.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vsync release barman_recover\n  vsync release montagu_orderly_volume --source production2")]
+#[command(
+    after_help = "Examples:\n  vsync release barman_recover\n  vsync release montagu_orderly_volume --source production2"
+)]
 pub(super) struct ReleaseArgs {
     /// The volume
     #[arg(value_name = "VOLUME")]

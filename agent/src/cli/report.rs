@@ -283,11 +283,12 @@ impl Failure {
             RefusalCode::NoSnapshot => (Exit::NotFound, "list those there are with `vsync snapshots`"),
             RefusalCode::Protected => (Exit::Failed, "nothing was changed for that snapshot"),
             RefusalCode::Collected => (Exit::NotFound, "restore another snapshot of the volume"),
-            RefusalCode::Clock => (Exit::Failed, "compare the clocks of both machines, then `vsync server confirm-clock`"),
-            RefusalCode::Quota => (
-                Exit::NoSpace,
-                "raise `quota` in vsync.toml on the server, or have retention keep fewer snapshots",
-            ),
+            RefusalCode::Clock => {
+                (Exit::Failed, "compare the clocks of both machines, then `vsync server confirm-clock`")
+            }
+            RefusalCode::Quota => {
+                (Exit::NoSpace, "raise `quota` in vsync.toml on the server, or have retention keep fewer snapshots")
+            }
             RefusalCode::Damaged => (Exit::Damage, "run `vsync server scrub`, then back the volumes up again"),
             RefusalCode::ReadOnly | RefusalCode::Store => (Exit::Failed, "look at the server's log"),
             RefusalCode::Draining => (Exit::Unreachable, "the server is stopping; try again when it is back"),

@@ -25,8 +25,8 @@ use vsync_protocol::wire::{Reply, Request};
 use vsync_server::archive::ArchiveError;
 use vsync_server::catalog::CatalogError;
 use vsync_server::store::StoreError;
-use vsync_server::upkeep::mark::MarkError;
 use vsync_server::upkeep::Signers;
+use vsync_server::upkeep::mark::MarkError;
 use vsync_server::upkeep::usage::{Quotas, Scope};
 use vsync_server::{
     Declarations, Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, StatusConfig, Upkeep,

@@ -185,8 +185,9 @@ impl VerifyArgs {
                 .hint("`vsync snapshots` lists what there is".to_owned()));
         }
         let unreadable = unreadable.into_iter();
-        let mut unreadable: Vec<Unreadable> =
-            unreadable.map(|(record, error)| Unreadable { id: record.id, failure: Failure::of(&error, Exit::Damage) }).collect();
+        let mut unreadable: Vec<Unreadable> = unreadable
+            .map(|(record, error)| Unreadable { id: record.id, failure: Failure::of(&error, Exit::Damage) })
+            .collect();
         let mut snapshots = Vec::new();
         for listed in &listed {
             match session.open_snapshot(listed) {

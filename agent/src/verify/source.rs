@@ -130,8 +130,8 @@ fn meet(source: &mut Source, entry: &Entry, share: Share, report: &mut SourceRep
         }
     };
     // A further name of a file is a file there.
-    let same_kind = found.entry.kind == entry.kind
-        || (entry.kind == EntryKind::HardLink && found.entry.kind == EntryKind::File);
+    let same_kind =
+        found.entry.kind == entry.kind || (entry.kind == EntryKind::HardLink && found.entry.kind == EntryKind::File);
     if !same_kind {
         report.changed += 1;
         return None;

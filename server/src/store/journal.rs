@@ -248,12 +248,23 @@ fn check_known(file: &mut File, path: &Path, known: Mark) -> Result<(), StoreErr
     if known == Mark::START {
         return Ok(());
     }
-    let at = known.end.saturating_sub(LogHead::LEN as u64);
-    let mut head = [0; LogHead::LEN];
-    if !read(file, at, &mut head).map_err(StoreError::io("read", path))? || head != *known.position.head.as_bytes() {
-        return Err(damaged(at, "it does not contain the last entry that the catalog knows"));
+    // All of it, since damage in old entries would be noticed only when they are needed most.
+    let len = usize::try_from(known.end).unwrap_or(usize::MAX).saturating_sub(MAGIC.len());
+    let lacking = "it does not contain the last entry that the catalog knows";
+    if file.metadata().map_err(StoreError::io("look at", path))?.len() < known.end {
+        return Err(damaged(known.end, lacking));
     }
-    Ok(())
+    let mut bytes = vec![0; len];
+    if !read(file, MAGIC.len() as u64, &mut bytes).map_err(StoreError::io("read", path))? {
+        return Err(damaged(known.end, lacking));
+    }
+    let (entries, rest) = follow(&bytes, Mark::START);
+    let reached = entries.last().map_or(Mark::START, |last| last.mark);
+    match (rest.is_empty(), reached == known) {
+        (true, true) => Ok(()),
+        (true, false) => Err(damaged(reached.end, lacking)),
+        (false, _) => Err(damaged(reached.end, "unreadable entry")),
+    }
 }
 
 /// Entries after `from`, and the bytes of a torn one at the end.

@@ -114,8 +114,8 @@ impl Round {
                     }
                 }
                 4..=6 => {
-                    let words: &[&str] =
-                        *rng.pick(&[&["server", "gc", "--at-once", "--empty-trash"][..], &["server", "gc", "--at-once"]]);
+                    let words: &[&str] = *rng
+                        .pick(&[&["server", "gc", "--at-once", "--empty-trash"][..], &["server", "gc", "--at-once"]]);
                     for _ in 0..3 {
                         self.ordered(&self.office().run(words), &[], "rounds of collection", counts);
                     }
@@ -130,7 +130,9 @@ impl Round {
         let chosen = {
             let known = self.known(number);
             // The newest stays in any case.
-            let Some((_, older)) = known.acknowledged.split_last().filter(|(_, older)| !older.is_empty()) else { return };
+            let Some((_, older)) = known.acknowledged.split_last().filter(|(_, older)| !older.is_empty()) else {
+                return;
+            };
             rng.pick(older).0.clone()
         };
         self.given_up().insert(chosen.clone());

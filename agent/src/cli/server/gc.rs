@@ -14,7 +14,9 @@ use crate::cli::report::{Exit, Failure, unexpected};
 /// the store of one that is stopped. Blobs go in steps: a round finds them needless, a later one
 /// after three days of uptime moves their packs to the trash, where these stay for another seven.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vsync server gc --dry-run\n  vsync server gc --empty-trash\n  vsync server gc --at-once --empty-trash     all the space that can be had")]
+#[command(
+    after_help = "Examples:\n  vsync server gc --dry-run\n  vsync server gc --empty-trash\n  vsync server gc --at-once --empty-trash     all the space that can be had"
+)]
 pub(in crate::cli) struct GcArgs {
     /// Only say what would be done
     #[arg(long)]
@@ -30,9 +32,7 @@ pub(in crate::cli) struct GcArgs {
 impl GcArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let order = GcOrder { dry_run: self.dry_run, empty_trash: self.empty_trash, at_once: self.at_once };
-        let collect = |data: &std::path::Path, realm| {
-            vsync_server::upkeep::collect_once(data, realm, &order.into())
-        };
+        let collect = |data: &std::path::Path, realm| vsync_server::upkeep::collect_once(data, realm, &order.into());
         let report = match ordered(Context::load(global)?, collect, &Request::Collect(order))? {
             Ordered::Done(report) | Ordered::Answered(Reply::Collected(report)) => report,
             Ordered::Answered(other) => return Err(unexpected(&other)),
@@ -58,4 +58,3 @@ impl GcArgs {
         Ok(Exit::Exact)
     }
 }
-

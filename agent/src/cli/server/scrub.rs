@@ -54,4 +54,3 @@ impl ScrubArgs {
         .hint("back the volumes up again: what they still hold is sent anew".to_owned()))
     }
 }
-
