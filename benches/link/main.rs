@@ -118,10 +118,10 @@ impl Way {
                 None => Duration::from_secs(1),
                 Some(due) => due.saturating_duration_since(Instant::now()),
             };
-            if wait.is_zero() {
-                if let Some(Reverse((.., packet))) = state.waiting.pop() {
-                    return packet;
-                }
+            if wait.is_zero()
+                && let Some(Reverse((.., packet))) = state.waiting.pop()
+            {
+                return packet;
             }
             state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -70,6 +70,7 @@ fn pair() -> Pair {
         status: None,
         reserve: Reserve::default(),
         congestion: Congestion::default(),
+        notify: None,
     };
     let running = Server::start(config).expect("a server");
     let address = ServerAddress {

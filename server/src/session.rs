@@ -80,8 +80,7 @@ impl Session {
         // Without room: one pack is filled while one is stored, and that is all there is.
         let (packs, tasks) = crossbeam_channel::bounded(0);
         let filling = shares.fill();
-        let checker =
-            Checker { packs, progress: progress.clone(), pack: PackBuilder::default(), filling, allowance };
+        let checker = Checker { packs, progress: progress.clone(), pack: PackBuilder::default(), filling, allowance };
         let pins = archive.session_pins();
         let keeper = Keeper { archive, pins: pins.clone(), progress: progress.clone() };
         let threads = [

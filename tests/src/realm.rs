@@ -170,7 +170,7 @@ impl Realm {
     /// If it has none.
     #[must_use]
     pub fn identity(&self, machine: &str) -> SigningKey {
-        let store = KeyStore::new(self.root.path().join("keys"));
+        let store = KeyStore::Directory(self.root.path().join("keys"));
         store.machine(&machine.parse().expect("the name of a machine")).expect("a key").identity()
     }
 

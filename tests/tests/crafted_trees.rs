@@ -84,7 +84,7 @@ impl<'a> Forger<'a> {
     }
 
     fn store(site: &Site) -> KeyStore {
-        KeyStore::new(site.realm.admin().with_file_name("keys"))
+        KeyStore::Directory(site.realm.admin().with_file_name("keys"))
     }
 
     fn seal(&mut self, kind: BlobKind, refs: &[Cid], plain: &[u8]) -> Reference {

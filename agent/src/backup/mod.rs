@@ -17,7 +17,6 @@
 //! durable on the server.
 
 mod ahead;
-mod still;
 mod assemble;
 mod chunking;
 mod error;
@@ -27,6 +26,7 @@ mod pipeline;
 pub mod predict;
 mod scan;
 mod seal;
+mod still;
 mod stream;
 
 use std::io::Read;
@@ -47,11 +47,11 @@ use crate::snapshot;
 use crate::tree::{Reference, Totals};
 use crate::vault::Vault;
 
-pub use still::Stillness;
 pub use error::BackupError;
+pub use still::Stillness;
 
-use still::Basis;
 use pipeline::Pipeline;
+use still::Basis;
 
 /// What is backed up.
 pub enum Source<'a> {

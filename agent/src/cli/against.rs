@@ -64,7 +64,7 @@ pub(super) fn run(global: &GlobalArgs, session: &Session, what: Option<&str>, sh
 /// Compares one snapshot; returns how many files differ.
 fn one(global: &GlobalArgs, session: &Session, snapshot: &Snapshot, share: Share) -> Result<u64, Failure> {
     let volume = &snapshot.body.volume;
-    let directory = match volumes::locate(&session.context, volume)? {
+    let directory = match volumes::locate(global, &session.context, volume)? {
         Place::Directory(path) | Place::Volume(path, _) => path,
         Place::Helper(_) => {
             return Err(Failure::new(Exit::Failed, format!("the directory of {volume} cannot be reached from here"))

@@ -394,7 +394,7 @@ fn quotas(watched: &Arc<Watched>) -> Quotas {
 fn signers(watched: &Arc<Watched>) -> Signers {
     let watched = Arc::clone(watched);
     Arc::new(move |machine| {
-        watched.look(|access| access.registry.keys_of(machine).into_iter().collect()).unwrap_or_default()
+        watched.look(|access| access.registry.keys_of(machine).collect()).unwrap_or_default()
     })
 }
 

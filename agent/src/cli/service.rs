@@ -9,11 +9,12 @@ use serde_json::json;
 use vsync_protocol::id::MachineName;
 
 use super::GlobalArgs;
-use super::context::{Context, key_store};
+use super::context::Context;
 use super::output;
 use super::report::{Exit, Failure};
 use crate::config::KeysConfig;
 use crate::docker::{self, Bind, DEFAULT_IMAGE, Engine, Service, ServiceStatus, Started};
+use crate::keys::KeyStore;
 
 /// Where the image comes from.
 #[derive(Debug, clap::Args)]
@@ -45,10 +46,10 @@ impl Home {
         let machine = context.bundle.machine.clone();
         let (keys, key) = match &context.config.keys {
             KeysConfig::Directory(directory) => {
-                let key = key_store(&context.config)?.machine_path(&machine);
+                let key = PathBuf::from(KeyStore::new(&context.config.keys).machine_place(&machine));
                 (Some(absolute(directory)?), Some(absolute(&key)?))
             }
-            KeysConfig::Vault { .. } => (None, None),
+            KeysConfig::Vault(_) => (None, None),
         };
         Ok(Self { config: absolute(&context.config.path)?, keys, key, machine })
     }

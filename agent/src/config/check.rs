@@ -14,10 +14,12 @@ use vsync_protocol::id::{MachineName, RealmName, VolumeName};
 use vsync_protocol::registry::RECOVERY_MACHINE;
 
 use super::raw::{
-    RawClient, RawCommand, RawConfig, RawKeys, RawRealm, RawRetention, RawSchedule, RawServer, RawStore, RawVolume, Text,
+    RawClient, RawCommand, RawConfig, RawKeys, RawRealm, RawRetention, RawSchedule, RawServer, RawStore, RawVolume,
+    Text,
 };
 use super::{
-    Command, Config, KeysConfig, KvVersion, Machine, Problem, Quiesce, Retention, RunHooks, Schedule, Server, VaultConfig, Volume,
+    Command, Config, KeysConfig, KvVersion, Machine, Problem, Quiesce, Retention, RunHooks, Schedule, Server,
+    VaultConfig, Volume,
 };
 use crate::keys::Role;
 use crate::schedule::{self, Calendar, Jitter, USUAL_JITTER};

@@ -446,7 +446,7 @@ mod tests {
     fn schedules_come_over() {
         let (config, warnings) = import(MONTAGU);
         let production = config.machine(&"production2".parse().unwrap()).unwrap();
-        assert_eq!((production.schedule.len(), production.schedule[0].at.as_str()), (1, "@daily"));
+        assert_eq!((production.schedule.len(), production.schedule[0].at.to_string().as_str()), (1, "@daily"));
         assert_eq!(production.schedule[0].server.as_str(), "annex2");
         assert!(at(&warnings).contains(&"clients[1].schedule.port"), "{warnings:?}");
     }
@@ -461,7 +461,7 @@ mod tests {
             "vault_server": "https://vault.example.org:8200", "vault_prefix": "team/privateer", "tag": "v2"}"#;
         let (config, warnings) = import(text);
         assert_eq!(config.servers[0].address.as_ref().unwrap().to_string(), "[2001:db8::1]:10022");
-        assert_eq!(config.clients[0].schedule[0].at, "0 0 1 1 *");
+        assert_eq!(config.clients[0].schedule[0].at.to_string(), "0 0 1 1 *");
         let KeysConfig::Vault(vault) = &config.keys else { panic!("no Vault") };
         assert_eq!((vault.mount.as_str(), vault.prefix.as_str()), ("secret", "team/privateer"));
         let expected = [

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, TokioRuntime};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use vsync_protocol::id::{JobId, MachineKey, MachineName};
 use vsync_protocol::log::GENESIS;
 use vsync_protocol::manifest::LogPosition;

@@ -268,9 +268,6 @@ impl Unpack<'_> {
                 self.progress.written.add(len as u64);
             }
         }
-        if file.size()? != entry.size {
-            file.set_len(entry.size)?;
-        }
         self.report.bytes += entry.size;
         let placed = file.finish(&self.target, entry)?;
         self.report.unrestored.extend(placed.unrestored);
@@ -289,7 +286,7 @@ impl Unpack<'_> {
     fn finish(mut self) -> Result<Report, ArchiveError> {
         for directory in self.directories.backwards() {
             let directory = directory.map_err(ArchiveError::Deferred)?;
-            self.report.unrestored.extend(self.target.apply_metadata(&directory)?);
+            self.report.unrestored.extend(self.target.apply_metadata(&directory)?.unrestored);
         }
         self.target.sync()?;
         Ok(self.report)

@@ -140,7 +140,7 @@ fn size(bytes: u64) -> String {
 mod tests {
     use super::*;
     use vsync_protocol::id::SnapshotId;
-    use vsync_protocol::wire::job::{Chore, LastFailure, LastGood, Size};
+    use vsync_protocol::wire::overview::{Chore, LastFailure, LastGood, Size};
     use vsync_protocol::wire::{Outcome, ServerStatus};
 
     const HOUR: i64 = 3_600_000;

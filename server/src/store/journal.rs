@@ -19,7 +19,7 @@ use vsync_protocol::manifest::LogPosition;
 
 use super::StoreError;
 use super::health::Health;
-use super::room::{Room, is_full, sync_directory};
+use super::room::{Cached, Room, is_full, sync_directory};
 
 /// Starts the log.
 pub const MAGIC: [u8; 8] = *b"VSLOG001";
@@ -168,7 +168,11 @@ pub fn mend(log: &Path, quarantine: &Path, known: &[LogEntry]) -> Result<Option<
     }
     let mut mended = MAGIC.to_vec();
     entries.iter().for_each(|entry| mended.extend(record(entry)));
-    Room::open(log.to_owned(), Health::default())?.write(Path::new("chain.log"), &mut [IoSlice::new(&mended)])?;
+    Room::open(log.to_owned(), Health::default())?.write(
+        Path::new("chain.log"),
+        &mut [IoSlice::new(&mended)],
+        Cached::Kept,
+    )?;
     Ok(Some(lost))
 }
 

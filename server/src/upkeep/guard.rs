@@ -210,7 +210,10 @@ struct Step {
 
 impl Step {
     const fn percent(self) -> u64 {
-        if self.of == 0 { 0 } else { self.gone.saturating_mul(100) / self.of }
+        match self.gone.saturating_mul(100).checked_div(self.of) {
+            Some(percent) => percent,
+            None => 0,
+        }
     }
 
     const fn is_more_than(self, percent: u64) -> bool {

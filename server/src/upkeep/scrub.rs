@@ -14,13 +14,14 @@ use vsync_protocol::id::{Cid, PackId, SnapshotId};
 use vsync_protocol::manifest::{Manifest, manifest_hash};
 pub use vsync_protocol::wire::{Affected, ScrubReport};
 
-use super::keeper::SCRUB;
 use super::Signers;
+use super::keeper::SCRUB;
 use super::mark::MarkError;
 use super::throttle::{Stop, Throttle};
 use crate::archive::{Archive, ArchiveError, manifest_name, report};
 use crate::catalog::{Compaction, Known};
 use crate::store::pack::{self, PackBuilder, Record};
+use crate::store::room::Cached;
 use crate::store::{StoreError, read_blob, read_table};
 
 impl Archive {
@@ -74,7 +75,7 @@ impl Archive {
             return Ok(());
         }
         tracing::error!("the file of manifest {} is damaged; it is written again", name.display());
-        self.files.manifests.write(&name, &mut [IoSlice::new(&known.manifest)])
+        self.files.manifests.write(&name, &mut [IoSlice::new(&known.manifest)], Cached::Kept)
     }
 
     /// Reads the pack that was read longest ago, if that is `period` milliseconds of uptime

@@ -1,8 +1,11 @@
 //! Every verb of the protocol asked by every kind of machine (A03, A05).
 
-use vsync_protocol::id::{Cid, SnapshotId};
+use vsync_protocol::id::{Cid, JobId, SnapshotId};
 use vsync_protocol::manifest::snapshot_id;
-use vsync_protocol::wire::{Cids, Listing, PlanRequest, RefusalCode, Reply, Request, VERSION, encode_message};
+use vsync_protocol::wire::{
+    Cids, GcOrder, JobKind, JobListing, JobResult, JobStart, Listing, Outcome, PlanRequest, RefusalCode, Reply, Request,
+    VERSION, encode_message,
+};
 use vsync_server::Member;
 
 use crate::bed::{ADMIN, Bed, Client, PRODUCTION, REALM, STRANGER, WRITER, key, public, refused, root, tree};
@@ -20,8 +23,10 @@ type Row = (&'static str, [&'static str; ROLES.len()]);
 
 const NO: &str = "NotAuthorised";
 
+const JOB: JobId = JobId::from_bytes([8; 16]);
+
 /// The snapshot that these ask about is young, whole and of "source".
-const TABLE: [Row; 18] = [
+const TABLE: [Row; 25] = [
     ("Hello", ["Hello"; 5]),
     ("Open", ["Opened"; 5]),
     ("Have", ["Have"; 5]),
@@ -40,6 +45,13 @@ const TABLE: [Row; 18] = [
     ("Unpin", [NO, NO, NO, NO, "Done"]),
     ("Plan", [NO, NO, NO, NO, "Plan"]),
     ("ConfirmClock", [NO, NO, NO, NO, "Clock"]),
+    ("BeginJob", ["Noted"; 5]),
+    ("EndJob", ["NoJob"; 5]),
+    ("Jobs", ["Jobs"; 5]),
+    ("Overview", ["Overview"; 5]),
+    ("Collect", [NO, NO, NO, NO, "Collected"]),
+    ("Scrub", [NO, NO, NO, NO, "Scrubbed"]),
+    ("Release", [NO, NO, NO, NO, "Done"]),
 ];
 
 /// The table's name of a request. A new verb does not compile until it has one, and has no
@@ -64,6 +76,13 @@ const fn verb(request: &Request) -> &'static str {
         Request::Unpin { .. } => "Unpin",
         Request::Plan(_) => "Plan",
         Request::ConfirmClock { .. } => "ConfirmClock",
+        Request::BeginJob(_) => "BeginJob",
+        Request::EndJob { .. } => "EndJob",
+        Request::Jobs(_) => "Jobs",
+        Request::Overview => "Overview",
+        Request::Collect(_) => "Collect",
+        Request::Scrub { .. } => "Scrub",
+        Request::Release { .. } => "Release",
     }
 }
 
@@ -113,6 +132,19 @@ impl Scene {
             Request::Unpin { id },
             Request::Plan(PlanRequest::default()),
             Request::ConfirmClock { now: 0 },
+            Request::BeginJob(JobStart {
+                id: JOB,
+                kind: JobKind::Backup,
+                volume: "data".parse().unwrap(),
+                source: None,
+                version: "0.1.0".to_owned(),
+            }),
+            Request::EndJob { id: JobId::from_bytes([9; 16]), result: JobResult::new(Outcome::Success) },
+            Request::Jobs(JobListing { limit: 10, ..JobListing::default() }),
+            Request::Overview,
+            Request::Collect(GcOrder { dry_run: true, ..GcOrder::default() }),
+            Request::Scrub { rate: None },
+            Request::Release { volume: "data".parse().unwrap(), source: None },
         ]
     }
 

@@ -114,7 +114,7 @@ impl Round {
                     }
                 }
                 4..=6 => {
-                    let words: &[&str] = *rng
+                    let words: &[&str] = rng
                         .pick(&[&["server", "gc", "--at-once", "--empty-trash"][..], &["server", "gc", "--at-once"]]);
                     for _ in 0..3 {
                         self.ordered(&self.office().run(words), &[], "rounds of collection", counts);
@@ -161,7 +161,7 @@ impl Round {
             match rng.below(10) {
                 0..=4 => self.kill_server(counts, || {}),
                 5..=7 => {
-                    let words: &[&str] = *rng.pick(&[
+                    let words: &[&str] = rng.pick(&[
                         &["server", "rebuild"][..],
                         &["server", "gc", "--at-once", "--empty-trash"],
                         &["server", "scrub"],
