@@ -4,7 +4,7 @@
 //! memory back; and a signal does to it exactly what it does to a backup that a person began.
 
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 
@@ -139,6 +139,11 @@ impl Report {
             Ok(status) => status,
             Err(error) => return (failed, format!("it was lost: {error}")),
         };
+        // It was asked to stop before it could listen for that, and so before it had done anything.
+        let asked = [Signal::TERM, Signal::INT].map(|signal| Some(signal.as_raw()));
+        if asked.contains(&status.signal()) {
+            return (Exit::Interrupted as u8, "interrupted".to_owned());
+        }
         let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(failed);
         let words = match (Exit::from_code(code), &self.summary, &self.error) {
             (Some(Exit::Exact | Exit::Defects), Some(summary), _) => summary.clone(),
@@ -182,8 +187,6 @@ pub(super) fn verdict(code: u8, stopping: bool) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt;
-
     use super::*;
 
     fn outcome(lines: &[&str], code: i32) -> (u8, String) {
@@ -204,6 +207,9 @@ mod tests {
         assert_eq!(outcome(&[error], 130), (130, "interrupted".to_owned()));
         let (code, words) = outcome(&[], 101);
         assert_eq!((code, words.as_str()), (101, "it ended with exit status: 101, and did not say why"));
+        let killed = |signal| Report::default().outcome(Ok(ExitStatus::from_raw(signal)));
+        assert_eq!(killed(15), (130, "interrupted".to_owned()));
+        assert_eq!(killed(9), (1, "it ended with signal: 9 (SIGKILL), and did not say why".to_owned()));
     }
 
     #[test]
