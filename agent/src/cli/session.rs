@@ -147,7 +147,7 @@ impl Session {
         mut enough: impl FnMut(&Listed) -> bool,
     ) -> Result<Vec<Listed>, Failure> {
         // What cannot be read ends the list: anything may be behind it.
-        let (listed, unreadable) = self.list_all(listing, |one| one.map_or(true, &mut enough))?;
+        let (listed, unreadable) = self.list_all(listing, |one| one.is_none_or(&mut enough))?;
         match unreadable.into_iter().next() {
             None => Ok(listed),
             Some((record, error)) => Err(Failure::of(&error, Exit::Damage)

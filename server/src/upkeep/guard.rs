@@ -209,11 +209,11 @@ struct Step {
 }
 
 impl Step {
-    const fn percent(self) -> u64 {
-        if self.of == 0 { 0 } else { self.gone.saturating_mul(100) / self.of }
+    fn percent(self) -> u64 {
+        self.gone.saturating_mul(100).checked_div(self.of).unwrap_or(0)
     }
 
-    const fn is_more_than(self, percent: u64) -> bool {
+    fn is_more_than(self, percent: u64) -> bool {
         self.of >= LEAST && self.percent() > percent
     }
 }
