@@ -133,7 +133,8 @@ fn without_a_record_everything_is_read_and_with_that_of_another_place_too() {
 
 fn records(site: &Site) -> PathBuf {
     let state = site.host().home().join("state");
-    let realm = fs::read_dir(&state).expect("a directory").map(|entry| entry.expect("an entry").path().join("restored"));
+    let realm =
+        fs::read_dir(&state).expect("a directory").map(|entry| entry.expect("an entry").path().join("restored"));
     realm.into_iter().find(|path| path.is_dir()).expect("records")
 }
 

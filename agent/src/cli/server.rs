@@ -393,9 +393,7 @@ fn quotas(watched: &Arc<Watched>) -> Quotas {
 /// By whose keys snapshots may be signed, by `vsync.pub`.
 fn signers(watched: &Arc<Watched>) -> Signers {
     let watched = Arc::clone(watched);
-    Arc::new(move |machine| {
-        watched.look(|access| access.registry.keys_of(machine).collect()).unwrap_or_default()
-    })
+    Arc::new(move |machine| watched.look(|access| access.registry.keys_of(machine).collect()).unwrap_or_default())
 }
 
 /// This machine's time zone, with its changes of clocks up to some distant year.

@@ -209,14 +209,11 @@ struct Step {
 }
 
 impl Step {
-    const fn percent(self) -> u64 {
-        match self.gone.saturating_mul(100).checked_div(self.of) {
-            Some(percent) => percent,
-            None => 0,
-        }
+    fn percent(self) -> u64 {
+        self.gone.saturating_mul(100).checked_div(self.of).unwrap_or(0)
     }
 
-    const fn is_more_than(self, percent: u64) -> bool {
+    fn is_more_than(self, percent: u64) -> bool {
         self.of >= LEAST && self.percent() > percent
     }
 }

@@ -3,8 +3,8 @@
 use vsync_protocol::id::{Cid, JobId, SnapshotId};
 use vsync_protocol::manifest::snapshot_id;
 use vsync_protocol::wire::{
-    Cids, GcOrder, JobKind, JobListing, JobResult, JobStart, Listing, Outcome, PlanRequest, RefusalCode, Reply, Request,
-    VERSION, encode_message,
+    Cids, GcOrder, JobKind, JobListing, JobResult, JobStart, Listing, Outcome, PlanRequest, RefusalCode, Reply,
+    Request, VERSION, encode_message,
 };
 use vsync_server::Member;
 
