@@ -204,7 +204,7 @@ mod tests {
             ("scrub", Warning, |it| it.scrub = Chore { failure: Some("x".into()), ..Chore::default() }),
             ("size", Warning, |it| {
                 it.volumes[0].trend =
-                    vec![Size { at: 0, bytes: 1 << 30, stored: 0 }, Size { at: 1, bytes: 1 << 20, stored: 0 }]
+                    vec![Size { at: 0, bytes: 1 << 30, stored: 0 }, Size { at: 1, bytes: 1 << 20, stored: 0 }];
             }),
         ];
         for (rule, severity, change) in table {

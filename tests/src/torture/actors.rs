@@ -114,8 +114,10 @@ impl Round {
                     }
                 }
                 4..=6 => {
-                    let words: &[&str] = rng
-                        .pick(&[&["server", "gc", "--at-once", "--empty-trash"][..], &["server", "gc", "--at-once"]]);
+                    let words: &[&str] = rng.pick::<&[&str]>(&[
+                        &["server", "gc", "--at-once", "--empty-trash"][..],
+                        &["server", "gc", "--at-once"],
+                    ]);
                     for _ in 0..3 {
                         self.ordered(&self.office().run(words), &[], "rounds of collection", counts);
                     }
@@ -161,7 +163,7 @@ impl Round {
             match rng.below(10) {
                 0..=4 => self.kill_server(counts, || {}),
                 5..=7 => {
-                    let words: &[&str] = rng.pick(&[
+                    let words: &[&str] = rng.pick::<&[&str]>(&[
                         &["server", "rebuild"][..],
                         &["server", "gc", "--at-once", "--empty-trash"],
                         &["server", "scrub"],
