@@ -17,6 +17,10 @@ const DEFAULT: Duration = Duration::from_secs(180);
 /// many times longer.
 const LONG_WORK: u32 = 10;
 
+/// Work that goes through the whole store is answered when it is done, be it days later. That the server lives
+/// shows in its connection.
+const WHOLE_STORE: Duration = Duration::from_secs(30 * 24 * 3600);
+
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -45,6 +49,7 @@ impl Patience {
             | Request::Forget { .. }
             | Request::Undelete { .. }
             | Request::Plan(_) => self.0 * LONG_WORK,
+            Request::Collect(_) | Request::Scrub { .. } => WHOLE_STORE,
             _ => self.0,
         }
     }
