@@ -114,10 +114,9 @@ impl Round {
                     }
                 }
                 4..=6 => {
-                    let words: &[&str] = rng.pick::<&[&str]>(&[
-                        &["server", "gc", "--at-once", "--empty-trash"][..],
-                        &["server", "gc", "--at-once"],
-                    ]);
+                    let orders: [&[&str]; 2] =
+                        [&["server", "gc", "--at-once", "--empty-trash"], &["server", "gc", "--at-once"]];
+                    let words = *rng.pick(&orders);
                     for _ in 0..3 {
                         self.ordered(&self.office().run(words), &[], "rounds of collection", counts);
                     }
@@ -163,12 +162,13 @@ impl Round {
             match rng.below(10) {
                 0..=4 => self.kill_server(counts, || {}),
                 5..=7 => {
-                    let words: &[&str] = rng.pick::<&[&str]>(&[
-                        &["server", "rebuild"][..],
+                    let works: [&[&str]; 4] = [
+                        &["server", "rebuild"],
                         &["server", "gc", "--at-once", "--empty-trash"],
                         &["server", "scrub"],
                         &["server", "rebuild", "--rehash"],
-                    ]);
+                    ];
+                    let words = *rng.pick(&works);
                     let after = Duration::from_millis(rng.below(600));
                     self.kill_server(counts, || {
                         let offline = self.office().spawn(words);
