@@ -133,10 +133,9 @@ impl<T> Content<T> {
         if batch.is_empty() {
             return;
         }
-        let cids = batch.iter().map(|chunk| chunk.cid).collect();
-        let children: HashMap<Cid, Child> = batch.into_iter().map(|chunk| (chunk.cid, chunk.child)).collect();
+        let children: HashMap<Cid, Child> = batch.iter().map(|chunk| (chunk.cid, chunk.child)).collect();
         let arrivals = self.arrivals.clone();
-        self.fetcher.fetch(cids, move |fetched| {
+        self.fetcher.fetch(BlobKind::Chunk, &batch, move |fetched| {
             let child = match &fetched {
                 Fetched::Blob(cid, _) => children.get(cid).copied(),
                 Fetched::Absent(_) | Fetched::Failed(_) => None,

@@ -104,22 +104,33 @@ impl Search {
                 self.children(nodes, root.cid, subtree.depth as usize, refs, &subtree.children, &subtree.summaries)?;
             self.remember(root.cid, known)
         };
-        self.tell(nodes, known, found)
+        self.tell(nodes, known, &mut None, found)
     }
 
     /// Hands out what is known of a node; what was forgotten meanwhile is read again.
+    /// Paths come in order: a tree that refers to a node in more ways than can be gone does not.
     fn tell<N: NodeSource>(
         &mut self,
         nodes: &mut N,
         known: Known,
+        last: &mut Option<EntryPath>,
         found: &mut dyn FnMut(&Entry),
     ) -> Result<(), TreeError<N::Error>> {
         match known {
-            Known::Entries(entries) => entries.iter().for_each(found),
+            Known::Entries(entries) => {
+                for entry in entries.iter() {
+                    if last.as_ref().is_some_and(|last| *last >= entry.path) {
+                        let (cid, reason) = (Cid::from_bytes([0; 32]), format!("{} is out of order", entry.path));
+                        return Err(TreeError::Malformed { cid, reason });
+                    }
+                    *last = Some(entry.path.clone());
+                    found(entry);
+                }
+            }
             Known::Nodes(children) => {
                 for (child, depth) in children.iter() {
                     let known = self.node(nodes, child, *depth)?;
-                    self.tell(nodes, known, found)?;
+                    self.tell(nodes, known, last, found)?;
                 }
             }
         }

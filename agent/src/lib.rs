@@ -2,6 +2,7 @@
 //!
 //! The only crate that holds realm keys or sees plaintext.
 
+pub mod acl;
 pub mod backup;
 pub mod cache;
 pub mod chunk;
@@ -18,9 +19,12 @@ pub mod progress;
 pub mod quiesce;
 pub mod remote;
 pub mod restore;
+pub mod schedule;
+mod shelf;
 pub mod snapshot;
 pub mod suggest;
 pub mod tree;
+pub mod unpack;
 pub mod vault;
 pub mod verify;
 pub mod volume;

@@ -158,10 +158,14 @@ def write_version(folder, files, rng):
 # C: one large file that nothing compresses
 
 
-def noise(root, quick):
+def large_file(root, quick):
+    noise(root, 256 if quick else 2048)
+
+
+def noise(root, mebibytes):
     rng = random.Random(1)
     with open(root / "noise.bin", "wb") as file:
-        for _ in range(256 if quick else 2048):
+        for _ in range(mebibytes):
             file.write(rng.randbytes(1 << 20))
 
 
@@ -183,5 +187,5 @@ def overwritten(root, quick):
 STEPS = {
     "A": [cluster, busy_minute, few_updates],
     "B": [archive, another_version],
-    "C": [noise, overwritten],
+    "C": [large_file, overwritten],
 }

@@ -90,17 +90,11 @@ class Results:
         """vsync's own failures; a peer that restores inexactly is a line in the table."""
         return {f"{cell.data} {cell.work}" for cell in self.cells.values() if cell.tool == "vsync" and cell.inexact}
 
-    def machine(self):
-        lines = open("/proc/cpuinfo").read().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return f"{os.cpu_count()} × {model}, {memory >> 30} GiB, Linux {platform.release()}"
-
     def save(self):
         """Writes all three files; after every tool, so that an interrupted run leaves what it has."""
         groups = self.groups()
         cells = [cell.to_json() for group in groups.values() for cell in group]
-        about = {"machine": self.machine(), "tools": self.versions, "quick": self.options.quick}
+        about = {"machine": machine(), "tools": self.versions, "quick": self.options.quick}
         base = self.options.output / self.name
         base.with_suffix(".json").write_text(json.dumps(about | {"cells": cells}, indent=1) + "\n")
         base.with_suffix(".txt").write_text(self.table())
@@ -112,7 +106,7 @@ class Results:
         for (data, work), cells in self.groups().items():
             rows += [[data, work, cell.tool, *(show(cell) for _, show in COLUMNS)] for cell in cells]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [f"{self.machine()}\n{tools}\nratio: to the fastest peer\n"]
+        lines = [f"{machine()}\n{tools}\nratio: to the fastest peer\n"]
         last = rows[0][:2]
         for row in rows:
             if row[:2] != last:
@@ -122,6 +116,13 @@ class Results:
             right = [row[column].rjust(widths[column]) for column in range(3, len(row))]
             lines.append("  ".join(left + right).rstrip())
         return "\n".join(lines) + "\n"
+
+
+def machine():
+    lines = open("/proc/cpuinfo").read().splitlines()
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "?")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{os.cpu_count()} × {model}, {memory >> 30} GiB, Linux {platform.release()}"
 
 
 def chart(groups, tools):

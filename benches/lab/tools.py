@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -32,6 +31,10 @@ class Place:
     store: Path
     source: Path
     suite: str
+    # Where servers listen, and what stands before the commands of either side: for hosts of their own.
+    host: str = "127.0.0.1"
+    at_server: tuple = ()
+    at_client: tuple = ()
 
     def program(self, name):
         for path in (self.programs / "usr/bin" / name, self.programs / "bin" / name, self.programs / "borg/bin" / name):
@@ -99,7 +102,8 @@ class Tool:
 
     def serve(self, *words, ready):
         log = open(self.home / "server.log", "wb")
-        process = subprocess.Popen([str(word) for word in words], env=self.env, stdout=log, stderr=log)
+        words = [str(word) for word in (*self.place.at_server, *words)]
+        process = subprocess.Popen(words, env=self.env, stdout=log, stderr=log)
         self.processes.append(process)
         deadline = time.monotonic() + 20
         while not ready():
@@ -107,14 +111,19 @@ class Tool:
                 raise RuntimeError(f"{words[0]} does not start: {(self.home / 'server.log').read_text()}")
             time.sleep(0.05)
 
+    def answers(self, port):
+        attempt = f"import socket; socket.create_connection(('{self.place.host}', {port}), 1)"
+        words = [*self.place.at_client, "python3", "-c", attempt]
+        return subprocess.run(words, stderr=subprocess.DEVNULL).returncode == 0
+
     def prepare(self, *words, cwd="/"):
-        words = [str(word) for word in words]
+        words = [str(word) for word in (*self.place.at_client, *words)]
         done = subprocess.run(words, env=self.env, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
 
     def command(self, *words, cwd=None, fine=(0,)):
-        return Command([str(word) for word in words], self.env, str(cwd or self.place.source), fine)
+        return Command([str(word) for word in (*self.place.at_client, *words)], self.env, str(cwd or self.place.source), fine)
 
 
 class Vsync(Tool):
@@ -127,7 +136,7 @@ class Vsync(Tool):
             path.mkdir()
         (machines["admin"] / "vsync.toml").write_text(
             '[realm]\nname = "bench"\n'
-            f'[[servers]]\nname = "server"\naddress = "127.0.0.1:10022"\ndata = "{self.store}"\n'
+            f'[[servers]]\nname = "server"\naddress = "{self.place.host}:10022"\ndata = "{self.store}"\n'
             '[[clients]]\nname = "client"\nbackup = ["data"]\n'
             f'[[volumes]]\nname = "data"\npath = "{self.place.source}"\n'
             f'[keys]\nstore = "directory"\npath = "{self.home}/keys"\n'
@@ -159,11 +168,11 @@ class OverSsh(Tool):
         for name in ("host", "user"):
             self.prepare("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", keys / name)
         (keys / "sshd_config").write_text(
-            f"ListenAddress 127.0.0.1:10023\nHostKey {keys}/host\nAuthorizedKeysFile {keys}/user.pub\n"
+            f"ListenAddress {self.place.host}:10023\nHostKey {keys}/host\nAuthorizedKeysFile {keys}/user.pub\n"
             "PermitRootLogin yes\nUsePAM no\nStrictModes no\nPidFile none\n"
         )
         Path("/run/sshd").mkdir(exist_ok=True)
-        self.serve("/usr/sbin/sshd", "-D", "-e", "-f", keys / "sshd_config", ready=lambda: answers(10023))
+        self.serve("/usr/sbin/sshd", "-D", "-e", "-f", keys / "sshd_config", ready=lambda: self.answers(10023))
         self.ssh = f"ssh -p 10023 -i {keys}/user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 
 
@@ -174,10 +183,10 @@ class Rsync(OverSsh):
     options = "-a"
 
     def backup(self):
-        return self.sync(f"{self.place.source}/", f"root@127.0.0.1:{self.store}/")
+        return self.sync(f"{self.place.source}/", f"root@{self.place.host}:{self.store}/")
 
     def restore(self, target):
-        return self.sync(f"root@127.0.0.1:{self.store}/", f"{target}/")
+        return self.sync(f"root@{self.place.host}:{self.store}/", f"{target}/")
 
     def sync(self, origin, destination):
         return self.command("rsync", self.options, "--delete", "--numeric-ids", "-e", self.ssh, origin, destination)
@@ -198,7 +207,7 @@ class Borg(OverSsh):
         super().start()
         self.binary = self.place.program("borg")
         self.env |= {
-            "BORG_REPO": f"ssh://root@127.0.0.1{self.store}",
+            "BORG_REPO": f"ssh://root@{self.place.host}{self.store}",
             "BORG_RSH": self.ssh,
             "BORG_REMOTE_PATH": self.binary,
             "BORG_PASSPHRASE": "bench",
@@ -225,13 +234,13 @@ class Restic(Tool):
     def start(self):
         self.binary = self.place.program("restic")
         self.env |= {
-            "RESTIC_REPOSITORY": "rest:http://127.0.0.1:10024/",
+            "RESTIC_REPOSITORY": f"rest:http://{self.place.host}:10024/",
             "RESTIC_PASSWORD": "bench",
             "RESTIC_CACHE_DIR": str(self.home / "cache"),
         }
         server = self.place.program("restic-rest-server")
-        ready = lambda: answers(10024)
-        self.serve(server, "--path", self.store, "--no-auth", "--listen", "127.0.0.1:10024", ready=ready)
+        ready = lambda: self.answers(10024)
+        self.serve(server, "--path", self.store, "--no-auth", "--listen", f"{self.place.host}:10024", ready=ready)
         self.prepare(self.binary, "init")
 
     def backup(self):
@@ -265,7 +274,7 @@ class Bupstash(OverSsh):
     def start(self):
         super().start()
         self.binary = self.place.program("bupstash")
-        serve = f"{self.ssh} root@127.0.0.1 {self.binary} serve {self.store}"
+        serve = f"{self.ssh} root@{self.place.host} {self.binary} serve {self.store}"
         self.env |= {"BUPSTASH_REPOSITORY_COMMAND": serve, "BUPSTASH_KEY": str(self.home / "key")}
         self.prepare(self.binary, "new-key", "-o", self.home / "key")
         self.prepare(self.binary, "init")
@@ -278,12 +287,6 @@ class Bupstash(OverSsh):
         script = 'id=$("$0" list --query-cache "$1" --format jsonl1 name=data | tail -n 1 | '
         script += """sed 's/.*"id":"\\([0-9a-f]*\\)".*/\\1/') && exec "$0" restore --into "$2" id="$id" """
         return self.command("sh", "-c", script, self.binary, self.home / "queries", target, cwd="/")
-
-
-def answers(port):
-    with socket.socket() as attempt:
-        return attempt.connect_ex(("127.0.0.1", port)) == 0
-
 
 TOOLS = {
     "vsync": Vsync,

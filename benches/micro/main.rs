@@ -8,6 +8,8 @@
 
 mod catalog;
 mod chunks;
+mod files;
+mod loopback;
 mod scan;
 mod trees;
 mod upload;
@@ -20,7 +22,9 @@ fn main() {
     let harness = Harness::new(std::env::args().skip(1));
     chunks::run(&harness);
     scan::run(&harness);
+    files::run(&harness);
     trees::run(&harness);
+    loopback::run(&harness);
     upload::run(&harness);
     catalog::run(&harness, rows);
 }

@@ -66,8 +66,11 @@ fn pair() -> Pair {
         members: Arc::new(move |key| (key == known).then(|| member.clone())),
         registry: store.path().join("vsync.pub"),
         upkeep: Upkeep::default(),
+        declared: Arc::new(|| Some(Vec::new())),
+        status: None,
         reserve: Reserve::default(),
         congestion: Congestion::default(),
+        notify: None,
     };
     let running = Server::start(config).expect("a server");
     let address = ServerAddress {

@@ -242,6 +242,18 @@ impl<'a> Encoded<'a> {
     }
 }
 
+/// Bytes that a blob of `kind` with a plaintext of `raw_len` bytes has at most: encoding never
+/// makes a plaintext longer, and only nodes have references.
+#[must_use]
+pub const fn longest(kind: BlobKind, raw_len: usize) -> usize {
+    let refs = match kind {
+        BlobKind::Chunk => 0,
+        BlobKind::Leaf | BlobKind::Inner | BlobKind::Root => MAX_REFS,
+    };
+    let raw_len = if raw_len < MAX_RAW_LEN { raw_len } else { MAX_RAW_LEN };
+    FIXED_HEADER_LEN + refs * Cid::LEN + padme(ENCODED_HEAD_LEN + raw_len) + TAG_LEN
+}
+
 /// The length to which `len` bytes are padded, so that a length tells little: Padmé, from
 /// "Reducing Metadata Leakage from Encrypted Files" (Nikitin et al. 2019). At most 12 %
 /// more, 1 % on average from 64 KiB up.
@@ -263,6 +275,18 @@ fn read_u32(bytes: &[u8], at: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_blob_is_longer_than_the_longest() {
+        for raw_len in [0, 1, 31, 4096, 100_000, MAX_RAW_LEN] {
+            assert_eq!(
+                longest(BlobKind::Chunk, raw_len),
+                FIXED_HEADER_LEN + padme(ENCODED_HEAD_LEN + raw_len) + TAG_LEN
+            );
+        }
+        assert!(longest(BlobKind::Leaf, MAX_RAW_LEN) <= MAX_BLOB_LEN);
+        assert_eq!(longest(BlobKind::Chunk, usize::MAX), longest(BlobKind::Chunk, MAX_RAW_LEN));
+    }
 
     #[test]
     fn padme_follows_the_paper() {

@@ -99,6 +99,10 @@ opaque_id! {
     ManifestHash, 32
 }
 opaque_id! {
+    /// A job that an agent told a server of, chosen at random.
+    JobId, 16
+}
+opaque_id! {
     /// State of the realm's log after an entry: a hash over everything before it.
     LogHead, 32
 }

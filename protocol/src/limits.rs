@@ -21,6 +21,21 @@ pub const MAX_CIDS: usize = 1024;
 /// Most snapshots named in one `Forget`, and most verdicts in one plan.
 pub const MAX_VERDICTS: usize = 1024;
 
+/// Longest reason of a failed job, in bytes: one line that fits into a message to a person.
+pub const MAX_JOB_MESSAGE: usize = 500;
+
+/// Longest program version that a job names.
+pub const MAX_JOB_VERSION: usize = 64;
+
+/// Most jobs of one connection that are under way; a verification has one for each volume.
+pub const MAX_OPEN_JOBS: usize = 1024;
+
+/// Most volumes in one overview: with the longest reasons, still one message.
+pub const MAX_STANDINGS: usize = 500;
+
+/// Most sizes of each volume in an overview.
+pub const MAX_TREND: usize = 16;
+
 /// Longest manifest, sealed part included.
 pub const MAX_MANIFEST_LEN: usize = 256 << 10;
 

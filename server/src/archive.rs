@@ -16,7 +16,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use vsync_protocol::id::{Cid, ManifestHash, RealmId, SnapshotId};
 use vsync_protocol::log::LogEntry;
-use vsync_protocol::manifest::{LogPosition, Manifest, manifest_hash};
+use vsync_protocol::manifest::LogPosition;
 
 use crate::catalog::{Accepted, Catalog, CatalogError, Location, Snapshot, State};
 use crate::catchup::{adopt, replay};
@@ -27,9 +27,11 @@ use crate::store::health::Health;
 use crate::store::home::Home;
 use crate::store::journal::{Journal, Logged};
 use crate::store::pack::PackBuilder;
-use crate::store::room::Room;
+use crate::store::room::{Cached, Room};
 use crate::store::steps::Steps;
 use crate::store::{PackStore, StoreError, read_blob};
+use crate::upkeep::guard::Holds;
+use crate::upkeep::usage::Usages;
 
 /// Why something could not be done with the store.
 #[derive(Debug, Error)]
@@ -74,6 +76,10 @@ pub struct Archive {
     /// Held from the question what is new in a pack to the answer's being true: two sessions
     /// that bring the same blobs at once would else both be told that they are new.
     storing: Mutex<()>,
+    /// Held by whoever collects or repairs: one at a time does.
+    upkeep: Mutex<()>,
+    pub(crate) holds: Mutex<Holds>,
+    pub(crate) usages: Mutex<Usages>,
     _home: Home,
 }
 
@@ -144,6 +150,9 @@ impl Archive {
             time,
             kept_until,
             storing: Mutex::default(),
+            upkeep: Mutex::default(),
+            holds: Mutex::default(),
+            usages: Mutex::default(),
             _home: home,
         })
     }
@@ -231,6 +240,18 @@ impl Archive {
     /// When the system cannot tell.
     pub fn free(&self) -> Result<u64, StoreError> {
         self.files.packs.free()
+    }
+
+    /// What to say of the space that is left, if it is little: less than twice what is kept free.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn scarcity(&self) -> Result<Option<String>, StoreError> {
+        let (free, reserve) = self.files.packs.space()?;
+        let mib = |bytes: u64| bytes >> 20;
+        let then = if free < reserve { "it takes no more backups" } else { "soon it takes no more backups" };
+        let text = || format!("{} MiB are free, of which {} MiB are kept free: {then}", mib(free), mib(reserve));
+        Ok((free / 2 < reserve).then(text))
     }
 
     /// Makes the blobs of `pack`, already checked against their names, durable and known,
@@ -340,7 +361,7 @@ impl Archive {
         // nothing names, after it a crash leaves an entry that the next start repeats.
         let write = || -> Result<Accepted, ArchiveError> {
             let name = manifest_name(snapshot.hash);
-            self.files.manifests.write(&name, &mut [IoSlice::new(&snapshot.manifest)])?;
+            self.files.manifests.write(&name, &mut [IoSlice::new(&snapshot.manifest)], Cached::Kept)?;
             let logged = journal.append(LogEntry::Commit { manifest: snapshot.hash, at })?;
             let position = logged.mark.position;
             self.record(|catalog| catalog.append(logged, Some(snapshot)))?;
@@ -374,6 +395,11 @@ impl Archive {
         self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// While this is held nobody else collects garbage or mends packs.
+    pub(crate) fn upkeep_alone(&self) -> MutexGuard<'_, ()> {
+        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends all use of the catalog.
     pub fn close(&self) {
         // Who only looks something up waits for no disk.
@@ -398,18 +424,6 @@ impl Archive {
     }
 }
 
-impl Snapshot {
-    /// What the catalog keeps of `manifest`.
-    ///
-    /// # Errors
-    /// When it is no manifest.
-    pub fn of(manifest: Vec<u8>) -> Result<Self, vsync_protocol::manifest::ManifestError> {
-        let body = Manifest::parse(&manifest)?.body;
-        let hash = manifest_hash(&manifest);
-        Ok(Self { hash, volume: body.volume, source: body.source, sequence: body.sequence, manifest })
-    }
-}
-
 pub(crate) fn manifest_name(hash: ManifestHash) -> PathBuf {
     format!("{}.manifest", SnapshotId::from(hash)).into()
 }
@@ -431,6 +445,7 @@ mod tests {
     use crate::store::read_table;
     use crate::testing::blob;
     use vsync_protocol::blob::BlobKind;
+    use vsync_protocol::manifest::manifest_hash;
 
     const REALM: RealmId = RealmId::from_bytes([1; 16]);
 

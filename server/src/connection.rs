@@ -8,7 +8,7 @@ use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use vsync_protocol::id::{Cid, MachineKey, RealmId, VolumeName};
 use vsync_protocol::wire::{
     MESSAGE_HEAD_LEN, Refusal, RefusalCode, Reply, Request, UPLOAD_HEAD_LEN, UploadHead, VERSION, encode_message,
@@ -27,13 +27,15 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 const MEMBER_CHECK: Duration = Duration::from_secs(5);
 
 /// Bytes read for one connection's fetches but not yet taken by QUIC.
-const FETCH_ROOM: usize = 8 << 20;
+const FETCH_ROOM: usize = 4 << 20;
 
 /// One agent's connection.
 pub(crate) struct Connection {
     shared: Arc<Shared>,
     quic: quinn::Connection,
     key: MachineKey,
+    /// Tells it from all others of this server.
+    serial: u64,
     greeted: AtomicBool,
     session: Mutex<Sessions>,
     fetch_room: Semaphore,
@@ -49,13 +51,17 @@ struct Sessions {
 impl Connection {
     pub(crate) fn new(shared: Arc<Shared>, quic: quinn::Connection, key: MachineKey) -> Arc<Self> {
         let fetch_room = Semaphore::new(FETCH_ROOM);
-        Arc::new(Self { shared, quic, key, greeted: AtomicBool::new(false), session: Mutex::default(), fetch_room })
+        let serial = shared.serial.fetch_add(1, Ordering::Relaxed);
+        let (greeted, session) = (AtomicBool::new(false), Mutex::default());
+        Arc::new(Self { shared, quic, key, serial, greeted, session, fetch_room })
     }
 
     /// Serves the connection until it is closed, and until what it brought is durable.
     pub(crate) async fn run(self: Arc<Self>) {
+        let share = self.shared.shares.join(&self.quic);
         let mut streams = JoinSet::new();
-        let mut member_check = tokio::time::interval(MEMBER_CHECK);
+        // Not at once: the handshake has just asked.
+        let mut member_check = tokio::time::interval_at(Instant::now() + MEMBER_CHECK, MEMBER_CHECK);
         loop {
             tokio::select! {
                 opened = self.quic.accept_bi() => match opened {
@@ -67,9 +73,12 @@ impl Connection {
                     Err(_) => break,
                 },
                 Some(ended) = streams.join_next() => self.note_panic(ended),
-                _ = member_check.tick() => if self.member().is_err() {
-                    self.close(RefusalCode::NotAuthorised, "the machine's key was removed");
-                },
+                _ = member_check.tick() => {
+                    share.settle();
+                    if self.member().is_err() {
+                        self.close(RefusalCode::NotAuthorised, "the machine's key was removed");
+                    }
+                }
             }
         }
         // First, so that no request waits for frames that cannot come any more. Those that
@@ -80,6 +89,10 @@ impl Connection {
         }
         for ended in ingest {
             self.note_panic(ended.await);
+        }
+        let serial = self.serial;
+        if let Err(refused) = self.blocking(move |shared| shared.abandon_jobs(serial)).await {
+            tracing::warn!("lost jobs stay under way: {}", refused.message);
         }
     }
 
@@ -156,6 +169,13 @@ impl Connection {
             Request::Registry => self.blocking(|shared| shared.registry()).await?,
             Request::Log { from } => self.blocking(move |shared| shared.log(from)).await?,
             Request::Status => self.blocking(|shared| shared.status()).await?,
+            Request::Overview => self.blocking(move |shared| shared.overview(&member)).await?,
+            Request::BeginJob(start) => {
+                let serial = self.serial;
+                self.blocking(move |shared| shared.begin_job(&member, serial, start)).await?
+            }
+            Request::EndJob { id, result } => self.blocking(move |shared| shared.end_job(&member, id, result)).await?,
+            Request::Jobs(listing) => self.blocking(move |shared| shared.jobs(&member, listing)).await?,
             Request::Damaged { cid } => {
                 let damaged = self.blocking(move |shared| Ok(shared.archive.recheck(cid)?)).await?;
                 Reply::Checked { damaged }
@@ -173,6 +193,12 @@ impl Connection {
             let message = format!("{} is no administrator", member.name);
             return Err(refusal(RefusalCode::NotAuthorised, message));
         }
+        match request {
+            // These take hours, and wait for one another; the turns of walks are not for them.
+            Request::Collect(order) => return self.off_runtime(move |shared| shared.collect(order)).await,
+            Request::Scrub { rate } => return self.off_runtime(move |shared| shared.scrub(rate)).await,
+            _ => {}
+        }
         // Trees may be walked; the turns of short work are not for it.
         let _walk = self.shared.walks.acquire().await;
         self.off_runtime(move |shared| {
@@ -183,6 +209,7 @@ impl Connection {
                 Request::Undelete { id } => archive.undelete(id, by)?,
                 Request::Pin { id } => archive.pin(id, true, by)?,
                 Request::Unpin { id } => archive.pin(id, false, by)?,
+                Request::Release { volume, source } => archive.release(&volume, source.as_ref(), by)?,
                 Request::ConfirmClock { now } => archive.confirm_clock_with(now)?,
                 _ => return Err(refusal(RefusalCode::Malformed, "not a request of administrators")),
             };
@@ -214,13 +241,17 @@ impl Connection {
                 Ok(shared.archive.catalog().last(&asked, &source)?)
             })
             .await?;
+        // May walk over trees; the turns of short work are not for it.
+        let (name, of) = (member.name.clone(), volume.clone());
+        let allowance = self.off_runtime(move |shared| shared.allowance(&name, &of)).await?;
         // What an unfinished session brought is to be found by the new one's questions.
         for ingest in self.close_sessions() {
             self.note_panic(ingest.await);
         }
         let mut sessions = self.sessions();
         sessions.opened += 1;
-        let (session, ingest) = Session::begin(sessions.opened, volume, Arc::clone(&self.shared.archive));
+        let (session, ingest) =
+            Session::begin(sessions.opened, volume, allowance, (Arc::clone(&self.shared.archive), &self.shared.shares));
         sessions.ingest.extend(ingest);
         if let Some(other) = sessions.current.replace(session) {
             other.close();

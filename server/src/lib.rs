@@ -9,6 +9,7 @@
 //! archive on blocks and knows nothing of QUIC; everything before it is async and touches
 //! no file.
 
+pub mod alerts;
 pub mod archive;
 pub mod catalog;
 mod catchup;
@@ -16,19 +17,29 @@ pub mod clock;
 pub mod commit;
 mod connection;
 mod fetch;
+mod jobs;
+mod overview;
 mod pins;
 mod rebuild;
 mod refusal;
+mod repair;
 mod serve;
 mod session;
+mod shares;
 pub mod store;
 pub mod upkeep;
+mod web;
 
 #[cfg(test)]
 mod testing;
 
+pub use overview::{Declarations, Declared};
 pub use rebuild::{RebuildReport, Trust, rebuild, rebuild_in};
+pub use repair::{RepairReport, repair};
 pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};
 pub use store::disk::Reserve;
 pub use upkeep::{Policies, Upkeep};
+
 pub use vsync_transport::Congestion;
+pub use web::StatusConfig;
+pub use web::json::{server_json, volume_json};

@@ -8,7 +8,7 @@ use std::path::Path;
 use vsync_protocol::id::{Cid, RealmId};
 
 use crate::archive::{ArchiveError, Files, catalog_path};
-use crate::catalog::{Catalog, Totals};
+use crate::catalog::{Adopted, Catalog, Totals};
 use crate::catchup::{adopt, replay};
 use crate::store::disk::Reserve;
 use crate::store::home::Home;
@@ -37,6 +37,8 @@ pub struct RebuildReport {
     pub damaged_blobs: u64,
     /// Entries of the log whose manifest is lost or damaged.
     pub lost_manifests: u64,
+    /// The record of jobs, which is nowhere but in the old catalog.
+    pub jobs: Adopted,
 }
 
 /// Makes the catalog of the store at `data` anew. No server may have the store open.
@@ -66,6 +68,8 @@ pub fn rebuild_in(steps: &Steps, data: &Path, realm: RealmId, trust: Trust) -> R
     if trust == Trust::Nothing {
         report.damaged_blobs = verify(&files, &catalog)?;
     }
+    // The files say nothing of jobs: what the old catalog still tells of them is kept.
+    report.jobs = if path.exists() { catalog.adopt_jobs(&path)? } else { Adopted { jobs: 0, lost: true } };
     report.totals = catalog.totals()?;
     // Closing folds the WAL in, so that the file is the whole database.
     drop(catalog);

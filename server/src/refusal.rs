@@ -68,6 +68,7 @@ impl From<RetentionError> for Refusal {
             RetentionError::Archive(error) => return error.into(),
             RetentionError::NoSnapshot(_) | RetentionError::Forgotten(_) => RefusalCode::NoSnapshot,
             RetentionError::Pinned(_) | RetentionError::TooYoung(_) => RefusalCode::Protected,
+            RetentionError::NotHeld(_) => RefusalCode::NoSnapshot,
             RetentionError::Collected(_) => RefusalCode::Collected,
             RetentionError::Frozen(_) | RetentionError::Clock(_) => RefusalCode::Clock,
         };
@@ -79,7 +80,8 @@ impl From<MarkError> for Refusal {
     fn from(error: MarkError) -> Self {
         match error {
             MarkError::Archive(error) => error.into(),
-            error => refusal(RefusalCode::Store, error.to_string()),
+            MarkError::Stopped => refusal(RefusalCode::Draining, "the server is shutting down"),
+            error => refusal(RefusalCode::Damaged, format!("nothing is removed: {error}")),
         }
     }
 }

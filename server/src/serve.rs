@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -17,16 +18,23 @@ use tokio::time::timeout;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, SnapshotId, VolumeName};
 use vsync_protocol::limits::{MAX_MESSAGE_LEN, MAX_VERDICTS};
 use vsync_protocol::plan::{Fate, Verdict};
-use vsync_protocol::wire::{Cids, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, ServerStatus};
+use vsync_protocol::wire::{Cids, GcOrder, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply};
 use vsync_transport::{Congestion, TransportError};
 
+use crate::alerts::Notify;
+use crate::alerts::herald::Herald;
 use crate::archive::{Archive, ArchiveError};
 use crate::commit::{Author, Outcome, commit};
 use crate::connection::Connection;
+use crate::jobs::Owners;
+use crate::overview::{Declarations, Viewer};
 use crate::refusal::{number, refusal};
+use crate::shares::Shares;
 use crate::store::disk::Reserve;
 use crate::upkeep::Upkeep;
 use crate::upkeep::keeper::{Keeper, Notices};
+use crate::upkeep::usage::Allowance;
+use crate::web::{StatusConfig, Web};
 
 /// Connections altogether, and of one machine.
 const MAX_CONNECTIONS: usize = 256;
@@ -53,7 +61,7 @@ const LEAVING: Duration = Duration::from_millis(20);
 const FINISH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes of a reply's content; room is left for what stands around it.
-const PAGE: usize = MAX_MESSAGE_LEN - (64 << 10);
+pub(crate) const PAGE: usize = MAX_MESSAGE_LEN - (64 << 10);
 
 /// A machine that may connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +100,12 @@ pub struct ServerConfig {
     pub congestion: Congestion,
     /// How the store is looked after.
     pub upkeep: Upkeep,
+    /// What is to be backed up to it.
+    pub declared: Declarations,
+    /// How people are told when something is wrong; none: they look for themselves.
+    pub notify: Option<Notify>,
+    /// Where it shows over HTTP how it is; none: nowhere.
+    pub status: Option<StatusConfig>,
 }
 
 /// Why a server does not start.
@@ -103,6 +117,14 @@ pub enum ServerError {
     /// TLS or the address.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The address for status is not to be had.
+    #[error("cannot listen on the status address {address} (TCP)")]
+    Status {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The network thread.
     #[error("cannot start the network thread")]
     Thread(#[source] std::io::Error),
@@ -116,8 +138,9 @@ impl Server {
     ///
     /// # Errors
     /// When the store cannot be opened or the address is not to be had.
-    pub fn start(config: ServerConfig) -> Result<Running, ServerError> {
+    pub fn start(mut config: ServerConfig) -> Result<Running, ServerError> {
         let archive = Arc::new(Archive::open(&config.data, config.realm, config.reserve)?);
+        archive.lose_jobs();
         let members = Arc::clone(&config.members);
         let admit = move |key| members(key).is_some();
         let quic = vsync_transport::server_config(&config.identity, admit, config.congestion)?;
@@ -126,7 +149,16 @@ impl Server {
         let notices = Notices::default();
         let keeper = Keeper::start(Arc::clone(&archive), config.upkeep.clone(), notices.clone());
         let keeper = keeper.map_err(ServerError::Thread)?;
-        let shared = Arc::new(Shared::new(config, archive, notices));
+        let viewer =
+            Arc::new(Viewer { archive: Arc::clone(&archive), notices, declared: Arc::clone(&config.declared) });
+        let (web, herald) = match open_windows(&mut config, &viewer) {
+            Ok(windows) => windows,
+            Err(error) => {
+                keeper.end();
+                return Err(error);
+            }
+        };
+        let shared = Arc::new(Shared::new(config, archive, viewer));
         let (stop, stopped) = oneshot::channel();
         let (listening, ready) = mpsc::channel();
         let thread = std::thread::Builder::new().name("vsync-quic".to_owned()).spawn(move || {
@@ -149,14 +181,29 @@ impl Server {
                 }
             });
             runtime.shutdown_timeout(FINISH_TIMEOUT);
+            if let Some(herald) = herald {
+                herald.end();
+            }
             keeper.end();
             shared.archive.close();
         });
         let thread = thread.map_err(ServerError::Thread)?;
         let died = || std::io::Error::other("it ended at once");
         ready.recv().map_err(|_| ServerError::Thread(died()))?.map_err(ServerError::Thread)?;
-        Ok(Running { address, stop: Some(stop), thread: Some(thread) })
+        Ok(Running { address, stop: Some(stop), thread: Some(thread), web })
     }
+}
+
+/// What shows and tells people how the server is.
+fn open_windows(config: &mut ServerConfig, viewer: &Arc<Viewer>) -> Result<(Option<Web>, Option<Herald>), ServerError> {
+    let show = |status: StatusConfig| {
+        let address = status.listen;
+        Web::start(status, Arc::clone(viewer)).map_err(|source| ServerError::Status { address, source })
+    };
+    let web = config.status.clone().map(show).transpose()?;
+    let tell = |notify| Herald::start(notify, &config.data, Arc::clone(viewer)).map_err(ServerError::Thread);
+    let herald = config.notify.take().map(tell).transpose()?;
+    Ok((web, herald.flatten()))
 }
 
 /// How a server is asked to end.
@@ -174,9 +221,16 @@ pub struct Running {
     address: SocketAddr,
     stop: Option<oneshot::Sender<Stop>>,
     thread: Option<JoinHandle<()>>,
+    web: Option<Web>,
 }
 
 impl Running {
+    /// Where it shows how it is, if it does.
+    #[must_use]
+    pub fn status_address(&self) -> Option<SocketAddr> {
+        self.web.as_ref().map(Web::address)
+    }
+
     /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
@@ -194,6 +248,7 @@ impl Running {
             // It may have ended by itself.
             let _ = stop.send(how);
         }
+        drop(self.web.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the network thread panicked");
         }
@@ -218,14 +273,21 @@ pub(crate) struct Shared {
     pub(crate) turns: Semaphore,
     /// A permit is held by each walk over a tree.
     pub(crate) walks: Semaphore,
+    /// What all agents share of memory.
+    pub(crate) shares: Arc<Shares>,
     identity: SigningKey,
     upkeep: Upkeep,
-    notices: Notices,
+    viewer: Arc<Viewer>,
+    pub(crate) owners: Owners,
+    /// How many connections there have been; numbers the next one.
+    pub(crate) serial: AtomicU64,
+    /// Calls off what administrators have ordered, when the server ends.
+    called_off: crate::upkeep::throttle::Stop,
     connections: Mutex<HashMap<MachineKey, usize>>,
 }
 
 impl Shared {
-    fn new(config: ServerConfig, archive: Arc<Archive>, notices: Notices) -> Self {
+    fn new(config: ServerConfig, archive: Arc<Archive>, viewer: Arc<Viewer>) -> Self {
         Self {
             archive,
             realm: config.realm,
@@ -234,9 +296,13 @@ impl Shared {
             running: Semaphore::new(MAX_RUNNING as usize),
             turns: Semaphore::new(TURNS),
             walks: Semaphore::new(WALKS),
+            shares: Arc::default(),
             identity: config.identity,
             upkeep: config.upkeep,
-            notices,
+            viewer,
+            owners: Owners::default(),
+            serial: AtomicU64::new(0),
+            called_off: crate::upkeep::throttle::Stop::default(),
             connections: Mutex::default(),
         }
     }
@@ -251,6 +317,7 @@ impl Shared {
             }
         };
         endpoint.set_server_config(None);
+        self.called_off.stop();
         if matches!(how, Stop::Drain) {
             // With all permits here no request is running, and those that come are refused.
             let _ = timeout(DRAIN_TIMEOUT, self.running.acquire_many(MAX_RUNNING)).await;
@@ -335,27 +402,42 @@ impl Shared {
     }
 
     pub(crate) fn status(&self) -> Result<Reply, Refusal> {
-        let totals = self.archive.catalog().totals()?;
-        Ok(Reply::Status(Box::new(ServerStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            now: self.archive.time().0.now,
-            snapshots: totals.snapshots,
-            blobs: totals.blobs,
-            packs: totals.packs,
-            bytes: totals.bytes,
-            free: self.archive.free()?,
-            read_only: self.archive.failure().map(str::to_owned),
-            warnings: self.warnings()?,
-        })))
+        Ok(Reply::Status(Box::new(self.viewer.status()?)))
     }
 
-    /// What an operator must look at.
-    fn warnings(&self) -> Result<Vec<String>, Refusal> {
-        let (moment, kept) = self.archive.time();
-        let mut warnings = self.notices.all();
-        let clock = kept.evidence(&moment).check(None).err().map(|frozen| frozen.to_string());
-        warnings.extend(clock.filter(|clock| !warnings.contains(clock)));
-        Ok(warnings)
+    /// A machine that only writes is told of its own volumes.
+    pub(crate) fn overview(&self, member: &Member) -> Result<Reply, Refusal> {
+        let own = (!member.may_read && !member.may_admin).then_some(&member.name);
+        let mut overview = self.viewer.overview(own)?;
+        // Bounds hold on average; this one always.
+        while minicbor::to_vec(&overview).map_or(0, |bytes| bytes.len()) > PAGE && !overview.volumes.is_empty() {
+            overview.volumes.truncate(overview.volumes.len() * 3 / 4);
+        }
+        Ok(Reply::Overview(Box::new(overview)))
+    }
+
+    /// What a backup may bring; refuses one that may bring nothing.
+    pub(crate) fn allowance(&self, name: &MachineName, volume: &VolumeName) -> Result<Option<Allowance>, Refusal> {
+        let allowance = self.archive.allowance((self.upkeep.quotas)(name, volume))?;
+        match allowance {
+            Some(Allowance { left: 0, words }) => Err(refusal(RefusalCode::Quota, words)),
+            allowance => Ok(allowance),
+        }
+    }
+
+    pub(crate) fn collect(&self, order: GcOrder) -> Result<Reply, Refusal> {
+        let report = self.archive.collect(&order.into(), &self.called_off)?;
+        tracing::info!("garbage collection by order: {report:?}");
+        Ok(Reply::Collected(report))
+    }
+
+    pub(crate) fn scrub(&self, rate: Option<u64>) -> Result<Reply, Refusal> {
+        let mut report = self.archive.scrub(rate, &self.called_off)?;
+        // As many as fit into a message; the server's log has them all.
+        report.damaged_packs.truncate(MAX_VERDICTS);
+        report.affected.truncate(MAX_VERDICTS);
+        report.bad_manifests.truncate(MAX_VERDICTS);
+        Ok(Reply::Scrubbed(Box::new(report)))
     }
 
     /// Forgets all of `ids` that can be; says no when one of them cannot.

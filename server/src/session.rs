@@ -22,10 +22,12 @@ use vsync_protocol::wire::{FRAME_HEAD_LEN, FrameHead, Refusal, RefusalCode};
 use crate::archive::Archive;
 use crate::pins::SessionPins;
 use crate::refusal::refusal;
+use crate::shares::{Filling, Shares, Turn};
 use crate::store::pack::PackBuilder;
+use crate::upkeep::usage::Allowance;
 
 /// Bytes of blobs that wait to be checked.
-const QUEUE: usize = 4 << 20;
+const QUEUE: usize = 1 << 20;
 
 /// What a blob costs at least, so that tiny ones cannot fill memory with bookkeeping.
 const LEAST_COST: usize = 512;
@@ -66,13 +68,19 @@ pub(crate) struct Session {
 impl Session {
     /// Begins a session. The returned tasks end once the session was closed and everything
     /// that it received is durable.
-    pub(crate) fn begin(id: u32, volume: VolumeName, archive: Arc<Archive>) -> (Arc<Self>, [JoinHandle<()>; 2]) {
+    pub(crate) fn begin(
+        id: u32,
+        volume: VolumeName,
+        allowance: Option<Allowance>,
+        (archive, shares): (Arc<Archive>, &Arc<Shares>),
+    ) -> (Arc<Self>, [JoinHandle<()>; 2]) {
         // Bounded by the permits that items carry.
         let (queue, items) = crossbeam_channel::unbounded();
         let progress = watch::Sender::new(Progress::default());
         // Without room: one pack is filled while one is stored, and that is all there is.
         let (packs, tasks) = crossbeam_channel::bounded(0);
-        let checker = Checker { packs, progress: progress.clone(), pack: PackBuilder::default() };
+        let filling = shares.fill();
+        let checker = Checker { packs, progress: progress.clone(), pack: PackBuilder::default(), filling, allowance };
         let pins = archive.session_pins();
         let keeper = Keeper { archive, pins: pins.clone(), progress: progress.clone() };
         let threads = [
@@ -159,11 +167,13 @@ struct Checker {
     packs: Sender<Task>,
     progress: watch::Sender<Progress>,
     pack: PackBuilder,
+    filling: Filling,
+    allowance: Option<Allowance>,
 }
 
 /// What the checker hands to the keeper, in the order in which it came.
 enum Task {
-    Store(PackBuilder),
+    Store(PackBuilder, Turn),
     Flush(oneshot::Sender<Result<(), Refusal>>),
 }
 
@@ -197,8 +207,12 @@ impl Checker {
         let header = Header::parse(&blob);
         let header = header.map_err(|error| refusal(RefusalCode::Malformed, format!("blob {cid}: {error}")))?;
         let kind = header.kind;
+        if let Some(allowance) = &mut self.allowance {
+            let left = allowance.left.checked_sub(blob.len() as u64);
+            allowance.left = left.ok_or_else(|| refusal(RefusalCode::Quota, allowance.words.clone()))?;
+        }
         self.pack.push(cid, kind, blob);
-        if self.pack.is_full() {
+        if self.pack.is_full_at(self.filling.pack_size()) {
             self.hand_over();
         }
         Ok(())
@@ -206,7 +220,8 @@ impl Checker {
 
     fn hand_over(&mut self) {
         if !self.pack.is_empty() {
-            let _ = self.packs.send(Task::Store(std::mem::take(&mut self.pack)));
+            let turn = self.filling.turn();
+            let _ = self.packs.send(Task::Store(std::mem::take(&mut self.pack), turn));
         }
     }
 }
@@ -222,7 +237,7 @@ impl Keeper {
     fn run(self, tasks: &Receiver<Task>) {
         for task in tasks {
             match task {
-                Task::Store(pack) => {
+                Task::Store(pack, _turn) => {
                     if let Err(error) = self.archive.put(&self.pins, pack) {
                         fail(&self.progress, error.into());
                     }

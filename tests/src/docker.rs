@@ -132,6 +132,28 @@ impl Container {
         container
     }
 
+    /// Removes, at the end, a container that something else makes, with a name that nothing has yet.
+    #[must_use]
+    pub fn absent(stem: &str) -> Self {
+        Self { name: unique(stem) }
+    }
+
+    /// `docker inspect` of it.
+    #[must_use]
+    #[track_caller]
+    pub fn inspect(&self) -> serde_json::Value {
+        let list: serde_json::Value =
+            serde_json::from_str(&docker(["inspect", &self.name])).expect("docker prints JSON");
+        list[0].clone()
+    }
+
+    /// Whether it exists.
+    #[must_use]
+    #[track_caller]
+    pub fn exists(&self) -> bool {
+        docker(["ps", "-a", "--format", "{{.Names}}"]).lines().any(|name| name == self.name)
+    }
+
     /// A container that uses a volume and does nothing else.
     #[must_use]
     #[track_caller]

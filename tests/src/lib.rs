@@ -14,29 +14,38 @@
 //! Everything is real: processes, sockets, PostgreSQL, Docker, the kernel's file systems. Whatever is missing is a
 //! panic that names it, never a test skipped; `tests/run` provides it all.
 
+pub mod bao;
 pub mod cgroup;
 pub mod cli;
 pub mod damage;
 pub mod docker;
+pub mod fuzz;
+pub mod liar;
 pub mod netns;
+pub mod power;
 pub mod realm;
 pub mod relay;
 pub mod rng;
 pub mod server;
 pub mod shell;
+pub mod sinks;
 pub mod site;
+pub mod torture;
 pub mod tree;
 pub mod volume;
 
+pub use bao::Bao;
 pub use cgroup::MemoryGroup;
 pub use cli::{Output, Running, Vsync};
 pub use damage::{Damage, Place};
 pub use docker::{Container, DockerVolume, Postgres};
+pub use liar::{Answer, Liar};
 pub use netns::Network;
 pub use realm::Realm;
 pub use relay::{Link, Relay};
 pub use rng::Rng;
 pub use server::Server;
+pub use sinks::Sinks;
 pub use site::Site;
 pub use tree::{Tree, assert_same};
 pub use volume::Volume;

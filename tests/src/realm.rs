@@ -5,6 +5,9 @@ use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 
+use ed25519_dalek::SigningKey;
+use vsync::keys::KeyStore;
+
 use crate::{Server, Vsync};
 
 /// Says what a realm consists of; [`RealmBuilder::build`] makes it.
@@ -159,6 +162,16 @@ impl Realm {
     #[must_use]
     pub fn store(&self, server: &str) -> PathBuf {
         self.root.path().join("stores").join(server)
+    }
+
+    /// The key that a machine shows to others.
+    ///
+    /// # Panics
+    /// If it has none.
+    #[must_use]
+    pub fn identity(&self, machine: &str) -> SigningKey {
+        let store = KeyStore::Directory(self.root.path().join("keys"));
+        store.machine(&machine.parse().expect("the name of a machine")).expect("a key").identity()
     }
 
     /// vsync as a machine runs it.

@@ -26,6 +26,8 @@ pub struct Link {
     pub loss: f64,
     /// The share of packets that arrive twice.
     pub duplicate: f64,
+    /// The share of packets that arrive with a byte changed.
+    pub corrupt: f64,
 }
 
 /// A relay before a server; it ends with its guard.
@@ -163,6 +165,11 @@ impl Shared {
         if state.chance(link.loss) {
             return;
         }
+        let mut packet = packet.to_vec();
+        if state.chance(link.corrupt) && !packet.is_empty() {
+            let at = usize::try_from(state.rng.below(packet.len() as u64)).expect("an index");
+            packet[at] ^= 0x55;
+        }
         let copies = if state.chance(link.duplicate) { 2 } else { 1 };
         for _ in 0..copies {
             let jitter = state.fraction();
@@ -170,7 +177,7 @@ impl Shared {
             let serial = state.serial;
             state.serial += 1;
             state.waiting.push(Reverse((due, serial)));
-            state.packets.insert(serial, (through.clone(), to, packet.to_vec()));
+            state.packets.insert(serial, (through.clone(), to, packet.clone()));
         }
         self.changed.notify_all();
     }

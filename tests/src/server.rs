@@ -1,6 +1,6 @@
 //! A server process, ready when it is returned and gone when it is dropped.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -27,6 +27,25 @@ impl Server {
         server
     }
 
+    /// The same; when it ends before it listens, what it said.
+    ///
+    /// # Errors
+    /// With all that it printed.
+    #[track_caller]
+    pub fn try_start(vsync: Vsync) -> Result<Self, Box<Output>> {
+        let mut running = vsync.clone().limit(PATIENCE).spawn(["server", "run"]);
+        loop {
+            let ended = !running.is_running();
+            if let Some(address) = listening(&running.stderr_so_far()) {
+                return Ok(Self { vsync, running: Some(running), address });
+            }
+            if ended {
+                return Err(Box::new(running.wait()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Starts it again; one that still runs is asked to stop first.
     ///
     /// # Panics
@@ -38,8 +57,7 @@ impl Server {
         }
         let mut running = self.vsync.clone().limit(PATIENCE).spawn(["server", "run"]);
         let line = running.wait_for_stderr("listening on ");
-        let address = line.split("listening on ").nth(1).and_then(|rest| rest.split_whitespace().next());
-        self.address = address.unwrap_or_else(|| panic!("no address in {line:?}")).to_owned();
+        self.address = listening(&line).unwrap_or_else(|| panic!("no address in {line:?}"));
         self.running = Some(running);
     }
 
@@ -63,6 +81,24 @@ impl Server {
         &self.address
     }
 
+    /// Where it shows its status, `IP:PORT`, if `VSYNC_STATUS_ADDRESS` or the configuration asks for that.
+    ///
+    /// # Panics
+    /// If it does not say so soon.
+    #[must_use]
+    #[track_caller]
+    pub fn status_address(&self) -> String {
+        let begun = Instant::now();
+        loop {
+            let log = self.log();
+            if let Some((address, _)) = log.split_once("status at http://").and_then(|(_, rest)| rest.split_once('/')) {
+                return address.to_owned();
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not say where its status is:\n{log}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// The process, for signals, logs and `/proc`.
     ///
     /// # Panics
@@ -73,10 +109,22 @@ impl Server {
         self.running.as_ref().expect("a server that runs")
     }
 
+    /// What it has logged since it started, if it still is there.
+    #[must_use]
+    pub fn log_if_running(&self) -> Option<String> {
+        self.running.as_ref().map(Running::stderr_so_far)
+    }
+
     /// What it has logged since it started.
     #[must_use]
     #[track_caller]
     pub fn log(&self) -> String {
         self.process().stderr_so_far()
     }
+}
+
+/// The address in a server's words, once it has said it.
+fn listening(stderr: &str) -> Option<String> {
+    let address = stderr.split("listening on ").nth(1)?.split_once(char::is_whitespace)?.0;
+    Some(address.to_owned())
 }

@@ -1,6 +1,7 @@
 //! What a backup or restore costs is counted: work that nobody needs is not done.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use vsync_tests::{Site, Tree, Volume, assert_same, shell};
@@ -119,4 +120,54 @@ fn restoring_over_an_equal_tree_fetches_nothing() {
     assert_eq!((again.number("bytes_restored"), again.number("files_restored")), (0, 0), "{again:?}");
     // Neither replaced nor touched.
     assert_eq!(before, files());
+}
+
+#[test]
+fn content_that_several_files_share_is_fetched_once() {
+    let site = Site::new(6);
+    site.data.random("00/first", 5 << 20);
+    let content = fs::read(site.data.path().join("00/first")).unwrap();
+    for copy in 0..40 {
+        fs::create_dir(site.data.path().join(format!("1{copy:02}"))).unwrap();
+        fs::write(site.data.path().join(format!("1{copy:02}/copy")), &content).unwrap();
+        // Not the same file, but the same chunks but for the first.
+        fs::write(site.data.path().join(format!("1{copy:02}/nearly")), [&[copy; 9], &content[9..]].concat()).unwrap();
+    }
+    site.backup();
+    let there = vsync_tests::scratch();
+    let restored = site.restore(&["data"], there.path());
+    let once = content.len() as u64 + 40 * CHUNK;
+    assert!(restored.number("bytes_restored") < 3 * once, "{restored:?}");
+    assert!(restored.number("total_bytes") > 400 << 20, "{restored:?}");
+    assert_same(&Tree::read(site.data.path()), &Tree::read(there.path()));
+}
+
+#[test]
+fn content_that_moved_by_whole_blocks_is_not_copied() {
+    let site = Site::new(7);
+    site.data.random("inserted", 40 << 20).random("removed", 40 << 20);
+    site.backup();
+    let there = vsync_tests::scratch();
+    site.restore(&["data"], there.path());
+    let inodes = || ["inserted", "removed"].map(|name| fs::metadata(there.path().join(name)).unwrap().ino());
+    let before = inodes();
+    site.data.insert("inserted", 20 << 20, vec![7; 1 << 20]).patch("inserted", 5 << 20, "somewhere");
+    let mut content = fs::read(site.data.join("removed")).unwrap();
+    content.drain(10 << 20..(10 << 20) + 40_960);
+    site.data.write("removed", content);
+    site.backup();
+    let log = vsync_tests::scratch();
+    let log = log.path().join("calls");
+    let traced = site.host().through(["strace", "-f", "-y", "-e", "trace=pwrite64,write", "-o", log.to_str().unwrap()]);
+    traced.run(["restore", "data", "-q", "--to-path", there.path().to_str().unwrap()]).success();
+    assert_same(&Tree::read(site.data.path()), &Tree::read(there.path()));
+    // ext4 and XFS put blocks in and take them out; elsewhere a new file takes the old one's place.
+    if [0xef53, 0x5846_5342].contains(&rustix::fs::statfs(there.path()).unwrap().f_type) {
+        assert_eq!(before, inodes());
+        let text = fs::read_to_string(&log).unwrap();
+        let name = there.path().to_str().unwrap();
+        let lengths = text.lines().filter(|line| line.contains(name)).filter_map(|line| line.rsplit("= ").next());
+        let written: u64 = lengths.filter_map(|length| length.trim().parse::<u64>().ok()).sum();
+        assert!(written < 8 * CHUNK + (1 << 20), "{written} bytes written");
+    }
 }

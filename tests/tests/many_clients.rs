@@ -10,6 +10,9 @@ const CLIENTS: usize = 16;
 const COMMON: u64 = 48 << 20;
 const OWN: u64 = 2 << 20;
 
+/// Most memory that the server may take with all of them at once.
+const SERVER_LIMIT: u64 = 128 << 20;
+
 #[test]
 fn what_sixteen_machines_have_in_common_is_kept_once() {
     let volumes: Vec<Volume> = (0..CLIENTS)
@@ -46,6 +49,7 @@ fn what_sixteen_machines_have_in_common_is_kept_once() {
     assert!(stored < needed + needed / 10, "{stored} bytes in packs for {needed}");
     let peak = peak_memory(server.process().pid()).expect("the server runs");
     println!("server: {} MiB at most, {stored} bytes in packs for {needed}", peak >> 20);
+    assert!(peak < SERVER_LIMIT, "{peak} bytes of memory for {CLIENTS} machines at once");
 
     let restores: Vec<(tempfile::TempDir, Running)> = (0..CLIENTS)
         .map(|number| {
@@ -58,6 +62,9 @@ fn what_sixteen_machines_have_in_common_is_kept_once() {
         restore.wait().success();
         assert_same(&Tree::read(volume.path()), &Tree::read(target.path()));
     }
+    let peak = peak_memory(server.process().pid()).expect("the server runs");
+    println!("server: {} MiB at most, with all restores at once", peak >> 20);
+    assert!(peak < SERVER_LIMIT, "{peak} bytes of memory for {CLIENTS} machines at once");
 }
 
 fn packs(store: &Path) -> u64 {

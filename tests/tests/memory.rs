@@ -1,4 +1,5 @@
-//! Agent and server each in 256 MiB, whatever the volume's size: the kernel kills what takes more.
+//! Agent and server each in 256 MiB, whatever the volume's size: the kernel kills what takes more, and of the server's
+//! half may not be its own.
 //!
 //! `VSYNC_TEST_FILES=1000000` makes the volume of small files that large; by default it has 300,000, which a slow
 //! machine finishes in the time that a run of all tests may take.
@@ -15,6 +16,9 @@ use vsync_tests::{MemoryGroup, Output, Realm, Rng, Running, Server, Tree, Vsync,
 
 /// What each of the two may use.
 const LIMIT: u64 = 256 << 20;
+
+/// What of it may be the server's own memory; the rest is what the kernel keeps for it.
+const SERVER_LIMIT: u64 = 128 << 20;
 
 struct Bed {
     realm: Realm,
@@ -53,7 +57,7 @@ impl Bed {
             mib(server)
         );
         assert_eq!(kills, (0, 0), "killed for want of memory, agent and server; {output}");
-        assert!(peak < LIMIT && server < LIMIT, "{what}: agent {peak}, server {server} bytes");
+        assert!(peak < LIMIT && server < SERVER_LIMIT, "{what}: agent {peak}, server {server} bytes");
         output.success()
     }
 }

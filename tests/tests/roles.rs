@@ -137,7 +137,7 @@ struct Reader {
 
 impl Reader {
     fn of(realm: &Realm) -> Self {
-        let store = KeyStore::new(realm.admin().parent().unwrap().join("keys"));
+        let store = KeyStore::Directory(realm.admin().parent().unwrap().join("keys"));
         let bundle = store.machine(&"reader".parse().unwrap()).unwrap();
         let registry = fs::read_to_string(realm.admin().join("vsync.pub")).unwrap().parse().unwrap();
         Self { bundle, registry }

@@ -1,169 +1,196 @@
-//! Reading ahead: while applications go on, everything is read and sent once. Then they are held, and only what
-//! changed since is read again; that becomes the snapshot. The first tree never does.
+//! Reading large files ahead of cutting them, on threads of their own.
 //!
-//! What the second reading takes over unread must be as it was read the first time. It is taken over if size, times and
-//! inode are the same, and the inode's time is older than the first reading by more than a moment: each write since
-//! then would have moved that time. Two kinds of writes do not, and are dealt with:
-//!
-//! - A page that is mapped into memory and already written to may be written to again, and the time does not move until
-//!   the page has been to the disk. So the file system is synced after the first reading's time is noted and before it
-//!   begins: what is written later finds its page clean, and moves the time.
-//! - File systems that keep no such time for mapped pages (tmpfs), or keep it elsewhere (NFS, FUSE): on those nothing
-//!   is read ahead, and everything is read as if there were one reading only.
-//!
-//! And if the clock was set meanwhile, the first reading counts for nothing.
+//! A cut depends on the one before, so that one thread cuts a file from start to end. What
+//! does not depend on it is done here meanwhile, several stretches at once: reading, and
+//! hashing the chunks that are expected to be found again. Of a file that changed little
+//! nothing is left to the cutting thread but to compare.
 
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::io;
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{Mode, OFlags};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use vsync_protocol::id::Pid;
 
-use super::pipeline::Pipeline;
-use super::{BackupError, Job, Source, Trust, finish, now};
-use crate::cache::{Cache, Parent};
-use crate::config::Quiesce;
-use crate::quiesce::QuiesceError;
-use crate::remote::UploadStats;
+use super::BackupError;
+use super::pipeline::Shared;
+use crate::remote::Permit;
+use crate::volume::SourceFile;
 
-/// Something that can keep a volume from changing.
-pub trait Stillness {
-    /// Whether anything moves, so that reading ahead saves it time.
-    ///
-    /// # Errors
-    /// When it cannot be told, or could not be stopped.
-    fn is_needed(&mut self) -> Result<bool, QuiesceError>;
+/// What is read at once.
+pub(super) const SEGMENT: usize = 2 << 20;
 
-    /// Makes the volume stand still, and says what a snapshot may claim of it.
-    ///
-    /// # Errors
-    /// When it does not.
-    fn begin(&mut self) -> Result<Quiesce, QuiesceError>;
+/// Stretches of one file that are read or wait to be cut.
+const DEPTH: usize = 4;
 
-    /// Everything is read: lets the volume move again.
-    ///
-    /// # Errors
-    /// When it has moved before: what was read is no moment of it.
-    fn end(&mut self) -> Result<(), QuiesceError>;
+/// Buffers kept for use again: fresh memory costs more than reading into it.
+const KEPT: usize = 16;
 
-    /// How long it stood still, so far.
-    fn lasted(&self) -> Option<Duration>;
-}
+/// Buffers that are used again and again. Their content is of no meaning.
+#[derive(Debug, Default)]
+pub(super) struct Pool(Mutex<Vec<Vec<u8>>>);
 
-/// What a backup builds on.
-pub(super) struct Basis {
-    /// The tree to compare with.
-    pub(super) parent: Option<Parent>,
-    pub(super) trust: Trust,
-    /// What was sent already.
-    pub(super) sent: UploadStats,
-    /// Files that had not changed since the last snapshot, if the tree is younger than that.
-    pub(super) unchanged: Option<u64>,
-    /// What the snapshot may claim.
-    pub(super) mode: Option<Quiesce>,
-    /// When the reading begins.
-    pub(super) started: Duration,
-}
-
-impl Basis {
-    pub(super) fn new(parent: Option<Parent>, trust: Trust) -> Self {
-        Self { parent, trust, sent: UploadStats::default(), unchanged: None, mode: None, started: now() }
+impl Pool {
+    /// A buffer of `len` bytes, the same for all that are taken; they are not cleared.
+    pub(super) fn take(self: &Arc<Self>, len: usize) -> Buffer {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let bytes = kept.filter(|kept| kept.len() == len).unwrap_or_else(|| vec![0; len]);
+        Buffer { bytes, pool: Some(self.clone()) }
     }
 }
 
-impl Job<'_> {
-    /// Reads ahead if that helps, and makes the volume stand still.
-    pub(super) fn make_still(
-        &self,
-        directory: &Path,
-        cache: &mut Cache,
-        mut basis: Basis,
-        stillness: &mut dyn Stillness,
-    ) -> Result<Basis, BackupError> {
-        let (begun, started) = (Instant::now(), now());
-        if stillness.is_needed()? && shows_every_write(directory) && sync(directory) {
-            basis = self.read_ahead(directory, cache, Basis { started, ..basis })?;
-            // Most of what is to be synced below is so while applications go on.
-            sync(directory);
+/// Bytes that go back to their pool when they are dropped.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+    pool: Option<Arc<Pool>>,
+}
+
+impl From<Vec<u8>> for Buffer {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { bytes, pool: None }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(pool) = &self.pool {
+            let mut kept = pool.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() < KEPT {
+                kept.push(std::mem::take(&mut self.bytes));
+            }
         }
-        let mode = Some(stillness.begin()?);
-        if clock_was_set(begun, started) {
-            tracing::warn!("the clock was set during the backup; reading everything again");
-            basis.parent = None;
+    }
+}
+
+/// A stretch that was read.
+pub(super) struct Stretch {
+    /// What was read begins after [`Shared::headroom`] bytes, where the rest of the stretch
+    /// before it is put.
+    pub(super) buffer: Buffer,
+    /// Bytes read.
+    pub(super) len: usize,
+    /// Ids computed ahead: offset in the file, length, id.
+    pub(super) pids: Vec<(u64, usize, Pid)>,
+    /// Whether nothing follows.
+    pub(super) last: bool,
+    /// For the buffer.
+    pub(super) permit: Permit,
+}
+
+/// Where the stretches of a run of data come from.
+pub(super) trait Supply {
+    /// The next stretch. `outlook` tells, for a range, which chunks of it will be asked for
+    /// by their ids. The outer error ends the backup, the inner one the run.
+    fn next(&mut self, outlook: &dyn Fn(Range<u64>) -> Vec<(u64, usize)>) -> Result<io::Result<Stretch>, BackupError>;
+}
+
+/// A stretch to be read.
+pub(super) struct Order {
+    source: Arc<SourceFile>,
+    range: Range<u64>,
+    expected: Vec<(u64, usize)>,
+    buffer: Buffer,
+    permit: Permit,
+    last: bool,
+    done: Sender<io::Result<Stretch>>,
+}
+
+/// Carries orders out until there are no more.
+pub(super) fn work(shared: &Shared, orders: &Receiver<Order>) -> Result<(), BackupError> {
+    for order in orders {
+        let done = order.done.clone();
+        // Who ordered it may have given its file up.
+        drop(done.send(order.carry_out(shared)));
+    }
+    Ok(())
+}
+
+impl Order {
+    fn carry_out(mut self, shared: &Shared) -> io::Result<Stretch> {
+        let headroom = shared.headroom();
+        let wanted = usize::try_from(self.range.end - self.range.start).map_or(SEGMENT, |len| len.min(SEGMENT));
+        let len = self.source.read_sparing(&mut self.buffer[headroom..headroom + wanted], self.range.start)?;
+        shared.pipeline.progress.read.add(len as u64);
+        let data = &self.buffer[headroom..headroom + len];
+        let pid = |&(offset, len): &(u64, usize)| {
+            let start = usize::try_from(offset.checked_sub(self.range.start)?).ok()?;
+            let chunk = data.get(start..start.checked_add(len)?)?;
+            Some((offset, len, shared.pipeline.vault.pid(chunk)))
+        };
+        let pids = self.expected.iter().filter_map(pid).collect();
+        let last = self.last || len < wanted;
+        Ok(Stretch { buffer: self.buffer, len, pids, last, permit: self.permit })
+    }
+}
+
+/// A run of data of a file, read ahead.
+pub(super) struct FileSupply<'a> {
+    shared: &'a Shared,
+    source: &'a Arc<SourceFile>,
+    orders: &'a Sender<Order>,
+    /// What is not ordered yet.
+    range: Range<u64>,
+    under_way: VecDeque<Receiver<io::Result<Stretch>>>,
+}
+
+impl<'a> FileSupply<'a> {
+    pub(super) const fn new(
+        shared: &'a Shared,
+        source: &'a Arc<SourceFile>,
+        orders: &'a Sender<Order>,
+        range: Range<u64>,
+    ) -> Self {
+        Self { shared, source, orders, range, under_way: VecDeque::new() }
+    }
+
+    /// Orders the next stretch, if there is room for it now. Only who has none under way
+    /// waits for room: else two files could each wait for what the other holds.
+    fn order(&mut self, outlook: &dyn Fn(Range<u64>) -> Vec<(u64, usize)>) -> Result<bool, BackupError> {
+        if self.range.is_empty() || self.under_way.len() >= DEPTH {
+            return Ok(false);
         }
-        // Noted before it is synced, for the next backup's sake, as above.
-        let started = now();
-        sync(directory);
-        Ok(Basis { mode, started, ..basis })
-    }
-
-    fn read_ahead(&self, directory: &Path, cache: &mut Cache, basis: Basis) -> Result<Basis, BackupError> {
-        let Basis { parent, trust, started, .. } = basis;
-        let last = parent.as_ref().and_then(|parent| parent.snapshot);
-        let upload = self.remote.upload(self.options.volume.clone())?;
-        cache.begin()?;
-        let pipeline: Pipeline = self.pipeline(&upload, trust)?;
-        let mut source = Source::Directory(directory);
-        let built = pipeline.run(&mut source, self.options.info.clone(), parent, cache, &mut || Ok(()));
-        let (built, _, sent) = finish(upload, built)?;
-        // Everything in it is on the server now, whether it was believed before or not.
-        let parent = self.as_parent(last, built.root, started);
-        cache.finish(&parent)?;
-        let unchanged = Some(self.progress.unchanged.get());
-        self.progress.go_over_again();
-        Ok(Basis { parent: Some(parent), trust: Trust::Cache, sent, unchanged, mode: None, started })
+        let len = usize::try_from(self.range.end - self.range.start).map_or(SEGMENT, |left| left.min(SEGMENT));
+        let budget = &self.shared.read_budget;
+        let permit = if self.under_way.is_empty() { Some(budget.take(len)) } else { budget.try_take(len) };
+        let Some(permit) = permit else { return Ok(false) };
+        let range = self.range.start..self.range.start + len as u64;
+        self.range.start = range.end;
+        let (done, stretch) = bounded(1);
+        let order = Order {
+            source: self.source.clone(),
+            expected: outlook(range.clone()),
+            buffer: self.shared.buffers.take(self.shared.headroom() + SEGMENT),
+            permit,
+            last: self.range.is_empty(),
+            range,
+            done,
+        };
+        self.orders.send(order).map_err(|_| BackupError::Stopped)?;
+        self.under_way.push_back(stretch);
+        Ok(true)
     }
 }
 
-/// The file systems on which every write moves the inode's time, once a page is clean: they are told when a mapped page
-/// is first written to, and no other machine writes to them.
-const TRUSTED: [u64; 4] = [
-    0xEF53,      // ext2, ext3, ext4
-    0x5846_5342, // xfs
-    0x9123_683E, // btrfs
-    0xF2F5_2010, // f2fs
-];
-
-fn shows_every_write(directory: &Path) -> bool {
-    let Ok(found) = rustix::fs::statfs(directory) else { return false };
-    let trusted = u64::try_from(found.f_type).is_ok_and(|kind| TRUSTED.contains(&kind));
-    if !trusted {
-        tracing::info!("reading nothing ahead: the file system of {} may hide writes", directory.display());
-    }
-    trusted
-}
-
-/// Writes the file system's pages to the disk. False if that failed.
-fn sync(directory: &Path) -> bool {
-    let synced = rustix::fs::open(directory, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|directory| rustix::fs::syncfs(&directory));
-    if let Err(error) = &synced {
-        tracing::warn!("cannot sync the file system of {}: {error}", directory.display());
-    }
-    synced.is_ok()
-}
-
-/// Whether the clock that inodes are stamped with went otherwise than time did.
-fn clock_was_set(begun: Instant, started: Duration) -> bool {
-    let (by_time, by_clock) = (begun.elapsed(), now().checked_sub(started));
-    by_clock.is_none_or(|by_clock| by_clock.abs_diff(by_time) > Duration::from_secs(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_clock_that_was_set_is_noticed() {
-        let begun = Instant::now();
-        assert!(!clock_was_set(begun, now()));
-        assert!(clock_was_set(begun, now() + Duration::from_secs(5)), "set back");
-        assert!(clock_was_set(begun, now() - Duration::from_secs(5)), "set forward");
-    }
-
-    #[test]
-    fn memory_is_not_trusted_to_show_writes() {
-        assert!(!shows_every_write(Path::new("/proc")));
-        assert!(!shows_every_write(Path::new("/dev/shm")));
-        assert!(!shows_every_write(Path::new("/nowhere/at/all")));
+impl Supply for FileSupply<'_> {
+    fn next(&mut self, outlook: &dyn Fn(Range<u64>) -> Vec<(u64, usize)>) -> Result<io::Result<Stretch>, BackupError> {
+        while self.order(outlook)? {}
+        let next = self.under_way.pop_front().ok_or(BackupError::Stopped)?;
+        next.recv().map_err(|_| BackupError::Stopped)
     }
 }

@@ -10,12 +10,15 @@
 //!                     seal ───────────────► HAVE, upload ◄────── seal
 //! ```
 //!
+//! Large files are read ahead, and hashed ahead where the parent tells what to expect.
+//!
 //! Every arrow between threads is a bounded channel, and the bytes in flight are bounded by
 //! two budgets: for what is read and not yet sealed, and for what is sealed and not yet
 //! durable on the server.
 
 mod ahead;
 mod assemble;
+mod chunking;
 mod error;
 mod file;
 mod hardlinks;
@@ -23,6 +26,7 @@ mod pipeline;
 pub mod predict;
 mod scan;
 mod seal;
+mod still;
 mod stream;
 
 use std::io::Read;
@@ -43,11 +47,11 @@ use crate::snapshot;
 use crate::tree::{Reference, Totals};
 use crate::vault::Vault;
 
-pub use ahead::Stillness;
 pub use error::BackupError;
+pub use still::Stillness;
 
-use ahead::Basis;
 use pipeline::Pipeline;
+use still::Basis;
 
 /// What is backed up.
 pub enum Source<'a> {
@@ -226,7 +230,8 @@ impl Job<'_> {
             CommitOutcome::Committed(receipt) => receipt,
             CommitOutcome::Missing(cids) => return Err(BackupError::Missing { count: cids.len() }),
         };
-        if receipt.manifest != manifest_hash(&manifest) || !receipt.is_signed_by(self.remote.server_key()) {
+        let fits = receipt.realm == self.writer.realm && receipt.manifest == manifest_hash(&manifest);
+        if !fits || !receipt.is_signed_by(self.remote.server_key()) {
             return Err(BackupError::Receipt);
         }
         // The receipt is on this machine's disk before anybody hears of success.

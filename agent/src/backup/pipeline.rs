@@ -1,6 +1,7 @@
 //! The threads of a backup, and the channels between them.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -8,10 +9,11 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use vsync_protocol::id::{Cid, Pid};
 use vsync_protocol::tree::{Entry, EntryPath, VolumeInfo};
 
+use super::ahead::{Buffer, Order, Pool};
 use super::assemble::Assembler;
-use super::file::FileJob;
+use super::file::{FileJob, Next};
 use super::predict::Cut;
-use super::{BackupError, Built, Source, Trust, file, scan, seal, stream};
+use super::{BackupError, Built, Source, Trust, ahead, file, scan, seal, stream};
 use crate::cache::{Cache, Parent};
 use crate::chunk::{Cutter, Profile};
 use crate::progress::Progress;
@@ -19,9 +21,10 @@ use crate::remote::{Budget, Permit, UploadSender};
 use crate::tree::Piece;
 use crate::vault::Vault;
 
-/// Threads that read and cut, and threads that seal: both cores are busy even while one of
-/// each waits for disk or network.
+/// Threads that open files and cut, that read large files ahead, and that seal: both cores are
+/// busy even while one of each waits for disk or network.
 const READERS: usize = 2;
+const AHEAD: usize = 2;
 const SEALERS: usize = 2;
 
 /// Bytes read and not yet sealed.
@@ -71,8 +74,10 @@ pub(super) enum FilePart {
 /// A stretch of a file on its way to a sealer.
 pub(super) struct Segment {
     pub(super) path: EntryPath,
-    pub(super) data: Vec<u8>,
-    /// What the data consists of, in order.
+    pub(super) buffer: Buffer,
+    /// Where in the buffer it lies.
+    pub(super) bytes: Range<usize>,
+    /// What it consists of, in order.
     pub(super) cuts: Vec<Cut>,
     pub(super) pieces: Sender<Vec<Piece>>,
     pub(super) _permit: Permit,
@@ -83,6 +88,7 @@ pub(super) struct Shared {
     pub(super) pipeline: Pipeline,
     pub(super) read_budget: Budget,
     pub(super) send_budget: Budget,
+    pub(super) buffers: Arc<Pool>,
     /// Chunks sealed in this run.
     pub(super) sealed: Mutex<HashMap<Pid, (Cid, [u8; 32])>>,
 }
@@ -99,6 +105,13 @@ impl Shared {
 
     pub(super) fn recall(&self, pid: Pid) -> Option<(Cid, [u8; 32])> {
         self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&pid).copied()
+    }
+
+    /// Bytes kept free in front of what is read, for what could not be cut before: never as
+    /// much as the longest chunk.
+    pub(super) fn headroom(&self) -> usize {
+        let longest = |profile| self.pipeline.cutter.longest(profile);
+        longest(Profile::General).max(longest(Profile::Database))
     }
 
     /// Ends the run when somebody asked for it.
@@ -121,10 +134,12 @@ impl Pipeline {
             pipeline: self,
             read_budget: Budget::new(READ_BUDGET),
             send_budget: Budget::new(SEND_BUDGET),
+            buffers: Arc::default(),
             sealed: Mutex::default(),
         };
         let (slots, slot_queue) = bounded::<Slot>(1024);
         let (jobs, job_queue) = bounded::<FileJob>(32);
+        let (orders, order_queue) = bounded::<Order>(AHEAD);
         let (segments, segment_queue) = bounded::<Segment>(8);
         let (root, root_queue) = bounded(1);
         thread::scope(|scope| {
@@ -135,22 +150,28 @@ impl Pipeline {
                     scope.spawn(move || seal::work(shared, &queue))
                 })
                 .collect();
-            drop(segment_queue);
-            let readers: Vec<_> = (0..READERS)
+            let ahead: Vec<_> = (0..AHEAD)
                 .map(|_| {
-                    let (queue, segments) = (job_queue.clone(), segments.clone());
-                    scope.spawn(move || file::work(shared, &queue, &segments))
+                    let queue = order_queue.clone();
+                    scope.spawn(move || ahead::work(shared, &queue))
                 })
                 .collect();
-            drop(job_queue);
+            let next = Next { orders, segments };
+            let readers: Vec<_> = (0..READERS)
+                .map(|_| {
+                    let (queue, next) = (job_queue.clone(), next.clone());
+                    scope.spawn(move || file::work(shared, &queue, &next))
+                })
+                .collect();
+            drop((segment_queue, order_queue, job_queue));
             let fed = match source {
                 Source::Directory(path) => scan::run(shared, path, parent, nodes, &slots, &jobs, &root),
-                Source::Stream(reader) => stream::run(shared, *reader, parent, nodes, &slots, &segments, &root),
+                Source::Stream(reader) => stream::run(shared, *reader, parent, nodes, &slots, &next.segments, &root),
             };
             // The end of the input travels through the channels.
-            drop((slots, jobs, segments, root));
+            drop((slots, jobs, next, root));
             let mut outcomes = vec![fed];
-            outcomes.extend(readers.into_iter().map(join));
+            outcomes.extend(readers.into_iter().chain(ahead).map(join));
             // Sealing and sending go on while whatever was held for reading is let go.
             if outcomes.iter().all(Result::is_ok) {
                 outcomes.push(all_read());

@@ -5,6 +5,7 @@
 //! scan would find the same one, so that the gear hash of all the rest can be skipped.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use vsync_protocol::id::Pid;
 
@@ -42,6 +43,45 @@ impl Cut {
     }
 }
 
+/// What a cut is made from.
+#[derive(Clone, Copy)]
+pub struct Window<'a> {
+    /// The bytes since the last cut, as many as [`Cutter::cut`] wants.
+    pub data: &'a [u8],
+    /// Where they lie in the new version.
+    pub offset: u64,
+    /// Whether they end where the run of data ends.
+    pub last: bool,
+    /// Ids that were computed ahead.
+    pub hashed: &'a Hashed,
+}
+
+impl Window<'_> {
+    /// The id of the first `len` bytes.
+    fn pid(&self, vault: &Vault, len: usize) -> Pid {
+        self.hashed.find(self.offset, len).unwrap_or_else(|| vault.pid(&self.data[..len]))
+    }
+}
+
+/// Ids of stretches of a file, by where they lie, in order.
+#[derive(Debug, Default)]
+pub struct Hashed(Vec<(u64, usize, Pid)>);
+
+impl Hashed {
+    /// Adds stretches that follow those known so far, as offset, length and id, and forgets
+    /// what lies before `from`.
+    pub fn advance(&mut self, from: u64, more: impl IntoIterator<Item = (u64, usize, Pid)>) {
+        self.0.retain(|&(offset, ..)| offset >= from);
+        self.0.extend(more);
+    }
+
+    fn find(&self, offset: u64, len: usize) -> Option<Pid> {
+        let at = self.0.binary_search_by_key(&offset, |&(offset, ..)| offset).ok()?;
+        let (_, known, pid) = self.0[at];
+        (known == len).then_some(pid)
+    }
+}
+
 /// The parent's pieces of one file, and where among them the new version seems to be.
 pub struct Predictor {
     pieces: Vec<Piece>,
@@ -53,7 +93,8 @@ pub struct Predictor {
     shift: i64,
     misses: u32,
     scanned: u32,
-    by_pid: Option<HashMap<Pid, usize>>,
+    /// Where each chunk stands among the pieces, and its offset in the parent.
+    by_pid: Option<HashMap<Pid, (usize, u64)>>,
 }
 
 impl Predictor {
@@ -63,21 +104,41 @@ impl Predictor {
         Self { pieces, next: 0, offset: 0, shift: 0, misses: 0, scanned: 0, by_pid: None }
     }
 
-    /// Cuts the chunk at the start of `data`, which lies at `offset` of the new version.
-    /// `data` must be as long as [`Cutter::cut`] wants it; `last` says that it ends where
-    /// the run of data ends.
-    pub fn cut(
-        &mut self,
-        vault: &Vault,
-        cutter: &Cutter,
-        profile: Profile,
-        data: &[u8],
-        offset: u64,
-        last: bool,
-    ) -> Cut {
+    /// The stretches within `range` whose ids a cut will ask for, if the new version goes on
+    /// as it seems to: offsets and lengths, in order. A guess: it costs time to be wrong.
+    #[must_use]
+    pub fn outlook(&self, cutter: &Cutter, profile: Profile, range: Range<u64>) -> Vec<(u64, usize)> {
+        if profile == Profile::Database {
+            // Cut alike whatever is in it, and each piece is asked for by its id.
+            let step = cutter.longest(profile);
+            let whole = (range.end - range.start) / step as u64;
+            return (0..whole).map(|number| (range.start + number * step as u64, step)).collect();
+        }
+        if self.misses >= MISSES {
+            return Vec::new();
+        }
+        let mut found = Vec::new();
+        let mut at = self.offset.saturating_add_signed(self.shift);
+        for piece in self.pieces.get(self.next..).unwrap_or_default() {
+            let end = at.saturating_add(piece.len());
+            if end > range.end {
+                break;
+            }
+            if let (Some(reference), true) = (chunk(piece), at >= range.start) {
+                found.push((at, reference.child.raw_len as usize));
+            }
+            at = end;
+        }
+        found
+    }
+
+    /// Cuts the chunk at the start of `window`.
+    pub fn cut(&mut self, vault: &Vault, cutter: &Cutter, profile: Profile, window: &Window<'_>) -> Cut {
+        let Window { data, offset, last, hashed } = *window;
         if self.pieces.is_empty() {
             let len = cutter.cut(profile, data);
-            return if is_zero(&data[..len]) { Cut::Hole(len as u64) } else { Cut::New(len, None) };
+            let zeros = is_zero(&data[..len]);
+            return if zeros { Cut::Hole(len as u64) } else { Cut::New(len, hashed.find(offset, len)) };
         }
         self.follow(offset);
         let mut tried = None;
@@ -86,7 +147,7 @@ impl Predictor {
             // A chunk that ended with its data is the same cut only if it does so again.
             let same_end = !ends_run || (last && len == data.len());
             if len <= data.len() && same_end && cutter.cuts_at(profile, data, len) {
-                let pid = vault.pid(&data[..len]);
+                let pid = window.pid(vault, len);
                 if pid == reference.child.pid {
                     self.hit();
                     return Cut::Known(reference);
@@ -95,7 +156,7 @@ impl Predictor {
                 tried = Some((len, pid));
             }
         }
-        self.scan(vault, cutter, profile, data, offset, tried)
+        self.scan(vault, cutter, profile, window, tried)
     }
 
     /// Cuts by content, and looks the chunk up among all of the parent's.
@@ -104,22 +165,21 @@ impl Predictor {
         vault: &Vault,
         cutter: &Cutter,
         profile: Profile,
-        data: &[u8],
-        offset: u64,
+        window: &Window<'_>,
         tried: Option<(usize, Pid)>,
     ) -> Cut {
         self.scanned += 1;
-        let len = cutter.cut(profile, data);
-        if is_zero(&data[..len]) {
+        let len = cutter.cut(profile, window.data);
+        if is_zero(&window.data[..len]) {
             return Cut::Hole(len as u64);
         }
         let pid = match tried {
             Some((same, pid)) if same == len => pid,
-            _ => vault.pid(&data[..len]),
+            _ => window.pid(vault, len),
         };
         match self.find(pid) {
-            Some((reference, position)) => {
-                self.resume_after(position, offset + len as u64);
+            Some((reference, position, before)) => {
+                self.resume_after(position, before, window.offset);
                 Cut::Known(reference)
             }
             None => Cut::New(len, Some(pid)),
@@ -157,22 +217,31 @@ impl Predictor {
         self.misses = 0;
     }
 
-    fn find(&mut self, pid: Pid) -> Option<(Reference, usize)> {
-        let pieces = &self.pieces;
+    /// A chunk of the parent's by its id, its place among the pieces, and its offset.
+    fn find(&mut self, pid: Pid) -> Option<(Reference, usize, u64)> {
+        let (pieces, mut end) = (&self.pieces, 0);
         let by_pid = self.by_pid.get_or_insert_with(|| {
-            let chunks = pieces.iter().enumerate().rev();
-            chunks.filter_map(|(at, piece)| chunk(piece).map(|reference| (reference.child.pid, at))).collect()
+            let mut by_pid = HashMap::with_capacity(pieces.len());
+            for (position, piece) in pieces.iter().enumerate() {
+                if let Some(reference) = chunk(piece) {
+                    // Of equal chunks the first.
+                    by_pid.entry(reference.child.pid).or_insert((position, end));
+                }
+                end += piece.len();
+            }
+            by_pid
         });
-        let position = *by_pid.get(&pid)?;
-        chunk(&pieces[position]).map(|reference| (reference, position))
+        let (position, offset) = *by_pid.get(&pid)?;
+        chunk(&pieces[position]).map(|reference| (reference, position, offset))
     }
 
-    /// After content that moved: expects what followed it in the parent.
-    fn resume_after(&mut self, position: usize, offset: u64) {
+    /// After content that lay at `before` in the parent and lies at `offset` now: expects what
+    /// followed it in the parent.
+    fn resume_after(&mut self, position: usize, before: u64, offset: u64) {
         if position + 1 != self.next || self.misses > 0 {
-            self.offset = self.pieces[..=position].iter().map(Piece::len).sum();
+            self.offset = before + self.pieces[position].len();
             self.next = position + 1;
-            self.shift = offset as i64 - self.offset as i64;
+            self.shift = offset as i64 - before as i64;
         }
         self.misses = 0;
     }
@@ -220,9 +289,34 @@ mod tests {
         let mut at = 0;
         while at < data.len() {
             let end = data.len().min(at + cutter.longest(profile));
-            let cut = predictor.cut(&vault, &cutter, profile, &data[at..end], at as u64, end == data.len());
+            let window =
+                Window { data: &data[at..end], offset: at as u64, last: end == data.len(), hashed: &Hashed::default() };
+            let cut = predictor.cut(&vault, &cutter, profile, &window);
             at += cut.len();
             cuts.push(cut);
+        }
+        cuts
+    }
+
+    /// The same with ids computed ahead, a stretch at a time.
+    fn cuts_ahead(predictor: &mut Predictor, profile: Profile, data: &[u8], stretch: usize) -> Vec<Cut> {
+        let (vault, cutter) = (vault(), cutter());
+        let (mut cuts, mut hashed, mut at, mut ahead) = (Vec::new(), Hashed::default(), 0, 0);
+        while at < data.len() {
+            let end = data.len().min(at + cutter.longest(profile));
+            while ahead < end {
+                let next = data.len().min(ahead + stretch);
+                let outlook = predictor.outlook(&cutter, profile, ahead as u64..next as u64);
+                let pids = outlook.into_iter().map(|(offset, len)| {
+                    let start = usize::try_from(offset).unwrap();
+                    (offset, len, vault.pid(&data[start..start + len]))
+                });
+                hashed.advance(at as u64, pids);
+                ahead = next;
+            }
+            let window = Window { data: &data[at..end], offset: at as u64, last: end == data.len(), hashed: &hashed };
+            cuts.push(predictor.cut(&vault, &cutter, profile, &window));
+            at += cuts[cuts.len() - 1].len();
         }
         cuts
     }
@@ -315,8 +409,9 @@ mod tests {
             let mut after = before.clone();
             edits.iter().zip(seed..).for_each(|(edit, seed)| apply(&mut after, edit, seed ^ 0x55));
             let parent = pieces(profile, &before);
-            let predicted: Vec<usize> =
-                cuts(&mut Predictor::new(parent.clone()), profile, &after).iter().map(Cut::len).collect();
+            let found = cuts(&mut Predictor::new(parent.clone()), profile, &after);
+            prop_assert_eq!(&cuts_ahead(&mut Predictor::new(parent.clone()), profile, &after, 16 << 10), &found);
+            let predicted: Vec<usize> = found.iter().map(Cut::len).collect();
             let scanned: Vec<usize> =
                 cuts(&mut Predictor::new(vec![]), profile, &after).iter().map(Cut::len).collect();
             prop_assert_eq!(predicted, scanned);

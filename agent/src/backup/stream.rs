@@ -1,12 +1,14 @@
 //! Backing up the bytes of a stream: a snapshot with one file.
 
 use std::io::{self, Read};
+use std::ops::Range;
 
 use crossbeam_channel::{Sender, bounded};
 use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
 
 use super::BackupError;
-use super::file::Chunking;
+use super::ahead::{SEGMENT, Stretch, Supply};
+use super::chunking::Chunking;
 use super::pipeline::{FilePart, Segment, Shared, Slot};
 use super::predict::Predictor;
 use super::scan::ParentTree;
@@ -45,7 +47,26 @@ pub(super) fn run(
     parts.send(FilePart::Entry(Box::new(entry))).map_err(|_| BackupError::Stopped)?;
     let profile = shared.pipeline.profile.unwrap_or_default();
     let mut chunking = Chunking::new(shared, &path, profile, predictor, segments, &parts);
-    chunking.run(u64::MAX, &mut |buffer, _| fill(stream, buffer))?.map_err(BackupError::Stream)
+    chunking.run(&mut StreamSupply { shared, stream })?.map_err(BackupError::Stream)
+}
+
+/// Nothing of a stream can be read ahead of its turn.
+struct StreamSupply<'a> {
+    shared: &'a Shared,
+    stream: &'a mut (dyn Read + Send),
+}
+
+impl Supply for StreamSupply<'_> {
+    fn next(&mut self, _: &dyn Fn(Range<u64>) -> Vec<(u64, usize)>) -> Result<io::Result<Stretch>, BackupError> {
+        let permit = self.shared.read_budget.take(SEGMENT);
+        let headroom = self.shared.headroom();
+        let mut buffer = self.shared.buffers.take(headroom + SEGMENT);
+        let filled = fill(self.stream, &mut buffer[headroom..]);
+        Ok(filled.map(|len| {
+            self.shared.pipeline.progress.read.add(len as u64);
+            Stretch { buffer, len, pids: Vec::new(), last: len < SEGMENT, permit }
+        }))
+    }
 }
 
 /// Reads until the buffer is full or the stream ends.

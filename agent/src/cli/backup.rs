@@ -7,11 +7,14 @@ use std::sync::Arc;
 use serde_json::json;
 use vsync_protocol::id::{MachineName, VolumeName};
 use vsync_protocol::tree::VolumeInfo;
+use vsync_protocol::wire::JobKind;
 
 use super::GlobalArgs;
 use super::around::{Around, Done};
 use super::context::Context;
 use super::helper;
+use super::job::Job;
+use super::load::LoadArgs;
 use super::output;
 use super::progress::Display;
 use super::quiesce::{self, Still};
@@ -26,7 +29,11 @@ use crate::config::Quiesce;
 use crate::docker::VolumeDescription;
 use crate::progress::Progress;
 use crate::quiesce::{Holder, Released};
+use crate::schedule::{Lock, LockError};
 use crate::suggest;
+
+/// Who is told of a backup, and what counts for it.
+type Watched<'a> = (&'a Job<'a>, &'a Arc<Progress>);
 
 /// Back up volumes, directories or streams
 ///
@@ -40,6 +47,7 @@ use crate::suggest;
 #[command(after_help = "Examples:
   vsync backup montagu_orderly_volume
   vsync backup barman_recover --server annex2 --tag nightly=yes
+  vsync backup montagu_db_volume --limit-upload 20MiB --cpu 1 --nice 10 --idle-io
   vsync backup montagu_packit_db --quiesce pause
   vsync backup --dry-run
   pg_dump montagu | vsync backup --stdin montagu_dump
@@ -80,6 +88,9 @@ pub(super) struct BackupArgs {
     /// The command for --stdin-from-command, after `--`
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
 impl BackupArgs {
@@ -94,14 +105,22 @@ impl BackupArgs {
         if self.dry_run {
             return self.foretell(global);
         }
+        self.load.settle()?;
         let session = Session::open(global, self.server.as_ref())?;
+        session.remote.limit(self.load.limits());
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
         if let Some(name) = &self.stdin {
-            return self.stream(global, &session, name, &mut std::io::stdin(), &progress, || Ok(()));
+            let job = Job::begin(&session, JobKind::Backup, name, None);
+            let done = self.stream(global, &session, name, &mut std::io::stdin(), (&job, &progress), || Ok(()));
+            job.end(&done);
+            return done;
         }
         if let Some(name) = &self.stdin_from_command {
-            return self.command_output(global, &session, name, &progress);
+            let job = Job::begin(&session, JobKind::Backup, name, None);
+            let done = self.command_output(global, &session, name, (&job, &progress));
+            job.end(&done);
+            return done;
         }
         let volumes = self.volumes(&session.context)?;
         let machine = session.context.config.machine(&session.context.bundle.machine)?;
@@ -116,7 +135,10 @@ impl BackupArgs {
     fn all(&self, global: &GlobalArgs, session: &Session, volumes: &[VolumeName]) -> Result<Done, Failure> {
         let mut exit = Exit::Exact;
         for volume in volumes {
-            let done = self.volume(global, session, volume)?;
+            let job = Job::begin(session, JobKind::Backup, volume, None);
+            let done = self.volume(global, session, volume, &job);
+            job.end(&done);
+            let done = done?;
             exit = if done == Exit::Exact { exit } else { done };
         }
         Ok(Done { exit, summary: None })
@@ -176,16 +198,25 @@ impl BackupArgs {
         Ok(Exit::Exact)
     }
 
-    fn volume(&self, global: &GlobalArgs, session: &Session, volume: &VolumeName) -> Result<Exit, Failure> {
+    fn volume(
+        &self,
+        global: &GlobalArgs,
+        session: &Session,
+        volume: &VolumeName,
+        job: &Job<'_>,
+    ) -> Result<Exit, Failure> {
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
+        job.watch(&progress);
+        // Whoever started a helper has the lock, and runs the commands around.
         if self.held.is_some() {
-            return self.held_volume(global, session, volume, &progress).map(|done| done.exit);
+            return self.held_volume(global, session, volume, (job, &progress)).map(|done| done.exit);
         }
+        let _lock = lock(session, volume)?;
         let context = &session.context;
         let said = context.config.volume(volume);
         let around = Around::volume(&context.bundle.machine, volume, said, &progress, quiesce::say(global));
-        around.run(|| self.held_volume(global, session, volume, &progress)).map(|done| done.exit)
+        around.run(|| self.held_volume(global, session, volume, (job, &progress))).map(|done| done.exit)
     }
 
     fn held_volume(
@@ -193,7 +224,7 @@ impl BackupArgs {
         global: &GlobalArgs,
         session: &Session,
         volume: &VolumeName,
-        progress: &Arc<Progress>,
+        watched: Watched<'_>,
     ) -> Result<Done, Failure> {
         let place = volumes::locate(global, &session.context, volume)?;
         let holder = match self.held {
@@ -202,14 +233,14 @@ impl BackupArgs {
         };
         let directory = match &place {
             Place::Directory(path) | Place::Volume(path, _) => path.clone(),
-            Place::Helper(description) => return self.with_helper(global, session, description, holder, progress),
+            Place::Helper(description) => return self.with_helper(global, session, description, holder, watched),
         };
         let options = self.options(session, volume, place.info(self.held.unwrap_or_default()));
         let Some(holder) = holder else {
-            return self.run_one(global, session, Source::Directory(&directory), &options, progress, None);
+            return self.run_one(global, session, Source::Directory(&directory), &options, watched, None);
         };
-        let still = Still::new(holder, progress.clone())?;
-        self.run_one(global, session, Source::Directory(&directory), &options, progress, Some(still))
+        let still = Still::new(holder, watched.1.clone())?;
+        self.run_one(global, session, Source::Directory(&directory), &options, watched, Some(still))
     }
 
     /// A helper reads the volume while it is held here: all the time, as nothing is known of how far it is.
@@ -219,18 +250,19 @@ impl BackupArgs {
         session: &Session,
         volume: &VolumeDescription,
         holder: Option<Holder>,
-        progress: &Arc<Progress>,
+        (job, progress): Watched<'_>,
     ) -> Result<Done, Failure> {
         let mut still = holder.map(|holder| Still::new(holder, progress.clone())).transpose()?;
         let mode = match &mut still {
             Some(still) => still.begin()?,
             None => Quiesce::None,
         };
-        let outcome = helper::backup(global, session, volume, &self.tag, mode);
+        let outcome = helper::backup(global, session, volume, &self.tag, &self.load.arguments(), (mode, job.id()));
         let (confirmed, released) = match still {
             Some(mut still) => (still.end(), still.finish()),
             None => (Ok(()), Released::default()),
         };
+        job.note(|result| result.held = held_millis(&released));
         let exit = outcome.and_then(|(exit, summary)| {
             show(global, &with_held(summary.clone(), &released))?;
             confirmed?;
@@ -254,9 +286,10 @@ impl BackupArgs {
         session: &Session,
         source: Source<'_>,
         options: &Options,
-        progress: &Arc<Progress>,
+        (job, progress): Watched<'_>,
         mut still: Option<Still>,
     ) -> Result<Done, Failure> {
+        job.watch(progress);
         let writer = session.writer()?;
         let mut cache = Cache::open(&session.cache_path(&options.volume))?;
         let display = Display::start(global, "backing up", progress);
@@ -266,7 +299,15 @@ impl BackupArgs {
             backup::run_still(source, &writer, options, &session.remote, &mut cache, &heads, progress, stillness);
         drop(display);
         let released = still.map(Still::finish).unwrap_or_default();
+        job.note(|result| result.held = held_millis(&released));
         let outcome = outcome.map_err(Failure::from).and_then(|report| {
+            job.note(|result| {
+                result.read = progress.read.get();
+                // What the server lacked is what was sent, and what the store grew by.
+                (result.sent, result.stored) = (report.upload.bytes, report.upload.bytes);
+                (result.size, result.files) = (report.totals.bytes, report.totals.entries);
+                (result.defects, result.snapshot) = (report.defect_count, Some(report.snapshot));
+            });
             let summary = with_held(summary(session.remote.server(), options, &report, progress), &released);
             show(global, &summary)?;
             Ok((if report.defect_count == 0 { Exit::Exact } else { Exit::Defects }, summary))
@@ -282,14 +323,15 @@ impl BackupArgs {
         session: &Session,
         name: &VolumeName,
         reader: &mut (dyn Read + Send),
-        progress: &Arc<Progress>,
+        watched: Watched<'_>,
         ended: impl FnOnce() -> Result<(), String> + Send,
     ) -> Result<Exit, Failure> {
         let info =
             VolumeInfo { kind: "stream".into(), driver: None, options: vec![], labels: vec![], quiesce: "none".into() };
+        let _lock = lock(session, name)?;
         let options = self.options(session, name, info);
         let mut reader = Checked { reader, ended: Some(ended) };
-        self.run_one(global, session, Source::Stream(&mut reader), &options, progress, None).map(|done| done.exit)
+        self.run_one(global, session, Source::Stream(&mut reader), &options, watched, None).map(|done| done.exit)
     }
 
     fn command_output(
@@ -297,7 +339,7 @@ impl BackupArgs {
         global: &GlobalArgs,
         session: &Session,
         name: &VolumeName,
-        progress: &Arc<Progress>,
+        watched: Watched<'_>,
     ) -> Result<Exit, Failure> {
         let (program, arguments) =
             self.command.split_first().ok_or_else(|| Failure::new(Exit::Usage, "no command given"))?;
@@ -310,7 +352,7 @@ impl BackupArgs {
         let mut output = child.stdout.take().ok_or_else(|| Failure::new(Exit::Failed, "the command has no output"))?;
         let mut child = Some(child);
         let ended = || child.take().map_or(Ok(()), |child| succeeded(child, program));
-        let outcome = self.stream(global, session, name, &mut output, progress, ended);
+        let outcome = self.stream(global, session, name, &mut output, watched, ended);
         if let Some(mut child) = child {
             // The backup broke off first: nobody reads what the command still prints.
             let _ = child.kill();
@@ -318,6 +360,23 @@ impl BackupArgs {
         }
         outcome
     }
+}
+
+/// Two backups of a volume at once would read everything twice, and one of them be refused at its end.
+fn lock(session: &Session, volume: &VolumeName) -> Result<Lock, Failure> {
+    Lock::take(&session.context.volume_lock(volume)).map_err(|error| {
+        let held = matches!(error, LockError::Held { .. });
+        let failure = Failure::from(error);
+        if held {
+            Failure { heading: format!("another backup of {volume} is running on this machine"), ..failure }
+        } else {
+            failure
+        }
+    })
+}
+
+fn held_millis(released: &Released) -> Option<u64> {
+    released.held_for.map(|held| u64::try_from(held.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Waits for a command whose output has ended.

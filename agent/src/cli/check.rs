@@ -7,10 +7,11 @@ use vsync_protocol::registry::Registry;
 
 use super::GlobalArgs;
 use super::connection;
-use super::context::{self, key_store, load_config, load_registry};
+use super::context::{self, load_config, load_registry};
 use super::output::{self, Colour};
 use super::report::{Exit, Failure};
 use crate::config::{Config, find};
+use crate::keys::KeyStore;
 
 /// No clock that is right shows a time before this version was written.
 const EARLIEST: &str = "2026-11-01T00:00:00Z";
@@ -104,7 +105,7 @@ fn offline(global: &GlobalArgs) -> Vec<Finding> {
 /// Whether a holder of the recovery kit could believe this vsync.pub. Only the administrator's
 /// machine has the key with which to tell.
 fn signature(config: &Config) -> Option<Finding> {
-    let realm = key_store(config).ok()?.realm().ok()?;
+    let realm = KeyStore::new(&config.keys).realm().ok()?;
     let text = std::fs::read_to_string(config.registry_path()).ok()?;
     Some(if realm.is_signed(&text) {
         Finding::good("the signature of vsync.pub is current")
@@ -124,7 +125,7 @@ fn identity(global: &GlobalArgs, config: &Config) -> Result<MachineName, Failure
 
 /// Keys are there, private, and those of `vsync.pub`.
 fn keys(config: &Config, registry: Option<&Registry>, name: &MachineName) -> Finding {
-    let held = key_store(config).map_err(Failure::from).and_then(|store| Ok(store.machine(name)?));
+    let held = KeyStore::new(&config.keys).machine(name).map_err(Failure::from);
     let bundle = match held {
         Ok(bundle) => bundle,
         Err(failure) => return Finding::failure(failure),

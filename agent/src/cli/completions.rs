@@ -1,9 +1,7 @@
 //! `vsync completions`.
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::Args;
 use super::output;
 use super::report::{Exit, Failure};
 
@@ -18,7 +16,7 @@ pub(super) struct CompletionsArgs {
 impl CompletionsArgs {
     pub(super) fn run(&self) -> Result<Exit, Failure> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Args::command(), "vsync", &mut script);
+        clap_complete::generate(self.shell, &mut super::command(), "vsync", &mut script);
         output::print(&script)?;
         Ok(Exit::Exact)
     }

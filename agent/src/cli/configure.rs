@@ -3,11 +3,11 @@
 use vsync_protocol::id::MachineName;
 
 use super::GlobalArgs;
-use super::context::{belongs, key_store, load_config, load_registry};
+use super::context::{belongs, load_config, load_registry};
 use super::output;
 use super::report::{Exit, Failure};
 use crate::config::find;
-use crate::keys::{Existing, file};
+use crate::keys::{Existing, KeyStore, file};
 
 /// Say which machine of the realm this is
 ///
@@ -24,7 +24,7 @@ impl ConfigureArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let config = load_config(global)?;
         let machine = config.machine(&self.name)?;
-        let bundle = key_store(&config)?.machine(&machine.name)?;
+        let bundle = KeyStore::new(&config.keys).machine(&machine.name)?;
         belongs(&bundle, &load_registry(&config)?)?;
         let path = find::identity_path(&config.path);
         file::write_public(&path, &format!("{}\n", machine.name), Existing::Replace)?;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use vsync_protocol::id::VolumeName;
+use vsync_protocol::id::{MachineName, VolumeName};
 
 use super::GlobalArgs;
 use super::check::Finding;
@@ -22,9 +22,6 @@ use crate::suggest;
 
 /// Clocks may differ by this much before it is worth a word: milliseconds.
 const CLOCKS: i64 = 5 * 60 * 1000;
-
-/// Less free space than this is worth a word: bytes.
-const LITTLE: u64 = 1 << 30;
 
 /// How long a closed port may take to say so.
 const REFUSAL: Duration = Duration::from_millis(300);
@@ -110,19 +107,7 @@ fn connected(session: &Session, findings: &mut Vec<Finding>) {
         status.version,
         took.as_secs_f64() * 1000.0
     )));
-    let ahead = status.now - Timestamp::now().as_millisecond();
-    let clock = format!(
-        "{name}: its clock {}",
-        match status::clock(ahead).as_str() {
-            "agrees" => "agrees with this machine's".to_owned(),
-            difference => format!("is {difference}"),
-        }
-    );
-    findings.push(if ahead.abs() > CLOCKS {
-        Finding::bad(clock, "set the clock of the one that is wrong, for example with chrony")
-    } else {
-        Finding::good(clock)
-    });
+    findings.push(clocks(name, status.now - Timestamp::now().as_millisecond()));
     findings.push(match session.remote.check_history(&session.heads()) {
         Ok(()) => Finding::good(format!("{name}: its history continues what this machine has seen")),
         Err(error) => Finding::failure(error.into()),
@@ -131,34 +116,49 @@ fn connected(session: &Session, findings: &mut Vec<Finding>) {
         Some(reason) => {
             Finding::bad(format!("{name}: it takes no backups: {reason}"), format!("look at the log of {name}"))
         }
-        None if status.free < LITTLE => Finding::bad(
-            format!("{name}: only {} are free", output::size(status.free)),
-            format!("make room on {name}, or move its `data` directory"),
-        ),
         None => Finding::good(format!("{name}: it takes backups; {} are free", output::size(status.free))),
     });
+    let warning = |warning: &String| {
+        let room = "look at its log; for room, see `vsync server gc` and `vsync forget`, or move its `data` directory";
+        Finding::bad(format!("{name}: {warning}"), room)
+    };
+    findings.extend(status.warnings.iter().map(warning));
 }
 
-/// Whether the kernel gives a server the socket buffers that keep it from dropping bursts.
-fn buffers() -> Finding {
-    let wanted = vsync_transport::SOCKET_BUFFER;
-    match vsync_transport::bind((Ipv4Addr::LOCALHOST, 0).into()) {
-        Err(error) => Finding::failure(Failure::of(&error, Exit::Failed)),
-        Ok(socket) => {
-            use rustix::net::sockopt::{socket_recv_buffer_size, socket_send_buffer_size};
-            // Linux reports twice what it grants.
-            let sizes =
-                [socket_recv_buffer_size(&socket), socket_send_buffer_size(&socket)].map(|size| size.unwrap_or(0) / 2);
-            let least = sizes.into_iter().min().unwrap_or(0);
-            if least >= wanted {
-                return Finding::good(format!("UDP socket buffers hold {}", output::size(least as u64)));
-            }
-            Finding::bad(
-                format!("UDP socket buffers hold {} only: under load, packets are lost", output::size(least as u64)),
-                format!("sysctl -w net.core.rmem_max={wanted} net.core.wmem_max={wanted}"),
-            )
-        }
+/// Whether the server's clock, so many milliseconds ahead, agrees with this machine's.
+fn clocks(name: &MachineName, ahead: i64) -> Finding {
+    let clock = match status::clock(ahead).as_str() {
+        "agrees" => format!("{name}: its clock agrees with this machine's"),
+        difference => format!("{name}: its clock is {difference}"),
+    };
+    if ahead.abs() > CLOCKS {
+        Finding::bad(clock, "set the clock of the one that is wrong, for example with chrony")
+    } else {
+        Finding::good(clock)
     }
+}
+
+/// Whether the kernel gives the socket buffers that keep a burst from being dropped.
+fn buffers() -> Finding {
+    small_buffers()
+        .map_or_else(|| Finding::good("UDP socket buffers are large enough"), |(what, to_do)| Finding::bad(what, to_do))
+}
+
+/// What is wrong with the socket buffers, and what to do, if anything is.
+pub(super) fn small_buffers() -> Option<(String, String)> {
+    use rustix::net::sockopt::{socket_recv_buffer_size, socket_send_buffer_size};
+    let wanted = vsync_transport::SOCKET_BUFFER;
+    let to_do =
+        format!("sysctl -w net.core.rmem_max={wanted} net.core.wmem_max={wanted} (docs/operations.md tells more)");
+    let socket = match vsync_transport::bind((Ipv4Addr::LOCALHOST, 0).into()) {
+        Ok(socket) => socket,
+        Err(error) => return Some((error.to_string(), "look at the limits of this process".to_owned())),
+    };
+    // Linux reports twice what it grants.
+    let sizes = [socket_recv_buffer_size(&socket), socket_send_buffer_size(&socket)].map(|size| size.unwrap_or(0) / 2);
+    let least = sizes.into_iter().min().unwrap_or(0);
+    let what = || format!("UDP socket buffers hold {} only: under load, packets are lost", output::size(least as u64));
+    (least < wanted).then(|| (what(), to_do))
 }
 
 /// Whether what this machine backs up is there.
@@ -211,5 +211,26 @@ fn volumes(global: &GlobalArgs, context: &Context, machine: &Machine, findings: 
                 "`docker volume ls` lists them; a directory needs a `path` under [[volumes]] in vsync.toml",
             )
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_that_disagree_are_told_with_what_to_do() {
+        let name = "annex2".parse().unwrap();
+        for (ahead, ok, words) in [
+            (0, true, "its clock agrees with this machine's"),
+            (-1900, true, "its clock agrees with this machine's"),
+            (60_000, true, "its clock is 1 min 00 s ahead"),
+            (CLOCKS + 1, false, "its clock is 5 min 00 s ahead"),
+            (-7_200_000, false, "its clock is 2 h 00 min behind"),
+        ] {
+            let finding = serde_json::to_value(clocks(&name, ahead)).unwrap();
+            assert_eq!((&finding["ok"], &finding["what"]), (&ok.into(), &format!("annex2: {words}").into()));
+            assert_eq!(finding["to_do"].is_string(), !ok, "{finding}");
+        }
     }
 }

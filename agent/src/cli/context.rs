@@ -4,12 +4,13 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
-use vsync_protocol::id::{MachineName, RealmName};
+use vsync_protocol::id::{MachineName, RealmName, VolumeName};
 use vsync_protocol::registry::{Registry, RegistryError};
 
 use super::GlobalArgs;
 use crate::config::{Config, ConfigError, KeysConfig, find};
-use crate::keys::{Bundle, KeyFileError, KeyStore};
+use crate::keys::{Bundle, KeyStore, KeyStoreError};
+use crate::remote::Patience;
 
 /// A machine that knows who it is.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Context {
     pub bundle: Bundle,
     /// Where caches and journals of this machine are.
     pub state_dir: PathBuf,
+    /// How long a server may stay away or silent.
+    pub patience: Patience,
 }
 
 /// The machine cannot work for the realm as it is.
@@ -32,7 +35,7 @@ pub enum ContextError {
     Config(#[from] ConfigError),
     /// The machine's keys are missing or damaged.
     #[error(transparent)]
-    Keys(#[from] KeyFileError),
+    Keys(#[from] KeyStoreError),
     /// `vsync.pub` is wrong.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -58,9 +61,6 @@ pub enum ContextError {
         /// The realm in `vsync.toml`.
         config: RealmName,
     },
-    /// The configuration asks for Vault.
-    #[error("keys in Vault are not supported by this version")]
-    Vault,
     /// The keys are another realm's.
     #[error("the keys of {machine} belong to another realm than vsync.pub")]
     OtherRealm {
@@ -93,9 +93,8 @@ impl ContextError {
                                         and commit vsync.pub beside vsync.toml"
                 .to_owned(),
             Self::OtherName { .. } => "put the vsync.pub of this realm beside vsync.toml".to_owned(),
-            Self::Vault => "set store = \"directory\" under [keys] in vsync.toml".to_owned(),
             Self::OtherRealm { machine } | Self::OtherKey { machine } => {
-                format!("update vsync.pub, and copy machines/{machine}.key from the administrator's key store here")
+                format!("update vsync.pub, and take the key of {machine} from the administrator's key store again")
             }
             Self::LockedOut { machine } => format!("if it shall come back: `vsync keygen {machine} --rotate`"),
             Self::NoStateDir => "give --state-dir DIR".to_owned(),
@@ -114,9 +113,23 @@ impl Context {
         let registry = load_registry(&config)?;
         let name = find::identity(&config.path, args.machine.as_ref())?;
         config.machine(&name)?;
-        let bundle = key_store(&config)?.machine(&name)?;
+        let bundle = KeyStore::new(&config.keys).machine(&name)?;
         belongs(&bundle, &registry)?;
-        Ok(Self { state_dir: state_dir(args)?, config, registry, bundle })
+        Ok(Self { state_dir: state_dir(args)?, patience: args.patience(), config, registry, bundle })
+    }
+}
+
+impl Context {
+    /// Where this machine keeps what it knows of its realm.
+    #[must_use]
+    pub fn realm_dir(&self) -> PathBuf {
+        self.state_dir.join(self.bundle.realm_id.to_string())
+    }
+
+    /// The lock of whoever backs `volume` up on this machine.
+    #[must_use]
+    pub fn volume_lock(&self, volume: &VolumeName) -> PathBuf {
+        self.realm_dir().join("locks").join(self.bundle.machine.as_str()).join(format!("{volume}.lock"))
     }
 }
 
@@ -157,17 +170,6 @@ pub fn load_registry(config: &Config) -> Result<Registry, ContextError> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ContextError::NoRegistry { path }),
         Err(source) => Err(ContextError::ReadRegistry { path, source }),
-    }
-}
-
-/// The key store that `config` names.
-///
-/// # Errors
-/// When this version has no such kind of store.
-pub fn key_store(config: &Config) -> Result<KeyStore, ContextError> {
-    match &config.keys {
-        KeysConfig::Directory(path) => Ok(KeyStore::new(path.clone())),
-        KeysConfig::Vault { .. } => Err(ContextError::Vault),
     }
 }
 

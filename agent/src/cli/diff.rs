@@ -118,8 +118,8 @@ fn print(global: &GlobalArgs, change: &Change) -> Result<(), Failure> {
 
 impl Summary {
     fn add(&mut self, change: &Change) {
-        self.added.bytes += change.bytes_added;
-        self.removed.bytes += change.bytes_removed;
+        self.added.bytes = self.added.bytes.saturating_add(change.bytes_added);
+        self.removed.bytes = self.removed.bytes.saturating_add(change.bytes_removed);
         match (change.kind, &change.old, &change.new) {
             (Kind::Added, _, Some(entry)) => self.added.count(entry.kind),
             (Kind::Removed, Some(entry), _) => self.removed.count(entry.kind),

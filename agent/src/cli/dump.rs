@@ -14,7 +14,7 @@ use super::report::{Exit, Failure, io_exit};
 use super::session::Session;
 use super::signal::Stop;
 use super::spec::{Bare, Spec};
-use crate::dump::{self, Report};
+use crate::dump::{self, Form, Report};
 use crate::progress::Progress;
 
 const BUFFER: usize = 256 << 10;
@@ -77,6 +77,7 @@ impl DumpArgs {
                 &vault,
                 &snapshot,
                 &spec.path,
+                Form::Plain,
                 BufWriter::with_capacity(BUFFER, output),
                 &progress,
             )

@@ -55,8 +55,10 @@ impl ForgetArgs {
         };
         show(global, &plan)?;
         if let Some(frozen) = &plan.frozen {
-            return Err(Failure::of(frozen, Exit::Failed)
-                .hint("compare the server's clock with another; if it is right, confirm it there".to_owned()));
+            return Err(Failure::of(frozen, Exit::Failed).hint(
+                "compare the server's clock with another; if it is right, `vsync server confirm-clock` there"
+                    .to_owned(),
+            ));
         }
         if !self.dry_run {
             order(&session, &Request::Forget { ids })?;

@@ -6,20 +6,21 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use vsync_protocol::id::VolumeName;
+use vsync_protocol::id::{JobId, VolumeName};
 use zeroize::Zeroizing;
 
 use super::GlobalArgs;
-use super::context::key_store;
+use super::job;
 use super::report::{Exit, Failure};
 use super::session::Session;
+use super::signal;
 use super::volumes;
 use crate::config::Quiesce;
 use crate::docker::{
     CONFIG_INSIDE, DEFAULT_IMAGE, Engine, HelperFile, HelperJob, HelperOutput, STATE_INSIDE, VOLUMES_INSIDE,
     VolumeDescription, VolumeUse,
 };
-use crate::keys::recovery_machine;
+use crate::keys::{KeyStore, recovery_machine};
 
 /// Backs a volume up from inside a container, and returns the summary of the snapshot. Whatever uses the volume is held
 /// by us, as `held` says.
@@ -28,15 +29,17 @@ pub(super) fn backup(
     session: &Session,
     volume: &VolumeDescription,
     tags: &[String],
-    held: Quiesce,
+    more: &[String],
+    (held, job): (Quiesce, JobId),
 ) -> Result<(Exit, Value), Failure> {
     let mut arguments = vec!["backup".to_owned(), volume.name.to_string()];
     tags.iter().for_each(|tag| arguments.extend(["--tag".to_owned(), tag.clone()]));
+    arguments.extend(more.iter().cloned());
     // What it says is put into words here.
     arguments.extend(["--held", held.word(), "--json"].map(str::to_owned));
     let mut said = Said::default();
     let mut listen = |output: HelperOutput<'_>| said.take(output);
-    let exit = volumes::block_on(run(global, session, volume, VolumeUse::Read, arguments, &mut listen))??;
+    let exit = volumes::block_on(run(global, session, (volume, VolumeUse::Read), arguments, Some(job), &mut listen))??;
     match (said.summary(global), said.failure) {
         (Some(summary), None) => Ok((exit, summary)),
         (_, Some(failure)) => Err(Failure { code: exit, ..failure }),
@@ -99,6 +102,7 @@ pub(super) async fn restore(
     session: &Session,
     volume: &VolumeDescription,
     what: &[String],
+    job: Option<JobId>,
 ) -> Result<Exit, Failure> {
     let mut arguments = vec!["restore".to_owned()];
     arguments.extend(what.iter().cloned());
@@ -106,15 +110,15 @@ pub(super) async fn restore(
     if global.json {
         arguments.push("--json".to_owned());
     }
-    run(global, session, volume, VolumeUse::Write, arguments, &mut pass_on).await
+    run(global, session, (volume, VolumeUse::Write), arguments, job, &mut pass_on).await
 }
 
 async fn run(
     global: &GlobalArgs,
     session: &Session,
-    volume: &VolumeDescription,
-    volume_use: VolumeUse,
+    (volume, volume_use): (&VolumeDescription, VolumeUse),
     mut arguments: Vec<String>,
+    job: Option<JobId>,
     listen: &mut dyn FnMut(HelperOutput<'_>),
 ) -> Result<Exit, Failure> {
     let server = session.context.config.server(Some(session.remote.server()))?;
@@ -139,29 +143,37 @@ async fn run(
         arguments.push("--quiet".to_owned());
     }
     let image = std::env::var("VSYNC_IMAGE").unwrap_or_else(|_| DEFAULT_IMAGE.to_owned());
-    let job = HelperJob {
+    let helper = HelperJob {
         image,
         volume: volume.name.clone(),
         volume_use,
         arguments,
-        environment: environment(session),
+        environment: environment(session, job),
         files: files(session, volume)?,
     };
     let engine = Engine::connect().await?;
-    let code = engine.run_helper(&job, listen).await?;
+    let code = tokio::select! {
+        code = engine.run_helper(&helper, listen) => code?,
+        // The helper goes with what waited for it.
+        () = signal::asked() => {
+            return Err(Failure::new(Exit::Interrupted, format!("interrupted: the helper container for {} was stopped", volume.name)));
+        }
+    };
     Exit::from_code(code).ok_or_else(|| {
         Failure::new(Exit::Failed, format!("the helper container for {} ended with code {code}", volume.name))
     })
 }
 
-fn environment(session: &Session) -> BTreeMap<String, String> {
+fn environment(session: &Session, job: Option<JobId>) -> BTreeMap<String, String> {
     let variables = [
         ("VSYNC_CONFIG", format!("{CONFIG_INSIDE}/vsync.toml")),
         ("VSYNC_KEYS", format!("{CONFIG_INSIDE}/keys")),
         ("VSYNC_AS", session.context.bundle.machine.to_string()),
         ("VSYNC_STATE_DIR", STATE_INSIDE.to_owned()),
     ];
-    variables.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    // The helper tells of its work as of this command's.
+    let job = job.map(|job| (job::VARIABLE, job.to_string()));
+    variables.into_iter().chain(job).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// What the engine says of the volume, for a helper, which cannot ask it.
@@ -194,7 +206,7 @@ fn files(session: &Session, volume: &VolumeDescription) -> Result<Vec<HelperFile
         HelperFile { path: "vsync.pub".into(), contents: read(&context.config.registry_path())? },
         HelperFile {
             path: format!("keys/machines/{machine}.key"),
-            contents: read(&key_store(&context.config)?.machine_path(machine))?,
+            contents: Zeroizing::new(KeyStore::new(&context.config.keys).machine_text(machine)?.as_bytes().to_vec()),
         },
     ])
 }

@@ -7,11 +7,11 @@ use vsync_protocol::id::RealmName;
 use vsync_protocol::registry::Registry;
 
 use super::GlobalArgs;
-use super::context::{ContextError, key_store, load_registry};
+use super::context::{ContextError, load_registry};
 use super::output;
 use super::report::{Exit, Failure};
-use crate::config::{Config, find};
-use crate::keys::{Existing, KeyFileError, Kit, RealmKey, file};
+use crate::config::{Config, KeysConfig, find};
+use crate::keys::{Existing, KeyFileError, KeyStore, Kit, RealmKey, file};
 
 const TEMPLATE: &str = include_str!("init.template.toml");
 
@@ -50,7 +50,7 @@ impl InitArgs {
         let path = global.config.clone().unwrap_or_else(|| PathBuf::from(find::FILE_NAME));
         let kit = global.recovery.kit.as_deref().map(read_kit).transpose()?;
         let config = self.config(&path, kit.as_ref())?;
-        let store = key_store(&config)?;
+        let store = KeyStore::new(&config.keys);
         let (realm, registry) = match kit {
             Some(kit) => recovered(&config, kit)?,
             None => self.generated(&config)?,
@@ -62,7 +62,7 @@ impl InitArgs {
         file::write_public(&config.registry_path(), &realm.sign(&registry), existing)?;
         ignore_identity(&config)?;
         if !global.quiet {
-            output::line(next_steps(&config, &store.realm_path()))?;
+            output::line(next_steps(&config, &store.realm_place()))?;
         }
         Ok(Exit::Exact)
     }
@@ -133,7 +133,7 @@ fn recovered(config: &Config, kit: Kit) -> Result<(RealmKey, Option<Registry>), 
     }
 }
 
-fn name_of_directory(config: &Path) -> Option<RealmName> {
+pub(super) fn name_of_directory(config: &Path) -> Option<RealmName> {
     let absolute = std::path::absolute(config).ok()?;
     absolute.parent()?.file_name()?.to_str()?.parse().ok()
 }
@@ -146,7 +146,11 @@ fn ignore_identity(config: &Config) -> Result<(), KeyFileError> {
     }
 }
 
-fn next_steps(config: &Config, secret: &Path) -> String {
+fn next_steps(config: &Config, secret: &str) -> String {
+    let keys = match config.keys {
+        KeysConfig::Directory(_) => "copy its key file from the key store, then vsync configure NAME",
+        KeysConfig::Vault(_) => "vsync configure NAME, with a token that reads its key",
+    };
     format!(
         "Realm {} is ready: {}, and its secret in {}.\n\n\
          Next:\n  \
@@ -154,11 +158,11 @@ fn next_steps(config: &Config, secret: &Path) -> String {
          2. edit {}: your servers, clients and volumes\n  \
          3. vsync config check\n  \
          4. vsync keygen --all                      then commit vsync.toml and vsync.pub\n  \
-         5. on each machine: copy its key file from the key store, then vsync configure NAME\n\n\
+         5. on each machine: {keys}\n\n\
          Without the recovery kit, losing this machine means losing every backup.",
         config.realm,
         config.path.display(),
-        secret.display(),
+        secret,
         config.path.display(),
     )
 }

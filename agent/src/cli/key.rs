@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use jiff::Zoned;
 
 use super::GlobalArgs;
-use super::context::{ContextError, key_store, load_config, load_registry};
+use super::context::{ContextError, load_config, load_registry};
 use super::output;
 use super::report::{Exit, Failure};
 use crate::config::Config;
-use crate::keys::{Existing, Kit, KitServer, file};
+use crate::keys::{Existing, KeyStore, Kit, KitServer, file};
 
 /// Care for the realm's secrets
 #[derive(Debug, clap::Subcommand)]
@@ -30,7 +30,7 @@ impl KeyCommand {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let Self::RecoveryKit { out } = self;
         let config = load_config(global)?;
-        let kit = Kit::new(key_store(&config)?.realm()?, servers(&config)?);
+        let kit = Kit::new(KeyStore::new(&config.keys).realm()?, servers(&config)?);
         let page = kit.page(Zoned::now().date());
         match out {
             Some(path) => {

@@ -7,11 +7,11 @@ use vsync_protocol::id::{MachineKey, MachineName};
 use vsync_protocol::registry::{Registry, RegistryProblem};
 
 use super::GlobalArgs;
-use super::context::{ContextError, key_store, load_config, load_registry};
+use super::context::{ContextError, load_config, load_registry};
 use super::output;
 use super::report::{Exit, Failure};
 use crate::config::{Config, Machine};
-use crate::keys::{Bundle, Existing, KeyFileError, KeyStore, RealmKey, Secret, file, recovery_machine};
+use crate::keys::{Bundle, Existing, KeyFileError, KeyStore, KeyStoreError, RealmKey, Secret, file, recovery_machine};
 
 /// Make the keys of machines, and write their public halves to vsync.pub
 ///
@@ -41,7 +41,10 @@ pub(super) struct KeygenArgs {
 pub enum KeygenError {
     /// The key store failed.
     #[error(transparent)]
-    Keys(#[from] KeyFileError),
+    Keys(#[from] KeyStoreError),
+    /// `vsync.pub` cannot be written.
+    #[error(transparent)]
+    Public(#[from] KeyFileError),
     /// The operating system has no randomness.
     #[error("cannot make a key: the operating system gave no randomness")]
     Random(#[from] getrandom::Error),
@@ -164,7 +167,7 @@ struct Keygen<'a> {
 
 impl<'a> Keygen<'a> {
     fn open(config: &'a Config) -> Result<Self, Failure> {
-        let store = key_store(config)?;
+        let store = KeyStore::new(&config.keys);
         let realm = store.realm()?;
         let mut registry = match load_registry(config) {
             Err(ContextError::NoRegistry { .. }) => realm.registry(),
@@ -252,8 +255,12 @@ mod tests {
         fs::write(&path, text).unwrap();
         let config = Config::parse(&path, text).unwrap();
         let realm = RealmKey::generate("r".parse().unwrap(), Suite::ChaCha20Poly1305).unwrap();
-        key_store(&config).unwrap().put_realm(&realm).unwrap();
+        KeyStore::new(&config.keys).put_realm(&realm).unwrap();
         (dir, config)
+    }
+
+    fn key_file(config: &Config, machine: &str) -> std::path::PathBuf {
+        config.path.with_file_name(format!("keys/machines/{machine}.key"))
     }
 
     fn generate(config: &Config, rotate: Rotate) -> Vec<Outcome> {
@@ -265,9 +272,10 @@ mod tests {
     fn keys_are_made_once_and_then_left_alone() {
         let (_dir, config) = realm(TOML);
         assert_eq!(generate(&config, Rotate::Keep), [Outcome::Made, Outcome::Made, Outcome::Made]);
-        let store = key_store(&config).unwrap();
+        let store = KeyStore::new(&config.keys);
         let files = || {
-            let keys = config.machines().map(|machine| fs::read_to_string(store.machine_path(&machine.name)).unwrap());
+            let keys =
+                config.machines().map(|machine| fs::read_to_string(key_file(&config, machine.name.as_str())).unwrap());
             keys.chain([fs::read_to_string(config.registry_path()).unwrap()]).collect::<Vec<_>>()
         };
         let before = files();
@@ -282,7 +290,7 @@ mod tests {
         let (_dir, config) = realm(TOML);
         generate(&config, Rotate::Keep);
         let path = config.registry_path();
-        let store = key_store(&config).unwrap();
+        let store = KeyStore::new(&config.keys);
         let signed = || store.realm().unwrap().is_signed(&fs::read_to_string(&path).unwrap());
         assert!(signed());
         let text = fs::read_to_string(&path).unwrap();
@@ -322,7 +330,7 @@ mod tests {
         let old = load_registry(&config).unwrap().key_of(&name).unwrap();
         assert_eq!(generate(&config, Rotate::Replace), [Outcome::Rotated, Outcome::Rotated, Outcome::Rotated]);
         let registry = load_registry(&config).unwrap();
-        let new = key_store(&config).unwrap().machine(&name).unwrap().public_key();
+        let new = KeyStore::new(&config.keys).machine(&name).unwrap().public_key();
         assert_eq!(registry.key_of(&name), Some(new));
         assert_eq!(registry.keys_of(&name).collect::<Vec<_>>(), [new, old]);
         assert_eq!(registry.machine_of(&old), None);
@@ -348,7 +356,7 @@ mod tests {
     fn a_changed_role_and_a_lost_key_are_said() {
         let (_dir, config) = realm(TOML);
         generate(&config, Rotate::Keep);
-        fs::remove_file(key_store(&config).unwrap().machine_path(&"s".parse().unwrap())).unwrap();
+        fs::remove_file(key_file(&config, "s")).unwrap();
         let changed =
             Config::parse(&config.path, &TOML.replace("name = \"c\"", "name = \"c\"\nrole = \"writer\"")).unwrap();
         let outcomes = generate(&changed, Rotate::Keep);

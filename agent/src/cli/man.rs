@@ -3,9 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use clap::CommandFactory;
-
-use super::Args;
 use super::output;
 use super::report::{Exit, Failure, io_exit};
 
@@ -25,7 +22,7 @@ impl ManArgs {
             ..Failure::new(io_exit(&error), "cannot write the manual")
         };
         match &self.directory {
-            Some(directory) => clap_mangen::generate_to(Args::command(), directory).map_err(failed)?,
+            Some(directory) => clap_mangen::generate_to(super::command(), directory).map_err(failed)?,
             None => output::print(&page().map_err(failed)?)?,
         }
         Ok(Exit::Exact)
@@ -34,6 +31,6 @@ impl ManArgs {
 
 fn page() -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
-    clap_mangen::Man::new(Args::command()).render(&mut page)?;
+    clap_mangen::Man::new(super::command()).render(&mut page)?;
     Ok(page)
 }

@@ -2,6 +2,7 @@
 //!
 //! Commands parse, call the rooms below, and print. What can go wrong ends in [`report`].
 
+mod against;
 mod around;
 mod backup;
 mod check;
@@ -11,25 +12,35 @@ mod configure;
 mod connection;
 pub mod context;
 mod diff;
+mod due;
 mod dump;
 mod entries;
+mod export;
 mod find;
 mod forget;
 mod helper;
+mod import;
+mod import_privateer;
 mod init;
+mod job;
 mod key;
 mod keygen;
+mod load;
 mod ls;
 mod man;
+mod moved_in;
 pub mod output;
 mod pin;
 mod progress;
 mod quickstart;
 mod quiesce;
 mod recovery;
+mod release;
 pub mod report;
 mod restore;
+mod schedule;
 mod server;
+mod service;
 mod session;
 mod signal;
 mod snapshots;
@@ -44,13 +55,16 @@ mod unhold;
 mod verify;
 mod volumes;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use vsync_protocol::id::MachineName;
 
 use self::report::{Exit, Failure};
+use crate::remote::Patience;
 
 /// Encrypted, deduplicating backup of Docker volumes
 #[derive(Debug, Parser)]
@@ -109,8 +123,21 @@ pub struct GlobalArgs {
     #[arg(long, global = true, env = "VSYNC_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
+    /// How many seconds a server may stay away, or silent, before the work is given up; ten
+    /// times as many where it has much to do [default: 180]
+    #[arg(long, global = true, env = "VSYNC_PATIENCE", value_name = "SECONDS", hide_short_help = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub patience: Option<u64>,
+
     #[command(flatten)]
     pub(crate) recovery: recovery::RecoveryArgs,
+}
+
+impl GlobalArgs {
+    /// How long a server may stay away or silent.
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience.map_or_else(Patience::default, |seconds| Patience::new(Duration::from_secs(seconds)))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -131,6 +158,9 @@ enum Command {
     Find(find::FindArgs),
     Diff(diff::DiffArgs),
     Dump(dump::DumpArgs),
+    Export(export::ExportArgs),
+    Import(import::ImportArgs),
+    ImportPrivateer(import_privateer::ImportPrivateerArgs),
     Stats(stats::StatsArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
@@ -139,6 +169,9 @@ enum Command {
     Pin(pin::PinArgs),
     Unpin(pin::UnpinArgs),
     Undelete(pin::UndeleteArgs),
+    Release(release::ReleaseArgs),
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     #[command(subcommand)]
     Server(server::ServerCommand),
     Completions(completions::CompletionsArgs),
@@ -148,7 +181,7 @@ enum Command {
 /// Runs the command that the process was started with, and reports.
 #[must_use]
 pub fn main() -> std::process::ExitCode {
-    let args = match Args::try_parse() {
+    let args = match parse(std::env::args_os()) {
         Ok(args) => args,
         Err(error) => return usage(&error).into(),
     };
@@ -160,6 +193,35 @@ pub fn main() -> std::process::ExitCode {
             failure.code
         })
         .into()
+}
+
+/// The whole command line, as it is parsed, shown and documented.
+pub(super) fn command() -> clap::Command {
+    with_variables(Args::command())
+}
+
+/// Gives every option a variable: its name in capitals after `VSYNC_`, unless it has one already. Done here for all,
+/// so that none is forgotten.
+fn with_variables(command: clap::Command) -> clap::Command {
+    command.mut_args(with_variable).mut_subcommands(with_variables)
+}
+
+fn with_variable(argument: clap::Arg) -> clap::Arg {
+    let name = match argument.get_long() {
+        Some(long) if argument.get_env().is_none() && !matches!(long, "help" | "version") => long,
+        _ => return argument,
+    };
+    let variable = format!("VSYNC_{}", name.replace('-', "_").to_uppercase());
+    let argument = argument.env(variable);
+    match argument.get_action() {
+        // `1` and `yes` are as good as `true`.
+        clap::ArgAction::SetTrue => argument.value_parser(BoolishValueParser::new()),
+        _ => argument,
+    }
+}
+
+fn parse(words: impl IntoIterator<Item: Into<OsString> + Clone>) -> Result<Args, clap::Error> {
+    Args::from_arg_matches(&command().try_get_matches_from(words)?)
 }
 
 impl Args {
@@ -180,6 +242,9 @@ impl Args {
             Command::Find(args) => args.run(global),
             Command::Diff(args) => args.run(global),
             Command::Dump(args) => args.run(global),
+            Command::Export(args) => args.run(global),
+            Command::Import(args) => args.run(global),
+            Command::ImportPrivateer(args) => args.run(global),
             Command::Stats(args) => args.run(global),
             Command::Status(args) => args.run(global),
             Command::Verify(args) => args.run(global),
@@ -188,6 +253,8 @@ impl Args {
             Command::Pin(args) => args.run(global),
             Command::Unpin(args) => args.run(global),
             Command::Undelete(args) => args.run(global),
+            Command::Release(args) => args.run(global),
+            Command::Schedule(command) => command.run(global),
             Command::Server(command) => command.run(global),
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),

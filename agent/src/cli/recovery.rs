@@ -65,13 +65,14 @@ pub(super) fn open(global: &GlobalArgs, path: &Path, server: Option<&MachineName
     };
     let identity = Identity { key: realm.root.recovery_key(), realm: realm.root.realm_id() };
     let name = address.name.clone();
-    let remote = Remote::connect(address, identity)?;
+    let remote = Remote::connect_within(global.patience(), address, identity)?;
     let registry = believed(&remote, &realm)?;
     let known = &registry.realm;
     // They may be newer than the kit, or the kit no more than its secret line.
     (realm.name, realm.suite, realm.epoch) = (known.name.clone(), known.suite, known.epoch);
     let config = configuration(path, &realm, name, data);
-    let context = Context { config, registry, bundle: realm.recovery_bundle(), state_dir: state_dir(global)? };
+    let (bundle, patience) = (realm.recovery_bundle(), global.patience());
+    let context = Context { config, registry, bundle, state_dir: state_dir(global)?, patience };
     Ok(Session::new(context, remote, hosted))
 }
 
@@ -172,16 +173,24 @@ fn believed(remote: &Remote, realm: &RealmKey) -> Result<Registry, Failure> {
 
 /// As much of a configuration as commands that read look at.
 fn configuration(kit: &Path, realm: &RealmKey, name: MachineName, data: PathBuf) -> Config {
-    let machine =
-        Machine { name, role: Role::Server, backup: Vec::new(), schedule: Vec::new(), run: RunHooks::default() };
+    let machine = Machine {
+        name,
+        role: Role::Server,
+        backup: Vec::new(),
+        schedule: Vec::new(),
+        schedule_container: None,
+        run: RunHooks::default(),
+        quota: None,
+    };
     Config {
         path: kit.to_owned(),
         realm: realm.name.clone(),
-        servers: vec![Server { machine, address: None, data }],
+        servers: vec![Server { machine, address: None, data, status: None, container: None }],
         clients: Vec::new(),
         volumes: Vec::new(),
         retention: None,
         keys: KeysConfig::Directory(PathBuf::new()),
+        notify: Vec::new(),
     }
 }
 

@@ -3,6 +3,9 @@
 //! Every error of every room becomes a [`Failure`] here and nowhere else, so that its words
 //! and its exit code cannot disagree.
 
+mod archive;
+mod keys;
+
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -199,10 +202,9 @@ impl From<ContextError> for Failure {
             ContextError::Keys(error) => error.into(),
             ContextError::Registry(error) => error.into(),
             ContextError::ReadRegistry { ref source, .. } => Self::of(&error, io_exit(source)).hint(hint),
-            ContextError::NoRegistry { .. }
-            | ContextError::OtherName { .. }
-            | ContextError::Vault
-            | ContextError::NoStateDir => Self::of(&error, Exit::Usage).hint(hint),
+            ContextError::NoRegistry { .. } | ContextError::OtherName { .. } | ContextError::NoStateDir => {
+                Self::of(&error, Exit::Usage).hint(hint)
+            }
             ContextError::OtherRealm { .. } | ContextError::LockedOut { .. } | ContextError::OtherKey { .. } => {
                 Self::of(&error, Exit::NotAuthorised).hint(hint)
             }
@@ -259,6 +261,10 @@ impl From<RemoteError> for Failure {
             RemoteError::HeadFile { .. } | RemoteError::Runtime(_) | RemoteError::Transport(_) => {
                 return Self::of(&error, Exit::Failed);
             }
+            RemoteError::Listed { .. } => (
+                Exit::Damage,
+                "its catalog is damaged, or it is not to be trusted: `vsync server rebuild` there makes a new catalog",
+            ),
             RemoteError::Protocol(_) => (Exit::Failed, "use the same version of vsync on both machines"),
         };
         Self::of(&error, code).hint(hint.to_owned())
@@ -277,13 +283,21 @@ impl Failure {
             RefusalCode::NoSnapshot => (Exit::NotFound, "list those there are with `vsync snapshots`"),
             RefusalCode::Protected => (Exit::Failed, "nothing was changed for that snapshot"),
             RefusalCode::Collected => (Exit::NotFound, "restore another snapshot of the volume"),
-            RefusalCode::Clock => (Exit::Failed, "compare the clocks of both machines, then confirm the server's"),
+            RefusalCode::Clock => {
+                (Exit::Failed, "compare the clocks of both machines, then `vsync server confirm-clock`")
+            }
+            RefusalCode::Quota => {
+                (Exit::NoSpace, "raise `quota` in vsync.toml on the server, or have retention keep fewer snapshots")
+            }
+            RefusalCode::Damaged => (Exit::Damage, "run `vsync server scrub`, then back the volumes up again"),
             RefusalCode::ReadOnly | RefusalCode::Store => (Exit::Failed, "look at the server's log"),
             RefusalCode::Draining => (Exit::Unreachable, "the server is stopping; try again when it is back"),
             RefusalCode::OutOfSequence => {
                 (Exit::Failed, "another backup of this volume was made meanwhile; run it again")
             }
             RefusalCode::Version => (Exit::Failed, "use the same version of vsync on both machines"),
+            // Met only when telling of jobs, which never fails a command.
+            RefusalCode::NoJob | RefusalCode::TooManyJobs => return Self::of(error, Exit::Failed),
             RefusalCode::NoSession | RefusalCode::Malformed | RefusalCode::WrongName | RefusalCode::BadManifest => {
                 return Self::of(error, Exit::Failed);
             }
@@ -377,6 +391,9 @@ impl From<DumpError> for Failure {
                 Self::of(&error, Exit::NotFound).hint("`vsync ls` shows what there is".to_owned())
             }
             DumpError::NoContent { .. } => Self::of(&error, Exit::Usage),
+            DumpError::NoDirectory(_) => {
+                Self::of(&error, Exit::Usage).hint("`vsync dump` writes the content of one file".to_owned())
+            }
             DumpError::Output(ref source) => Self::of(&error, io_exit(source)),
             DumpError::Interrupted => Self::of(&error, Exit::Interrupted),
             DumpError::Opener(_) => Self::of(&error, Exit::Failed),
@@ -478,7 +495,7 @@ mod tests {
     fn errors_become_words_and_codes() {
         let path = PathBuf::from("a.key");
         let io = |kind: io::ErrorKind| KeyFileError::Io { action: "write", path: path.clone(), source: kind.into() };
-        let table: [(Failure, Exit, &str); 8] = [
+        let table: [(Failure, Exit, &str); 7] = [
             (KeyFileError::Missing { path: path.clone() }.into(), Exit::NotAuthorised, "there is no key file a.key"),
             (KeyFileError::Exists { path: path.clone() }.into(), Exit::Failed, "a.key exists already"),
             (io(io::ErrorKind::StorageFull).into(), Exit::NoSpace, "cannot write a.key\n  because: no storage space"),
@@ -489,7 +506,6 @@ mod tests {
             ),
             (ConfigError::NoIdentity { path }.into(), Exit::Usage, "this machine has no name yet"),
             (KitError::NoSecret.into(), Exit::NotAuthorised, "the recovery kit has no line"),
-            (ContextError::Vault.into(), Exit::Usage, "keys in Vault"),
             (KeygenError::OtherRealm.into(), Exit::Failed, "vsync.pub is of another realm"),
         ];
         for (failure, code, words) in table {

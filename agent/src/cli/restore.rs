@@ -8,9 +8,12 @@ use jiff::Zoned;
 use serde_json::json;
 use vsync_protocol::id::{MachineName, VolumeName};
 use vsync_protocol::tree::EntryPath;
+use vsync_protocol::wire::JobKind;
 
 use super::GlobalArgs;
 use super::helper;
+use super::job::Job;
+use super::load::LoadArgs;
 use super::output;
 use super::progress::Display;
 use super::quiesce;
@@ -40,7 +43,8 @@ const SHOWN: usize = 20;
   vsync restore barman_recover@latest~1 --to-volume montagu_db_volume --dry-run
   vsync restore barman_recover --at 2026-11-19 --to-path /tmp/db
   vsync restore montagu_orderly_volume:archive/2026 --to-path /tmp/archive
-  vsync restore montagu_orderly_volume --include '*.rds' --to-path /tmp/rds")]
+  vsync restore montagu_orderly_volume --include '*.rds' --to-path /tmp/rds
+  vsync restore barman_recover --to-volume montagu_db_volume --limit-download 50MiB")]
 pub(super) struct RestoreArgs {
     /// What to restore: VOLUME[@SNAPSHOT][:PATH]; a snapshot is an id, `latest`, `latest~2` or a time
     #[arg(value_name = "VOLUME[@SNAPSHOT][:PATH]")]
@@ -89,9 +93,12 @@ pub(super) struct RestoreArgs {
     /// Read everything again afterwards and compare it with the snapshot
     #[arg(long)]
     verify: bool,
+
+    #[command(flatten)]
+    load: LoadArgs,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
 }
@@ -100,21 +107,26 @@ impl RestoreArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let now = Zoned::now();
         let spec = self.spec(&now)?;
+        self.load.settle()?;
         let session = Session::open(global, self.server.as_ref())?;
+        session.remote.limit(self.load.limits());
         let snapshot = session.find(&spec, self.source.as_ref())?;
         let selection = Selection::new(spec.path, &self.include, &self.exclude)?;
-        let options = Options { selection, dry_run: self.dry_run };
+        // A dry run says what differs, not what should.
+        let records = Some(session.records()).filter(|_| !self.dry_run);
+        let options = Options { selection, dry_run: self.dry_run, records };
         // Heard before anything is stopped for it.
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
-        let work = Work { args: self, global, session: &session, snapshot: &snapshot, options, progress };
-        match &self.to_path {
-            Some(path) => work.restore_to_directory(path),
-            None => {
-                let volume = self.to_volume.clone().unwrap_or_else(|| snapshot.body.volume.clone());
-                volumes::block_on(work.restore_to_volume(&volume))?
-            }
+        let body = &snapshot.body;
+        // What changes nothing is nothing to record.
+        let job = (!self.dry_run).then(|| Job::begin(&session, JobKind::Restore, &body.volume, Some(&body.source)));
+        let work = Work { args: self, global, session: &session, snapshot: &snapshot, options, job, progress };
+        let done = work.run();
+        if let Some(job) = work.job {
+            job.end(&done);
         }
+        done
     }
 
     fn spec(&self, now: &Zoned) -> Result<Spec, Failure> {
@@ -135,10 +147,22 @@ struct Work<'a> {
     session: &'a Session,
     snapshot: &'a Snapshot,
     options: Options,
+    /// None for a dry run.
+    job: Option<Job<'a>>,
     progress: Arc<Progress>,
 }
 
 impl Work<'_> {
+    fn run(&self) -> Result<Exit, Failure> {
+        match &self.args.to_path {
+            Some(path) => self.restore_to_directory(path),
+            None => {
+                let volume = self.args.to_volume.clone().unwrap_or_else(|| self.snapshot.body.volume.clone());
+                volumes::block_on(self.restore_to_volume(&volume))?
+            }
+        }
+    }
+
     fn restore_to_directory(&self, path: &Path) -> Result<Exit, Failure> {
         if !self.args.dry_run {
             std::fs::create_dir_all(path).map_err(|error| {
@@ -173,7 +197,10 @@ impl Work<'_> {
         let hold = self.clear_the_way(&engine, &volume).await?;
         let exit = match engine.access_to(&volume).await? {
             Access::Direct(path) | Access::Inside(path) => self.restore(&path, &format!("volume {name}")),
-            Access::Helper => helper::restore(self.global, self.session, &volume, &self.helper_arguments()).await,
+            Access::Helper => {
+                let job = self.job.as_ref().map(Job::id);
+                helper::restore(self.global, self.session, &volume, &self.helper_arguments(), job).await
+            }
             Access::Refused { reason } => {
                 Err(Failure::new(Exit::Failed, format!("volume {name} cannot be written: {reason}")))
             }
@@ -244,6 +271,7 @@ impl Work<'_> {
             format!(":{}", String::from_utf8_lossy(self.options.selection.start().as_bytes()))
         };
         let mut arguments = vec![format!("{volume}@{}{place}", self.snapshot.id)];
+        arguments.extend(args.load.arguments());
         for (flag, values) in [("--include", &args.include), ("--exclude", &args.exclude)] {
             values.iter().for_each(|value| arguments.extend([flag.to_owned(), value.clone()]));
         }
@@ -259,14 +287,21 @@ impl Work<'_> {
     fn restore(&self, directory: &Path, target: &str) -> Result<Exit, Failure> {
         let vault = self.session.vault(self.snapshot)?;
         let progress = &self.progress;
+        if let Some(job) = &self.job {
+            job.watch(progress);
+        }
         let verb = if self.args.dry_run { "comparing" } else { "restoring" };
-        let run = |options: &Options| {
-            let display = Display::start(self.global, verb, progress);
-            let report = restore::run(&self.session.remote, &vault, self.snapshot, directory, options, progress);
-            drop(display);
-            report
-        };
-        let report = run(&self.options)?;
+        let display = Display::start(self.global, verb, progress);
+        let report = restore::run(&self.session.remote, &vault, self.snapshot, directory, &self.options, progress);
+        drop(display);
+        let report = report?;
+        if let Some(job) = &self.job {
+            job.note(|result| {
+                (result.size, result.files) = (report.bytes, report.entries);
+                (result.sent, result.snapshot) = (progress.written.get(), Some(self.snapshot.id));
+                result.defects = (report.damaged.len() + report.unrestored.len()) as u64;
+            });
+        }
         self.show(&report, target)?;
         if self.args.verify && !self.args.dry_run {
             return self.verify(directory, target, &report);
@@ -279,7 +314,7 @@ impl Work<'_> {
         let vault = self.session.vault(self.snapshot)?;
         let progress = Arc::new(Progress::default());
         let selection = Selection::new(self.options.selection.start(), &self.args.include, &self.args.exclude)?;
-        let options = Options { selection, dry_run: true };
+        let options = Options { selection, dry_run: true, records: None };
         let display = Display::start(self.global, "verifying", &progress);
         let report = restore::run(&self.session.remote, &vault, self.snapshot, directory, &options, &progress);
         drop(display);
@@ -349,6 +384,8 @@ impl Work<'_> {
             "files_deleted": report.deleted,
             "total_bytes": report.bytes,
             "bytes_restored": report.bytes_fetched,
+            "files_opened": report.files_opened,
+            "bytes_read": report.bytes_read,
             "bytes_skipped": report.bytes.saturating_sub(report.bytes_fetched),
             "damaged": report.damaged.iter().map(|(path, reason)| json!({"path": path.to_string(), "reason": reason})).collect::<Vec<_>>(),
             "unrestored": report.unrestored.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -1,6 +1,13 @@
 //! `vsync server`: running the server, and rebuilding its catalog. The only place that
 //! names the server's crate.
 
+mod confirm;
+mod container;
+mod gc;
+mod notify;
+mod repair;
+mod scrub;
+
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,21 +16,34 @@ use std::time::{Duration, SystemTime};
 
 use clap::Subcommand;
 use ed25519_dalek::SigningKey;
+use jiff::Timestamp;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::plan::retention::DEFAULT_FLOOR;
 use vsync_protocol::plan::{Policy, Zone};
 use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
-use vsync_server::upkeep::gc::{GcOptions, GcReport};
+use vsync_protocol::wire::{Reply, Request};
+use vsync_server::archive::ArchiveError;
+use vsync_server::catalog::CatalogError;
+use vsync_server::store::StoreError;
+use vsync_server::upkeep::Signers;
 use vsync_server::upkeep::mark::MarkError;
-use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
+use vsync_server::upkeep::usage::{Quotas, Scope};
+use vsync_server::{
+    Declarations, Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, StatusConfig, Upkeep,
+};
 
 use super::GlobalArgs;
-use super::context::{Context, key_store, load_registry};
+use super::context::{Context, load_registry};
+use super::due::{self, Expected};
 use super::output;
 use super::report::{Exit, Failure};
+use super::session::Session;
 use super::signal;
 use crate::config::{self, Config};
-use crate::keys::{Existing, Role, Secret, file, recovery_machine};
+use crate::keys::{Existing, KeyStore, Role, Secret, file, recovery_machine};
+
+/// How a server is and how a volume stands, in the words of the servers' own status.
+pub(super) use vsync_server::{server_json, volume_json};
 
 /// The copy of `vsync.pub` in a store.
 const REGISTRY_COPY: &str = "vsync.pub";
@@ -32,9 +52,15 @@ const REGISTRY_COPY: &str = "vsync.pub";
 #[derive(Debug, Subcommand)]
 pub(super) enum ServerCommand {
     Run(RunArgs),
+    Start(container::StartArgs),
+    Stop(container::StopArgs),
+    Status(container::StatusArgs),
     Rebuild(RebuildArgs),
-    Gc(GcArgs),
-    Scrub(ScrubArgs),
+    Gc(gc::GcArgs),
+    Scrub(scrub::ScrubArgs),
+    Repair(repair::RepairArgs),
+    ConfirmClock(confirm::ConfirmClockArgs),
+    Notify(notify::NotifyArgs),
 }
 
 /// Run the server in the foreground, until SIGTERM
@@ -47,6 +73,13 @@ pub(super) struct RunArgs {
     /// UDP address to listen on [default: the port of `address`, on all interfaces]
     #[arg(long, env = "VSYNC_LISTEN", value_name = "IP:PORT")]
     listen: Option<SocketAddr>,
+
+    /// TCP address for metrics, health and status over HTTP [default: as `status` in vsync.toml says, else none]
+    #[arg(long, env = "VSYNC_STATUS_ADDRESS", value_name = "IP:PORT")]
+    status_address: Option<SocketAddr>,
+    /// Seconds between two looks at whether anybody must be told of anything
+    #[arg(long, env = "VSYNC_NOTIFY_EVERY", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    notify_every: u64,
 }
 
 /// Recreate the catalog from packs, manifests and log
@@ -60,41 +93,19 @@ pub(super) struct RebuildArgs {
     rehash: bool,
 }
 
-/// Remove what no snapshot needs any more
-///
-/// A running server does this by itself every day; this is for one that is stopped. Blobs go in
-/// steps: a round finds them needless, a later one after three days of uptime moves their packs
-/// to the trash, where these stay for another seven.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vsync server gc --dry-run\n  vsync server gc --empty-trash")]
-pub(super) struct GcArgs {
-    /// Only say what would be done
-    #[arg(long)]
-    dry_run: bool,
-    /// Remove what is in the trash at once, to have its space
-    #[arg(long, conflicts_with = "dry_run")]
-    empty_trash: bool,
-}
-
-/// Read every byte of the store again and compare it with its hash
-///
-/// A running server does this by itself, a little at a time; this is for one that is stopped.
-/// What is damaged is named by snapshot, and comes again with the next backup that has it.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vsync server scrub\n  vsync server scrub --rate 100")]
-pub(super) struct ScrubArgs {
-    /// MiB a second to read at most
-    #[arg(long, value_name = "MIB")]
-    rate: Option<u64>,
-}
-
 impl ServerCommand {
     pub(super) fn run(self, global: &GlobalArgs) -> Result<Exit, Failure> {
         match self {
             Self::Run(args) => args.run(global),
+            Self::Start(args) => args.run(global),
+            Self::Stop(args) => args.run(global),
+            Self::Status(args) => args.run(global),
             Self::Rebuild(args) => args.run(global),
             Self::Gc(args) => args.run(global),
             Self::Scrub(args) => args.run(global),
+            Self::Repair(args) => args.run(global),
+            Self::ConfirmClock(args) => args.run(global),
+            Self::Notify(args) => args.run(global),
         }
     }
 }
@@ -118,7 +129,10 @@ impl RunArgs {
             }
         };
         let stop = signal::Stop::install()?;
-        let running = start(&context.config, server, context.bundle.identity(), listen)?;
+        let status = self.status_address.or(server.status);
+        let every = Duration::from_secs(self.notify_every);
+        let notify = notify::notify(&context.config, &server.machine.name, every)?;
+        let running = start(&context.config, server, context.bundle.identity(), listen, Windows { status, notify })?;
         if !global.quiet {
             eprintln!(
                 "{} listening on {} (UDP), data in {}",
@@ -126,6 +140,9 @@ impl RunArgs {
                 running.address(),
                 server.data.display()
             );
+            if let Some(status) = running.status_address() {
+                eprintln!("{} shows its status at http://{status}/ (TCP)", server.machine.name);
+            }
         }
         stop.wait();
         if !global.quiet {
@@ -148,6 +165,7 @@ impl RebuildArgs {
                 "packs": report.totals.packs, "blobs": report.totals.blobs, "snapshots": report.totals.snapshots,
                 "damaged_packs": report.damaged_packs, "damaged_blobs": report.damaged_blobs,
                 "lost_manifests": report.lost_manifests,
+                "jobs": report.jobs.jobs, "jobs_lost": report.jobs.lost,
             }))?;
         } else {
             let totals = report.totals;
@@ -155,6 +173,10 @@ impl RebuildArgs {
                 "catalog rebuilt: {} snapshots, {} blobs in {} packs",
                 totals.snapshots, totals.blobs, totals.packs
             ))?;
+        }
+        if report.jobs.lost && !global.quiet {
+            // No backup is the poorer for it.
+            eprintln!("the record of earlier jobs could not be read; {} of them were kept", report.jobs.jobs);
         }
         if report.damaged_packs + report.damaged_blobs + report.lost_manifests == 0 {
             return Ok(Exit::Exact);
@@ -170,63 +192,28 @@ impl RebuildArgs {
     }
 }
 
-impl GcArgs {
-    fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
-        let context = Context::load(global)?;
-        let data = &own_entry(&context)?.data;
-        let options = GcOptions { dry_run: self.dry_run, empty_trash: self.empty_trash, ..GcOptions::default() };
-        let report = vsync_server::upkeep::collect_once(data, context.bundle.realm_id, &options)?;
-        if global.json {
-            output::json(&serde_json::json!({
-                "dry_run": self.dry_run, "condemned_blobs": report.condemned, "condemned_bytes": report.condemned_bytes,
-                "trashed_packs": report.trashed, "trashed_bytes": report.trashed_bytes,
-                "copied_bytes": report.copied_bytes,
-                "removed_packs": report.removed, "removed_bytes": report.removed_bytes,
-            }))?;
-            return Ok(Exit::Exact);
-        }
-        let would = if self.dry_run { "would be " } else { "" };
-        let GcReport {
-            condemned, condemned_bytes, trashed, trashed_bytes, copied_bytes, removed, removed_bytes, ..
-        } = report;
-        output::line(format_args!("{would}condemned: {condemned} blobs, {condemned_bytes} bytes"))?;
-        output::line(format_args!(
-            "{would}moved to the trash: {trashed} packs, {trashed_bytes} bytes, of which {copied_bytes} were copied"
-        ))?;
-        output::line(format_args!("{would}removed from the trash: {removed} packs, {removed_bytes} bytes"))?;
-        Ok(Exit::Exact)
-    }
+/// What came of an order.
+enum Ordered<T> {
+    /// It was carried out here, on the store of a server that is stopped.
+    Done(T),
+    /// The server that runs has answered.
+    Answered(Reply),
 }
 
-impl ScrubArgs {
-    fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
-        let context = Context::load(global)?;
-        let data = &own_entry(&context)?.data;
-        let rate = self.rate.map(|rate| rate.saturating_mul(1 << 20));
-        let report = vsync_server::upkeep::scrub_once(data, context.bundle.realm_id, rate)?;
-        if global.json {
-            let affected = report.affected.iter().map(|one| {
-                serde_json::json!({ "volume": one.volume.as_str(), "source": one.source.as_str(), "id": one.id.to_string() })
-            });
-            output::json(&serde_json::json!({
-                "packs": report.packs, "bytes": report.bytes, "damaged_packs": report.damaged_packs.len(),
-                "healed_blobs": report.healed, "lost_blobs": report.lost, "affected": affected.collect::<Vec<_>>(),
-            }))?;
-        } else {
-            output::line(format_args!("{} packs with {} bytes read", report.packs, report.bytes))?;
-            for one in &report.affected {
-                output::line(format_args!("damaged: {} of {} from {}", one.id.short(), one.volume, one.source))?;
-            }
+/// Does `work` on this server's store; if a server has it open, asks that to.
+fn ordered<T>(
+    context: Context,
+    work: impl FnOnce(&Path, RealmId) -> Result<T, MarkError>,
+    request: &Request,
+) -> Result<Ordered<T>, Failure> {
+    let server = own_entry(&context)?;
+    let name = server.machine.name.clone();
+    match work(&server.data, context.bundle.realm_id) {
+        Err(MarkError::Archive(ArchiveError::Store(StoreError::Locked(_)))) if server.address.is_some() => {
+            let session = Session::with(context, Some(&name))?;
+            Ok(Ordered::Answered(session.remote.request(request)?))
         }
-        if report.damaged_packs.is_empty() {
-            return Ok(Exit::Exact);
-        }
-        let found = (report.damaged_packs.len(), report.healed, report.lost);
-        Err(Failure::new(
-            Exit::Damage,
-            format!("damage found in {} packs: {} blobs healed from copies, {} lost", found.0, found.1, found.2),
-        )
-        .hint("back the volumes up again: what they still hold is sent anew".to_owned()))
+        done => Ok(Ordered::Done(done?)),
     }
 }
 
@@ -280,11 +267,11 @@ impl Drop for Hosted {
 
 /// Starts a server that has no address, on loopback.
 pub(crate) fn embedded(config: &Config, server: &config::Server) -> Result<Hosted, Failure> {
-    let identity = key_store(config)?.machine(&server.machine.name)?.identity();
+    let identity = KeyStore::new(&config.keys).machine(&server.machine.name)?.identity();
     fs::create_dir_all(&server.data).map_err(|error| {
         Failure::of(&error, Exit::Failed).hint(format!("make the data directory {} writable", server.data.display()))
     })?;
-    let running = start(config, server, identity.clone(), (Ipv4Addr::LOCALHOST, 0).into())?;
+    let running = start(config, server, identity.clone(), (Ipv4Addr::LOCALHOST, 0).into(), Windows::default())?;
     Ok(Hosted::new(running, &identity))
 }
 
@@ -309,10 +296,20 @@ pub(crate) fn on_store(data: &Path, realm: RealmId, kit: MachineKey) -> Result<H
         members,
         // Whoever has only a kit and a store wants the data, and nothing to change.
         upkeep: Upkeep { collect_every: None, scrub_every: None, ..Upkeep::default() },
+        declared: Arc::new(|| Some(Vec::new())),
+        status: None,
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
+        notify: None,
     })?;
     Ok(Hosted::new(running, &identity))
+}
+
+/// What a server lets people see and hear of itself; by default, nothing.
+#[derive(Default)]
+struct Windows {
+    status: Option<SocketAddr>,
+    notify: Option<vsync_server::alerts::Notify>,
 }
 
 fn start(
@@ -320,9 +317,13 @@ fn start(
     server: &config::Server,
     identity: SigningKey,
     listen: SocketAddr,
+    Windows { status, notify }: Windows,
 ) -> Result<Running, Failure> {
     let registry = load_registry(config)?;
     let realm = registry.realm.id;
+    let name = &server.machine.name;
+    let status =
+        status.map(|listen| StatusConfig { listen, server: name.to_string(), realm: config.realm.to_string() });
     let copy = server.data.join(REGISTRY_COPY);
     let watched = Arc::new(Watched::new(config, registry, copy.clone()));
     let server = ServerConfig {
@@ -332,9 +333,18 @@ fn start(
         listen,
         registry: config.registry_path(),
         members: members(&watched),
-        upkeep: Upkeep { policies: policies(&watched), zone: zone(), ..Upkeep::default() },
+        upkeep: Upkeep {
+            policies: policies(&watched),
+            quotas: quotas(&watched),
+            signers: Some(signers(&watched)),
+            zone: zone(),
+            ..Upkeep::default()
+        },
+        declared: declarations(&watched, server.machine.name.clone()),
+        status,
         reserve: vsync_server::Reserve::default(),
         congestion: vsync_server::Congestion::default(),
+        notify,
     };
     let running = Server::start(server)?;
     // Only now: an empty directory becomes a store, one with a file in it does not.
@@ -367,9 +377,28 @@ fn policies(watched: &Arc<Watched>) -> Policies {
     Arc::new(move |volume| watched.look(|access| access.policy(volume)).unwrap_or_default())
 }
 
+/// What is to be backed up to the server `name`, by `vsync.toml` as it is at the moment of
+/// asking; none while that file cannot be understood.
+fn declarations(watched: &Arc<Watched>, name: MachineName) -> Declarations {
+    let watched = Arc::clone(watched);
+    Arc::new(move || watched.look(|access| access.declared(&name)))
+}
+
+/// How much may be kept, likewise. A file that cannot be understood lets nobody in anyway.
+fn quotas(watched: &Arc<Watched>) -> Quotas {
+    let watched = Arc::clone(watched);
+    Arc::new(move |machine, volume| watched.look(|access| access.quotas(machine, volume)).unwrap_or_default())
+}
+
+/// By whose keys snapshots may be signed, by `vsync.pub`.
+fn signers(watched: &Arc<Watched>) -> Signers {
+    let watched = Arc::clone(watched);
+    Arc::new(move |machine| watched.look(|access| access.registry.keys_of(machine).collect()).unwrap_or_default())
+}
+
 /// This machine's time zone, with its changes of clocks up to some distant year.
 fn zone() -> Zone {
-    let (zone, first) = (jiff::tz::TimeZone::system(), jiff::Timestamp::UNIX_EPOCH);
+    let (zone, first) = (jiff::tz::TimeZone::system(), Timestamp::UNIX_EPOCH);
     let changes = zone.following(first).take(500).map(|at| (at.timestamp().as_millisecond(), at.offset().seconds()));
     Zone::new(zone.to_offset(first).seconds(), changes.collect())
 }
@@ -440,6 +469,21 @@ impl Access {
         Some(Member { may_read: machine.role == Role::Full, may_admin, name })
     }
 
+    fn declared(&self, server: &MachineName) -> Vec<Declared> {
+        let declared = |Expected { source, volume, max_age, due }| {
+            let due = due.map(Timestamp::as_millisecond);
+            Declared { source, volume, max_age, due }
+        };
+        due::expected(&self.config, server, Timestamp::now()).into_iter().map(declared).collect()
+    }
+
+    fn quotas(&self, machine: &MachineName, volume: &VolumeName) -> Vec<(Scope, u64)> {
+        let of_machine = self.config.machines().find(|known| known.name == *machine).and_then(|known| known.quota);
+        let of_volume = self.config.volume(volume).and_then(|known| known.quota);
+        let of_machine = of_machine.map(|quota| (Scope::Machine(machine.clone()), quota));
+        of_machine.into_iter().chain(of_volume.map(|quota| (Scope::Volume(volume.clone()), quota))).collect()
+    }
+
     fn policy(&self, volume: &VolumeName) -> Policy {
         let Some(retention) = self.config.retention(volume) else { return Policy::default() };
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -458,6 +502,19 @@ impl Access {
 
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
-        Self::of(&error, Exit::Failed)
+        let mends = |error: &ArchiveError| {
+            matches!(
+                error,
+                ArchiveError::Store(StoreError::Log { .. }) | ArchiveError::Catalog(CatalogError::Damaged(_))
+            )
+        };
+        let (exit, hint) = match &error {
+            ServerError::Archive(error) if mends(error) => (
+                Exit::Damage,
+                Some("`vsync server repair` mends what can be mended, and keeps what it replaces".to_owned()),
+            ),
+            _ => (Exit::Failed, None),
+        };
+        Self::of(&error, exit).hint(hint)
     }
 }

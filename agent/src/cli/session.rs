@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use jiff::{Timestamp, Zoned};
 use vsync_protocol::id::{MachineName, SnapshotId, VolumeName};
-use vsync_protocol::manifest::{Body, Manifest};
+use vsync_protocol::manifest::{Body, Manifest, ManifestError};
 use vsync_protocol::wire::{Listing, SnapshotRecord};
 
 use super::GlobalArgs;
 use super::context::Context;
+use super::moved_in;
 use super::recovery;
 use super::report::{Exit, Failure};
 use super::server::{self, Hosted};
@@ -63,8 +64,9 @@ impl Session {
                 (hosted.address().to_string(), Some(hosted))
             }
         };
+        tracing::info!("connecting as {} to {name} at {address} (UDP)", context.bundle.machine);
         let identity = Identity { key: context.bundle.identity(), realm: context.bundle.realm_id };
-        let remote = Remote::connect(ServerAddress { name, address, key }, identity)?;
+        let remote = Remote::connect_within(context.patience, ServerAddress { name, address, key }, identity)?;
         Ok(Self::new(context, remote, hosted))
     }
 
@@ -74,7 +76,7 @@ impl Session {
     }
 
     fn realm_dir(&self) -> PathBuf {
-        self.context.state_dir.join(self.context.bundle.realm_id.to_string())
+        self.context.realm_dir()
     }
 
     /// Where this machine keeps what it has seen of the server's history.
@@ -87,6 +89,11 @@ impl Session {
     pub(crate) fn cache_path(&self, volume: &VolumeName) -> PathBuf {
         let (machine, server) = (&self.context.bundle.machine, self.remote.server());
         self.realm_dir().join("cache").join(format!("{machine}@{server}")).join(format!("{volume}.sqlite"))
+    }
+
+    /// Where this machine keeps what it restored into which place.
+    pub(crate) fn records(&self) -> PathBuf {
+        self.realm_dir().join("restored")
     }
 
     /// What this machine writes with.
@@ -146,25 +153,37 @@ impl Session {
         listing: &Listing,
         mut enough: impl FnMut(&Listed) -> bool,
     ) -> Result<Vec<Listed>, Failure> {
-        let mut listed = Vec::new();
-        let mut unreadable = None;
+        // What cannot be read ends the list: anything may be behind it.
+        let (listed, unreadable) = self.list_all(listing, |one| one.is_none_or(&mut enough))?;
+        match unreadable.into_iter().next() {
+            None => Ok(listed),
+            Some((record, error)) => Err(Failure::of(&error, Exit::Damage)
+                .hint(format!("the server's manifest of snapshot {} is damaged", record.id.short()))),
+        }
+    }
+
+    /// The same, with those whose manifests cannot be read beside the others; `enough` is shown
+    /// none for each of them.
+    #[expect(clippy::type_complexity, reason = "two lists that belong together")]
+    pub(crate) fn list_all(
+        &self,
+        listing: &Listing,
+        mut enough: impl FnMut(Option<&Listed>) -> bool,
+    ) -> Result<(Vec<Listed>, Vec<(SnapshotRecord, ManifestError)>), Failure> {
+        let (mut listed, mut unreadable) = (Vec::new(), Vec::new());
         self.remote.snapshots(listing, |record| match Manifest::parse(&record.manifest) {
             Ok(manifest) => {
                 let next = Listed { record: record.clone(), body: manifest.body };
-                let stop = enough(&next);
+                let stop = enough(Some(&next));
                 listed.push(next);
                 stop
             }
             Err(error) => {
-                unreadable = Some((record.id, error));
-                true
+                unreadable.push((record.clone(), error));
+                enough(None)
             }
         })?;
-        match unreadable {
-            None => Ok(listed),
-            Some((id, error)) => Err(Failure::of(&error, Exit::Damage)
-                .hint(format!("the server's manifest of snapshot {} is damaged", id.short()))),
-        }
+        Ok((listed, unreadable))
     }
 
     /// The snapshot that `spec` means, from `source` if several machines have the volume.
@@ -196,18 +215,28 @@ impl Session {
                     seen += 1;
                     seen > *back
                 })?;
+                if found.len() <= *back {
+                    found.extend(self.imports(&listing)?);
+                }
                 let count = found.len();
                 if count > *back { Ok(found.swap_remove(*back)) } else { Err(self.not_found(spec, count)) }
             }
             At::Time(time) => {
                 listing.source = self.source_of(spec, source)?;
                 // By the server's clock: a client's may have been wrong.
-                let mut found = self.list(&listing, |listed| listed.record.received <= time.as_millisecond())?;
-                match found.pop() {
-                    Some(listed) if listed.record.received <= time.as_millisecond() => Ok(listed),
-                    _ => Err(self.not_found(spec, 0)),
-                }
+                let before = |listed: &Listed| listed.record.received <= time.as_millisecond();
+                let own = self.list(&listing, before)?.pop().filter(before);
+                let imported = || Ok::<_, Failure>(self.imports(&listing)?.into_iter().find(before));
+                own.map_or_else(imported, |own| Ok(Some(own)))?.ok_or_else(|| self.not_found(spec, 0))
             }
+        }
+    }
+
+    /// What was taken over from privateer, where one volume of one source is asked for.
+    fn imports(&self, listing: &Listing) -> Result<Vec<Listed>, Failure> {
+        match (&listing.volume, &listing.source) {
+            (Some(volume), Some(source)) => moved_in::imports(self, volume, source),
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -245,7 +274,7 @@ impl Session {
             seen == SOURCES_PAGE
         })?;
         let sources: std::collections::BTreeSet<MachineName> =
-            page.into_iter().map(|listed| listed.body.source).collect();
+            page.iter().map(|listed| moved_in::origin(self, listed)).collect();
         if sources.len() < 2 {
             return Ok(None);
         }

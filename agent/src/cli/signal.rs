@@ -33,6 +33,19 @@ fn ignores_hangup() -> bool {
     mask.is_some_and(|mask| mask & 1 == 1)
 }
 
+/// Waits, on a runtime, until the process is asked to stop.
+pub(crate) async fn asked() {
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            tracing::warn!("interruptions will not be noticed: {error}");
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// Tells when the process is asked to stop.
 pub(crate) struct Stop(Receiver<()>);
 

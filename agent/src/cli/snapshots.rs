@@ -18,6 +18,7 @@ use crate::snapshot::Snapshot;
 #[command(after_help = "Examples:
   vsync snapshots
   vsync snapshots barman_recover --server annex2
+  vsync snapshots --tag nightly=yes,team=malaria
   vsync snapshots --source production2 --limit 10 --json")]
 pub(super) struct SnapshotsArgs {
     /// Of this volume only
@@ -30,6 +31,10 @@ pub(super) struct SnapshotsArgs {
     /// From this machine only
     #[arg(long, env = "VSYNC_SOURCE", value_name = "NAME")]
     source: Option<MachineName>,
+
+    /// With this label; with all of `a=1,b=2`; may be repeated for those with another
+    #[arg(long, env = "VSYNC_TAG", value_name = "KEY=VALUE")]
+    tag: Vec<String>,
 
     /// Those that were forgotten and can still be brought back, instead of the others
     #[arg(long)]
@@ -50,14 +55,15 @@ impl SnapshotsArgs {
             ..Listing::default()
         };
         let mut seen = 0;
-        let listed = if self.limit == Some(0) {
+        let mut listed = if self.limit == Some(0) {
             Vec::new()
         } else {
-            session.list(&listing, |_| {
-                seen += 1;
+            session.list(&listing, |listed| {
+                seen += usize::from(self.has_tags(&listed.body.tags));
                 Some(seen) == self.limit
             })?
         };
+        listed.retain(|listed| self.has_tags(&listed.body.tags));
         if global.json {
             let rows: Vec<_> = listed.iter().map(|listed| row(&session, listed)).collect();
             output::json(&rows)?;
@@ -67,6 +73,14 @@ impl SnapshotsArgs {
             print(&session, &listed)?;
         }
         Ok(Exit::Exact)
+    }
+}
+
+impl SnapshotsArgs {
+    /// All of one of the lists that were given, if any were.
+    fn has_tags(&self, tags: &[String]) -> bool {
+        let has_all = |wanted: &String| wanted.split(',').all(|wanted| tags.iter().any(|tag| tag == wanted));
+        self.tag.is_empty() || self.tag.iter().any(has_all)
     }
 }
 

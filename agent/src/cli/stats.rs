@@ -50,7 +50,7 @@ impl StatsArgs {
                 .entry((listed.body.volume.clone(), listed.body.source.clone()))
                 .and_modify(|volume| {
                     volume.snapshots += 1;
-                    volume.bytes += bytes;
+                    volume.bytes = volume.bytes.saturating_add(bytes);
                 })
                 .or_insert(Volume { snapshots: 1, newest: snapshot, bytes });
         }
@@ -66,7 +66,8 @@ impl StatsArgs {
         let status = session.remote.status()?;
         // A ratio needs all that the server stores on one side, and all that it stands for on the other.
         let whole = self.volume.is_none() && self.source.is_none();
-        let ratio = ratio(volumes.values().map(|volume| volume.bytes).sum(), status.bytes).filter(|_| whole);
+        let ratio = ratio(volumes.values().map(|volume| volume.bytes).fold(0, u64::saturating_add), status.bytes)
+            .filter(|_| whole);
         if global.json { json(&volumes, &status, ratio) } else { print(&volumes, &status, ratio) }?;
         Ok(Exit::Exact)
     }

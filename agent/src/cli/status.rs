@@ -5,27 +5,40 @@ use std::time::Duration;
 use jiff::{Timestamp, Zoned};
 use serde_json::{Value, json};
 use vsync_protocol::id::{MachineName, VolumeName};
-use vsync_protocol::manifest::SnapshotKind;
-use vsync_protocol::wire::{Listing, ServerStatus};
+use vsync_protocol::wire::job::reason;
+use vsync_protocol::wire::overview::{Chore, LastFailure, Size};
+use vsync_protocol::wire::{Outcome, Overview, Standing};
 
 use super::GlobalArgs;
 use super::context::{Context, load_config};
 use super::output::{self, Align, Colour, Table};
 use super::report::{Exit, Failure};
-use super::session::{Listed, Session, short, timestamp};
+use super::server;
+use super::session::{Session, short, timestamp};
 use super::time;
 
-/// Show how servers are, and how old the last backup of each volume is
+/// A trend compares with the size of so long ago, in milliseconds: a week.
+const TREND: i64 = 7 * 24 * 3_600_000;
+
+/// Reasons are cut in the table to so many characters; `--json` has all of them.
+const SHOWN_REASON: usize = 80;
+
+/// Show how servers are, and how every volume stands
 ///
-/// Every volume that vsync.toml lists for a machine is shown, above all those that were
-/// never backed up. The exit code is 10 when a server does not answer, 3 when one takes no
-/// writes; age alone is for monitoring to judge (`--json` has it in seconds).
+/// Every volume that vsync.toml lists for a machine is shown, above all those that were never
+/// backed up. The exit code is 10 when a server does not answer, 3 when one takes no writes.
+/// With --check it is also 3 when a volume is overdue or its last backup failed, or a server
+/// has found damage or doubts its clock: for Nagios, cron and scripts.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vsync status\n  vsync status --json")]
+#[command(after_help = "Examples:\n  vsync status\n  vsync status --json\n  vsync status --check --quiet")]
 pub(super) struct StatusArgs {
     /// This server only [default: all]
     #[arg(long, env = "VSYNC_SERVER", value_name = "NAME")]
     server: Option<MachineName>,
+
+    /// Exit with 3 when anything is overdue, failing or damaged
+    #[arg(long)]
+    check: bool,
 }
 
 /// What one server said.
@@ -35,18 +48,23 @@ struct Asked {
 }
 
 struct Answer {
-    status: ServerStatus,
+    overview: Overview,
     /// Milliseconds that the server's clock is ahead.
     ahead: i64,
-    /// The last snapshot of each declared volume, in the order of the declarations.
-    last: Vec<Option<Listed>>,
-    sizes: Vec<Option<u64>>,
 }
 
 /// A volume that the configuration says a machine backs up.
 struct Declared {
     volume: VolumeName,
     source: MachineName,
+}
+
+/// A volume on the server that has its newest snapshot.
+struct Found<'a> {
+    server: &'a MachineName,
+    standing: &'a Standing,
+    /// The server's clock.
+    now: i64,
 }
 
 impl StatusArgs {
@@ -56,122 +74,185 @@ impl StatusArgs {
             Some(name) => vec![config.server(Some(name))?.machine.name.clone()],
             None => config.servers.iter().map(|server| server.machine.name.clone()).collect(),
         };
-        let context = Context::load(global)?;
-        let own = context.bundle.reader(context.bundle.epoch).is_none().then(|| context.bundle.machine.clone());
-        // A machine that may only write is told of its own backups alone.
-        let declared: Vec<Declared> = context
-            .config
-            .machines()
-            .filter(|machine| own.as_ref().is_none_or(|own| *own == machine.name))
-            .flat_map(|machine| {
-                machine.backup.iter().map(|volume| Declared { volume: volume.clone(), source: machine.name.clone() })
-            })
-            .collect();
-        let asked: Vec<Asked> =
-            servers.into_iter().map(|name| Asked { answer: ask(global, &name, &declared), name }).collect();
+        let declared = declared(&Context::load(global)?);
+        let asked: Vec<Asked> = servers.into_iter().map(|name| Asked { answer: ask(global, &name), name }).collect();
+        let problems = problems(&asked, &declared);
         if global.json {
             output::json(&json!({
                 "servers": asked.iter().map(server_json).collect::<Vec<_>>(),
-                "volumes": declared.iter().enumerate().map(|(at, it)| volume_json(&asked, at, it)).collect::<Vec<_>>(),
+                "volumes": declared.iter().map(|it| volume_json(&asked, it)).collect::<Vec<_>>(),
+                "problems": problems,
             }))?;
-        } else {
+        } else if !global.quiet {
             asked.iter().try_for_each(print_server)?;
             print_volumes(&asked, &declared)?;
         }
-        Ok(exit_of(&asked))
+        if !global.json {
+            problems.iter().for_each(|problem| eprintln!("{}", Colour::stderr().red(problem)));
+        }
+        Ok(match exit_of(&asked) {
+            Exit::Exact if self.check && !problems.is_empty() => Exit::Defects,
+            exit => exit,
+        })
     }
 }
 
+/// A machine that may only write is told of its own backups alone.
+fn declared(context: &Context) -> Vec<Declared> {
+    let bundle = &context.bundle;
+    let own = bundle.reader(bundle.epoch).is_none()
+        && !context.config.servers.iter().any(|it| it.machine.name == bundle.machine);
+    let machines = context.config.machines().filter(|machine| !own || machine.name == bundle.machine);
+    machines
+        .flat_map(|machine| {
+            machine.backup.iter().map(|volume| Declared { volume: volume.clone(), source: machine.name.clone() })
+        })
+        .collect()
+}
+
 fn exit_of(asked: &[Asked]) -> Exit {
-    let read_only = asked.iter().flat_map(|asked| &asked.answer).any(|answer| answer.status.read_only.is_some());
+    let read_only = |answer: &Answer| answer.overview.server.read_only.is_some();
     match asked.iter().find_map(|asked| asked.answer.as_ref().err()) {
         Some(failure) => failure.code,
-        None if read_only => Exit::Defects,
+        None if asked.iter().flat_map(|asked| &asked.answer).any(read_only) => Exit::Defects,
         None => Exit::Exact,
     }
 }
 
-fn ask(global: &GlobalArgs, name: &MachineName, declared: &[Declared]) -> Result<Answer, Failure> {
+fn ask(global: &GlobalArgs, name: &MachineName) -> Result<Answer, Failure> {
     let session = Session::open(global, Some(name))?;
-    let status = session.remote.status()?;
-    let ahead = status.now - Timestamp::now().as_millisecond();
-    let mut last = Vec::new();
-    for Declared { volume, source } in declared {
-        let listing =
-            Listing { volume: Some(volume.clone()), source: Some(source.clone()), limit: 1, ..Listing::default() };
-        last.push(session.list(&listing, |_| true)?.pop());
+    let overview = session.remote.overview()?;
+    let ahead = overview.server.now - Timestamp::now().as_millisecond();
+    Ok(Answer { overview, ahead })
+}
+
+/// Everything that somebody must look at, each in a line.
+fn problems(asked: &[Asked], declared: &[Declared]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for Asked { name, answer } in asked {
+        let Ok(Answer { overview, .. }) = answer else { continue };
+        problems.extend(overview.server.warnings.iter().map(|warning| format!("{name}: {warning}")));
+        if overview.damaged > 0 {
+            problems.push(format!("{name}: {} blobs are damaged", overview.damaged));
+        }
+        // A volume that is planned for several servers must be fresh on each.
+        let late = overview.volumes.iter().filter(|it| it.due.is_some() && it.last.is_some());
+        let late = late.filter(|standing| standing.is_overdue(overview.server.now));
+        problems.extend(late.map(|it| format!("overdue on {name}: {} of {}", it.volume, it.source)));
     }
-    // Sizes are for readers only.
-    let size = |listed: &Listed| session.open_snapshot(listed).ok().map(|snapshot| snapshot.sealed.bytes);
-    let sizes = last.iter().map(|listed| listed.as_ref().and_then(size)).collect();
-    Ok(Answer { status, ahead, last, sizes })
+    let complete = asked.iter().all(|asked| asked.answer.is_ok());
+    for one in declared {
+        let Declared { volume, source } = one;
+        let Some(found) = newest(asked, one) else {
+            // A server that does not answer may have it.
+            problems.extend(complete.then(|| format!("never backed up: {volume} of {source}")));
+            continue;
+        };
+        let Found { server, standing, now } = found;
+        if standing.due.is_none() && standing.is_overdue(now) {
+            problems.push(format!("overdue on {server}: {volume} of {source}"));
+        }
+        if let Some(failure) = failing(asked, one) {
+            problems.push(format!("failing: {volume} of {source}: {}", words(failure)));
+        }
+    }
+    problems
 }
 
-/// The newest snapshot of a declared volume on any server: where, what, how large.
-fn newest(asked: &[Asked], at: usize) -> Option<(&MachineName, &Listed, Option<u64>)> {
-    asked
-        .iter()
-        .filter_map(|asked| {
-            let answer = asked.answer.as_ref().ok()?;
-            Some((&asked.name, answer.last.get(at)?.as_ref()?, answer.sizes.get(at).copied().flatten()))
-        })
-        .max_by_key(|(_, listed, _)| listed.record.received)
+fn standings<'a>(asked: &'a [Asked], declared: &'a Declared) -> impl Iterator<Item = Found<'a>> {
+    asked.iter().filter_map(|Asked { name, answer }| {
+        let overview = &answer.as_ref().ok()?.overview;
+        let standing =
+            overview.volumes.iter().find(|it| it.source == declared.source && it.volume == declared.volume)?;
+        Some(Found { server: name, standing, now: overview.server.now })
+    })
 }
 
-fn age(listed: &Listed) -> Duration {
-    let millis = Timestamp::now().as_millisecond() - listed.body.started;
-    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+/// The declared volume on the server that has its newest snapshot; none if none has any.
+fn newest<'a>(asked: &'a [Asked], declared: &'a Declared) -> Option<Found<'a>> {
+    let with = standings(asked, declared).filter(|found| found.standing.last.is_some());
+    with.max_by_key(|found| found.standing.last.map(|last| last.at))
+}
+
+/// The last failure of the volume on any server, if there was no good backup after it.
+fn failing<'a>(asked: &'a [Asked], declared: &'a Declared) -> Option<&'a LastFailure> {
+    let failures = standings(asked, declared).filter(|found| found.standing.failures > 0);
+    failures.filter_map(|found| found.standing.failure.as_ref()).max_by_key(|failure| failure.at)
+}
+
+fn words(failure: &LastFailure) -> String {
+    let words = if failure.message.is_empty() { reason(failure.code) } else { &failure.message };
+    match words.char_indices().nth(SHOWN_REASON) {
+        Some((cut, _)) => format!("{}…", &words[..cut]),
+        None => words.to_owned(),
+    }
 }
 
 fn server_json(asked: &Asked) -> Value {
     match &asked.answer {
-        Ok(Answer { status, ahead, .. }) => json!({
-            "name": asked.name.as_str(),
-            "reachable": true,
-            "version": status.version,
-            "clock_ahead": *ahead as f64 / 1000.0,
-            "snapshots_count": status.snapshots,
-            "total_size": status.bytes,
-            "free": status.free,
-            "read_only": status.read_only,
-        }),
+        Ok(Answer { overview, ahead }) => {
+            let mut json = server::server_json(overview);
+            json["name"] = asked.name.as_str().into();
+            json["reachable"] = true.into();
+            json["clock_ahead"] = (*ahead as f64 / 1000.0).into();
+            json
+        }
         Err(failure) => json!({"name": asked.name.as_str(), "reachable": false, "error": failure.heading}),
     }
 }
 
-fn volume_json(asked: &[Asked], at: usize, declared: &Declared) -> Value {
-    let mut row = json!({"volume": declared.volume.as_str(), "hostname": declared.source.as_str(), "snapshot": null});
-    if let Some((server, listed, size)) = newest(asked, at) {
-        row["server"] = server.as_str().into();
-        row["snapshot"] = listed.record.id.to_string().into();
-        row["time"] = timestamp(listed.body.started).to_string().into();
-        row["age"] = age(listed).as_secs().into();
-        row["total_size"] = size.into();
-        row["partial"] = (listed.body.kind == SnapshotKind::Partial).into();
-    }
-    row
+/// The volume as the server with its newest snapshot has it; failures are those of all.
+fn volume_json(asked: &[Asked], declared: &Declared) -> Value {
+    let unknown = json!({
+        "volume": declared.volume.as_str(), "hostname": declared.source.as_str(), "snapshot": null,
+    });
+    let found = newest(asked, declared).or_else(|| standings(asked, declared).next());
+    found.map_or(unknown, |Found { server, standing, now }| {
+        let mut json = server::volume_json(standing, now);
+        json["server"] = server.as_str().into();
+        json["trend"] = trend(&standing.trend).into();
+        json
+    })
 }
 
 fn print_server(asked: &Asked) -> Result<(), Failure> {
     let colour = Colour::stdout();
     let (name, answer) = (&asked.name, &asked.answer);
-    let Answer { status, ahead, .. } = match answer {
+    let Answer { overview, ahead } = match answer {
         Ok(answer) => answer,
         Err(failure) => return output::line(format_args!("{} {name}: {failure}", colour.red("✗"))),
     };
+    let status = &overview.server;
     output::line(format_args!(
-        "{} {name}: version {}, {} in {} snapshots, {} free, clock {}",
+        "{} {name}: version {}, {} in {} snapshots, {} of {} free, clock {}",
         if status.read_only.is_none() { colour.green("✓") } else { colour.red("✗") },
         status.version,
         output::size(status.bytes),
         status.snapshots,
         output::size(status.free),
+        output::size(overview.space),
         clock(*ahead),
     ))?;
-    match &status.read_only {
-        Some(reason) => output::line(format_args!("  {}", colour.red(&format!("takes no backups: {reason}")))),
-        None => Ok(()),
+    output::line(format_args!("  {}", chores(overview)))?;
+    if let Some(reason) = &status.read_only {
+        output::line(format_args!("  {}", colour.red(&format!("takes no backups: {reason}"))))?;
     }
+    status.warnings.iter().try_for_each(|warning| output::line(format_args!("  {}", colour.red(warning))))
+}
+
+/// What the server does by itself, in one line.
+fn chores(overview: &Overview) -> String {
+    let ago = |at: i64| output::duration(millis(overview.server.now.saturating_sub(at)));
+    let chore = |chore: &Chore| match (chore.running, chore.last, &chore.failure) {
+        (true, ..) => "running now".to_owned(),
+        (_, _, Some(_)) => "failed".to_owned(),
+        (_, Some(at), _) => format!("{} ago", ago(at)),
+        (_, None, _) => "not yet".to_owned(),
+    };
+    let ratio = overview.dedup_ratio().map(|ratio| format!(", each byte used {ratio:.1} times")).unwrap_or_default();
+    let damage = if overview.damaged > 0 { format!(", {} blobs damaged", overview.damaged) } else { String::new() };
+    let (collection, scrub) = (chore(&overview.collection), chore(&overview.scrub));
+    format!("garbage collection {collection}, scrub {scrub}{damage}{ratio}")
 }
 
 /// A difference of clocks in words.
@@ -184,41 +265,107 @@ pub(super) fn clock(ahead: i64) -> String {
     }
 }
 
+/// By how much the size has changed in a week, or since the first backup that is known: a
+/// fraction.
+fn trend(sizes: &[Size]) -> Option<f64> {
+    let last = sizes.last()?;
+    let earlier = sizes.iter().find(|size| size.at >= last.at.saturating_sub(TREND))?;
+    let known = earlier.at < last.at && earlier.bytes > 0;
+    known.then(|| last.bytes as f64 / earlier.bytes as f64 - 1.0)
+}
+
 fn print_volumes(asked: &[Asked], declared: &[Declared]) -> Result<(), Failure> {
-    let now = Zoned::now();
     let mut table = Table::new([
         ("VOLUME", Align::Left),
         ("SOURCE", Align::Left),
         ("SERVER", Align::Left),
         ("LAST", Align::Left),
-        ("TIME", Align::Left),
         ("AGE", Align::Right),
+        ("DUE", Align::Left),
         ("SIZE", Align::Right),
+        ("TREND", Align::Right),
+        ("VERIFIED", Align::Left),
         ("NOTES", Align::Left),
     ]);
-    let mut never = Vec::new();
-    for (at, Declared { volume, source }) in declared.iter().enumerate() {
-        let Some((server, listed, size)) = newest(asked, at) else {
-            let dash = || "-".to_owned();
-            let note = if asked.iter().all(|asked| asked.answer.is_ok()) { "NEVER BACKED UP" } else { "unknown" };
-            table.row([volume.to_string(), source.to_string(), dash(), dash(), dash(), dash(), dash(), note.into()]);
-            never.push(format!("{volume} of {source}"));
-            continue;
-        };
-        table.row([
-            volume.to_string(),
-            source.to_string(),
-            server.to_string(),
-            short(listed.record.id),
-            time::format(timestamp(listed.body.started), &now),
-            output::duration(age(listed)),
-            size.map_or_else(|| "-".to_owned(), output::size),
-            if listed.body.kind == SnapshotKind::Partial { "partial".to_owned() } else { String::new() },
-        ]);
+    declared.iter().for_each(|one| table.row(row(asked, one)));
+    output::line(table)
+}
+
+fn row(asked: &[Asked], declared: &Declared) -> [String; 10] {
+    let now = Zoned::now();
+    let dash = || "-".to_owned();
+    let when = |at: i64| time::format(timestamp(at), &now);
+    let due = standings(asked, declared).filter_map(|found| found.standing.due).min().map_or_else(dash, when);
+    let [volume, source] = [declared.volume.to_string(), declared.source.to_string()];
+    let Some(Found { server, standing, now: clock }) = newest(asked, declared) else {
+        let known = asked.iter().all(|asked| asked.answer.is_ok());
+        let mut notes = vec![if known { "NEVER BACKED UP".to_owned() } else { "unknown".to_owned() }];
+        notes.extend(standings(asked, declared).flat_map(|found| notes_on(found.standing)));
+        return [volume, source, dash(), dash(), dash(), due, dash(), dash(), dash(), notes.join(", ")];
+    };
+    let result = standing.result.as_ref();
+    let verified = standing.verified.as_ref().map_or_else(
+        || "never".to_owned(),
+        |done| if done.outcome == Outcome::Success { when(done.at) } else { "DAMAGED".to_owned() },
+    );
+    let mut notes = Vec::new();
+    if standing.is_overdue(clock) {
+        notes.push("OVERDUE".to_owned());
     }
-    output::line(table)?;
-    if !never.is_empty() && asked.iter().all(|asked| asked.answer.is_ok()) {
-        eprintln!("{}", Colour::stderr().red(&format!("never backed up: {}", never.join(", "))));
+    notes.extend(notes_on(standing));
+    [
+        volume,
+        source,
+        server.to_string(),
+        standing.last.map_or_else(dash, |last| short(last.id)),
+        standing.age(clock).map_or_else(dash, |age| output::duration(Duration::from_millis(age))),
+        due,
+        result.map_or_else(dash, |result| output::size(result.size)),
+        trend(&standing.trend).map_or_else(dash, |trend| format!("{:+.1} %", trend * 100.0)),
+        verified,
+        notes.join(", "),
+    ]
+}
+
+fn notes_on(standing: &Standing) -> Vec<String> {
+    let mut notes = Vec::new();
+    if standing.last.is_some_and(|last| last.partial) {
+        notes.push("partial".to_owned());
     }
-    Ok(())
+    if standing.running.is_some() {
+        notes.push("running".to_owned());
+    }
+    if let Some(failure) = standing.failure.as_ref().filter(|_| standing.failures > 0) {
+        let times =
+            if standing.failures == 1 { "failed".to_owned() } else { format!("failed {} times", standing.failures) };
+        notes.push(format!("{times}: {}", words(failure)));
+    }
+    notes
+}
+
+fn millis(millis: i64) -> Duration {
+    Duration::from_millis(u64::try_from(millis).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trend_compares_with_a_week_ago() {
+        let day = 24 * 3_600_000;
+        let size = |days: i64, bytes| Size { at: days * day, bytes, stored: 0 };
+        assert_eq!(trend(&[]), None);
+        assert_eq!(trend(&[size(1, 100)]), None, "nothing to compare with");
+        assert_eq!(trend(&[size(1, 0), size(2, 100)]), None);
+        assert_eq!(trend(&[size(0, 10), size(3, 100), size(10, 150)]), Some(0.5));
+        assert_eq!(trend(&[size(0, 100), size(10, 50)]), None, "too long ago to tell of a week");
+    }
+
+    #[test]
+    fn long_reasons_are_cut_between_characters() {
+        let failure = LastFailure { at: 0, outcome: Outcome::Failed, code: 20, message: "ä".repeat(200) };
+        assert_eq!(words(&failure).chars().count(), SHOWN_REASON + 1);
+        assert_eq!(words(&LastFailure { message: String::new(), ..failure }), "hook");
+    }
 }

@@ -4,8 +4,6 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use clap::CommandFactory;
-
 use super::context::Context;
 use super::*;
 
@@ -13,7 +11,7 @@ use super::*;
 fn vsync(dir: &Path, args: &[&str]) -> Result<Exit, Failure> {
     let config = dir.join("vsync.toml");
     let start = ["vsync", "--quiet", "--config", config.to_str().unwrap()];
-    Args::try_parse_from(start.iter().chain(args)).unwrap().run()
+    parse(start.iter().chain(args)).unwrap().run()
 }
 
 fn realm() -> tempfile::TempDir {
@@ -25,9 +23,9 @@ fn realm() -> tempfile::TempDir {
 
 #[test]
 fn the_command_line_is_consistent() {
-    Args::command().debug_assert();
+    command().debug_assert();
     for wrong in [&["vsync", "keygen"][..], &["vsync", "keygen", "a", "--all"], &["vsync", "keygen", "--rotate"]] {
-        assert!(Args::try_parse_from(wrong).is_err(), "{wrong:?}");
+        assert!(parse(wrong).is_err(), "{wrong:?}");
     }
 }
 
@@ -139,4 +137,86 @@ fn manuals_are_written_for_every_command() {
     for page in ["vsync.1", "vsync-keygen.1", "vsync-key-recovery-kit.1"] {
         assert!(dir.path().join(page).is_file(), "{page}");
     }
+}
+
+/// Every command that does something, by its words.
+fn commands(command: &clap::Command, words: &str, found: &mut Vec<(String, clap::Command)>) {
+    let words = format!("{words} {}", command.get_name()).trim().to_owned();
+    if !command.has_subcommands() {
+        found.push((words.clone(), command.clone()));
+    }
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set() && below.get_name() != "help") {
+        commands(below, &words, found);
+    }
+}
+
+fn all_commands() -> Vec<(String, clap::Command)> {
+    let mut found = Vec::new();
+    commands(&command(), "", &mut found);
+    assert!(found.len() > 30, "{}", found.len());
+    found
+}
+
+/// Splits a line as a shell does, as far as examples go: blanks, and quotes of both kinds.
+fn shell_words(line: &str) -> Vec<String> {
+    let (mut words, mut quote) = (vec![String::new()], None);
+    for letter in line.chars() {
+        let last = words.last_mut().unwrap();
+        match (quote, letter) {
+            (Some(open), letter) if letter == open => quote = None,
+            (None, '"' | '\'') => quote = Some(letter),
+            (None, ' ') if !last.is_empty() => words.push(String::new()),
+            (None, ' ') => {}
+            (_, letter) => last.push(letter),
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[test]
+fn every_command_has_examples_and_every_example_is_right() {
+    for (words, command) in all_commands() {
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let (_, examples) = after.split_once("Example").unwrap_or_else(|| panic!("{words} has no examples"));
+        let mut count = 0;
+        for line in examples.lines().skip(1).take_while(|line| line.starts_with("  ")) {
+            // What stands around it is another program's.
+            let line = &line[line.find("vsync ").unwrap_or_else(|| panic!("{words}: {line:?} runs no vsync"))..];
+            let line = line.split([';', '>', '|']).next().unwrap().split("  #").next().unwrap();
+            let example = shell_words(line);
+            assert!(example.join(" ").starts_with(&words), "{words} shows another command: {line}");
+            parse(&example).unwrap_or_else(|error| panic!("{line:?} in the help of {words}: {error}"));
+            count += 1;
+        }
+        assert!(count > 0, "{words} has no examples");
+    }
+}
+
+#[test]
+fn every_option_has_a_variable_and_a_line_of_help() {
+    for (words, command) in all_commands() {
+        for option in command.get_arguments().filter(|option| option.get_long().is_some()) {
+            let name = option.get_long().unwrap();
+            assert!(option.get_help().is_some(), "{words} --{name} has no help");
+            if !matches!(name, "help" | "version") {
+                let variable = option.get_env().and_then(|variable| variable.to_str());
+                let variable = variable.unwrap_or_else(|| panic!("{words} --{name} has no variable"));
+                assert!(variable.starts_with("VSYNC_"), "{words} --{name}: {variable}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_table_of_exit_codes_is_the_same_everywhere() {
+    let codes: std::collections::BTreeSet<u8> = (0..=u8::MAX).filter(|code| Exit::from_code(*code).is_some()).collect();
+    assert_eq!(codes, [0, 1, 2, 3, 10, 11, 12, 13, 14, 20, 21, 22, 130].into());
+    let numbers = |text: &str| text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+    let help: std::collections::BTreeSet<u8> = numbers(EXIT_CODES);
+    assert_eq!(help, codes);
+    let readme = include_str!("../../../README.md");
+    let table = readme.split("## Exit codes").nth(1).and_then(|rest| rest.split("With `--json`").next()).unwrap();
+    let readme: std::collections::BTreeSet<u8> = numbers(table);
+    assert_eq!(readme, codes);
 }

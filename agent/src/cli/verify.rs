@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use jiff::Zoned;
 use serde_json::json;
-use vsync_protocol::id::{MachineName, SnapshotId};
-use vsync_protocol::wire::Listing;
+use vsync_protocol::id::{MachineName, SnapshotId, VolumeName};
+use vsync_protocol::wire::{JobKind, Listing};
 
 use super::GlobalArgs;
+use super::job::Job;
 use super::output;
 use super::progress::Display;
 use super::report::{Exit, Failure};
@@ -17,6 +18,7 @@ use super::session::{Session, short};
 use super::signal::Stop;
 use super::spec::{At, Bare, Spec};
 use crate::progress::Progress;
+use crate::remote::Shown;
 use crate::snapshot::Snapshot;
 use crate::verify::{Damage, Report, Sample, Verifier};
 
@@ -34,7 +36,8 @@ const SHOWN: usize = 50;
   vsync verify barman_recover@latest --read-data
   vsync verify --read-data-subset 2.5%
   vsync verify --read-data-subset 1/7       a seventh of all, another one each day of the week
-  vsync verify barman_recover --read-data-subset 10G")]
+  vsync verify barman_recover --read-data-subset 10G
+  vsync verify --against-source --sample 5%")]
 pub(super) struct VerifyArgs {
     /// Snapshots to check: all, all of a volume, or one
     #[arg(value_name = "VOLUME[@SNAPSHOT]")]
@@ -55,6 +58,28 @@ pub(super) struct VerifyArgs {
     /// Read some chunks: a percentage (5%), a part (2/7) or a size as stored (10G)
     #[arg(long, value_name = "SUBSET")]
     read_data_subset: Option<Sample>,
+
+    /// Compare with the volumes on this machine instead: files that have not changed since the
+    /// snapshot must still hold what it holds
+    #[arg(long, conflicts_with_all = ["read_data", "read_data_subset", "source"])]
+    against_source: bool,
+
+    /// Compare this share of the files, another one each time [default: 100%]
+    #[arg(long, value_name = "PERCENT", requires = "against_source", value_parser = percent)]
+    sample: Option<f64>,
+}
+
+/// `5%` as a part of one.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.parse::<f64>().ok());
+    let share = number.filter(|number| *number > 0.0 && *number <= 100.0);
+    share.map(|number| number / 100.0).ok_or_else(|| "write a percentage, such as 5%".to_owned())
+}
+
+/// A snapshot that could not even be opened.
+struct Unreadable {
+    id: SnapshotId,
+    failure: Failure,
 }
 
 impl VerifyArgs {
@@ -62,21 +87,46 @@ impl VerifyArgs {
         let session = Session::open(global, self.server.as_ref())?;
         session.require_reader()?;
         session.remote.check_history(&session.heads())?;
-        let snapshots = self.snapshots(&session)?;
+        if self.against_source {
+            return super::against::run(global, &session, self.what.as_deref(), self.sample.unwrap_or(1.0));
+        }
+        let (snapshots, unreadable) = self.snapshots(&session)?;
+        for Unreadable { id, failure } in unreadable.iter().filter(|_| !global.json) {
+            eprintln!("damaged: snapshot {} cannot be read: {failure}", short(*id));
+        }
+        let mut jobs = Jobs::begin(&session, &snapshots);
+        let done = self.verify(global, &session, (&snapshots, &unreadable), &mut jobs);
+        jobs.end(&done);
+        done
+    }
+
+    fn verify(
+        &self,
+        global: &GlobalArgs,
+        session: &Session,
+        (snapshots, unreadable): (&[Snapshot], &[Unreadable]),
+        jobs: &mut Jobs<'_>,
+    ) -> Result<Exit, Failure> {
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
-        progress.total_entries.set(snapshots.iter().map(|snapshot| snapshot.sealed.entries).sum());
-        progress.total_bytes.set(snapshots.iter().map(|snapshot| snapshot.sealed.bytes).sum());
-        let sample = self.sample(&session)?;
+        progress
+            .total_entries
+            .set(snapshots.iter().map(|snapshot| snapshot.sealed.entries).fold(0, u64::saturating_add));
+        progress.total_bytes.set(snapshots.iter().map(|snapshot| snapshot.sealed.bytes).fold(0, u64::saturating_add));
+        let sample = self.sample(session)?;
         let begun = Instant::now();
         let display = Display::start(global, "verifying", &progress);
         let mut verifier = Verifier::new(&session.remote, sample, &progress);
         let mut damaged = 0;
         let mut ended = Ok(());
-        for snapshot in &snapshots {
+        for snapshot in snapshots {
             let vault = session.vault(snapshot)?;
             match verifier.snapshot(snapshot, &vault) {
-                Ok(whole) => damaged += u64::from(!whole),
+                Ok(true) => {}
+                Ok(false) => {
+                    damaged += 1;
+                    jobs.damaged(snapshot);
+                }
                 Err(error) => {
                     ended = Err(error);
                     break;
@@ -91,11 +141,13 @@ impl VerifyArgs {
             eprintln!("and {} more", report.damage_count - SHOWN as u64);
         }
         ended?;
-        show(global, &session, &report, damaged, begun)?;
-        if report.damage_count == 0 {
+        show(global, session, &report, unreadable, damaged, begun)?;
+        damaged += unreadable.len() as u64;
+        if damaged == 0 && report.damage_count == 0 {
             return Ok(Exit::Exact);
         }
-        Err(Failure::new(Exit::Damage, format!("{damaged} of {} snapshots are damaged", report.snapshots)).hint(
+        let all = report.snapshots + unreadable.len() as u64;
+        Err(Failure::new(Exit::Damage, format!("{damaged} of {all} snapshots are damaged")).hint(
             "back the volumes up again: what their machines still have is sent anew and repairs the snapshots"
                 .to_owned(),
         ))
@@ -110,7 +162,7 @@ impl VerifyArgs {
         Ok(sample.clone().with(u64::from_le_bytes(seed), session.remote.status()?.bytes))
     }
 
-    fn snapshots(&self, session: &Session) -> Result<Vec<Snapshot>, Failure> {
+    fn snapshots(&self, session: &Session) -> Result<(Vec<Snapshot>, Vec<Unreadable>), Failure> {
         let mut listing = Listing { source: self.source.clone(), ..Listing::default() };
         if let Some(what) = &self.what {
             let spec = Spec::parse(what, Bare::Volume, &Zoned::now())?;
@@ -119,18 +171,81 @@ impl VerifyArgs {
             }
             // A volume alone stands for all of its snapshots.
             if what.contains('@') || spec.at != At::Latest(0) || spec.volume.is_none() {
-                return Ok(vec![session.find(&spec, self.source.as_ref())?]);
+                return Ok((vec![session.find(&spec, self.source.as_ref())?], Vec::new()));
             }
             listing.volume = spec.volume;
         }
-        let listed = session.list(&listing, |_| false)?;
-        if listed.is_empty() {
+        let (listed, unreadable) = session.list_all(&listing, |_| false)?;
+        if listing == Listing::default() {
+            audit(session)?;
+        }
+        if listed.is_empty() && unreadable.is_empty() {
             let what = self.what.as_ref().map_or(String::new(), |what| format!(" of {what}"));
             return Err(Failure::new(Exit::NotFound, format!("{} has no snapshot{what}", session.remote.server()))
                 .hint("`vsync snapshots` lists what there is".to_owned()));
         }
-        listed.iter().map(|listed| session.open_snapshot(listed)).collect()
+        let unreadable = unreadable.into_iter();
+        let mut unreadable: Vec<Unreadable> = unreadable
+            .map(|(record, error)| Unreadable { id: record.id, failure: Failure::of(&error, Exit::Damage) })
+            .collect();
+        let mut snapshots = Vec::new();
+        for listed in &listed {
+            match session.open_snapshot(listed) {
+                Ok(snapshot) => snapshots.push(snapshot),
+                Err(failure) => unreadable.push(Unreadable { id: listed.record.id, failure }),
+            }
+        }
+        Ok((snapshots, unreadable))
     }
+}
+
+/// The record of a verification: one job for each volume of each machine.
+struct Jobs<'a>(BTreeMap<(MachineName, VolumeName), (Job<'a>, u64)>);
+
+impl<'a> Jobs<'a> {
+    fn begin(session: &'a Session, snapshots: &[Snapshot]) -> Self {
+        let mut jobs = BTreeMap::new();
+        for Snapshot { body, .. } in snapshots {
+            let job = || (Job::begin(session, JobKind::Verify, &body.volume, Some(&body.source)), 0);
+            jobs.entry((body.source.clone(), body.volume.clone())).or_insert_with(job);
+        }
+        Self(jobs)
+    }
+
+    fn damaged(&mut self, snapshot: &Snapshot) {
+        if let Some((_, damaged)) = self.0.get_mut(&(snapshot.body.source.clone(), snapshot.body.volume.clone())) {
+            *damaged += 1;
+        }
+    }
+
+    /// Damage is the fault of the volume that has it; anything else is everybody's.
+    fn end(self, done: &Result<Exit, Failure>) {
+        for (job, damaged) in self.0.into_values() {
+            if damaged > 0 {
+                job.note(|result| result.defects = damaged);
+                job.end(&Err(Failure::new(Exit::Damage, format!("{damaged} snapshots are damaged"))));
+            } else if done.as_ref().is_err_and(|failure| failure.code != Exit::Damage) {
+                job.end(done);
+            } else {
+                job.end(&Ok(Exit::Exact));
+            }
+        }
+    }
+}
+
+/// Compares all that the server shows with its whole log.
+fn audit(session: &Session) -> Result<(), Failure> {
+    session.remote.audit(|| {
+        let (listed, unreadable) = session.list_all(&Listing::default(), |_| false)?;
+        let readable = listed.iter().map(|listed| {
+            // Only who has signed it can speak for what it says.
+            let signed = session.open_snapshot(listed).is_ok();
+            let witness = listed.body.witness.filter(|_| signed);
+            Shown { id: listed.record.id, index: listed.record.index, witness }
+        });
+        let others = unreadable.iter().map(|(record, _)| Shown { id: record.id, index: record.index, witness: None });
+        Ok::<_, Failure>(readable.chain(others).collect())
+    })
 }
 
 fn print_damage(global: &GlobalArgs, damage: &Damage, names: &BTreeMap<SnapshotId, &Snapshot>) {
@@ -144,7 +259,14 @@ fn print_damage(global: &GlobalArgs, damage: &Damage, names: &BTreeMap<SnapshotI
     eprintln!("damaged: {id}{volume}: {path}{more}: blob {} is {}", damage.blob, damage.reason);
 }
 
-fn show(global: &GlobalArgs, session: &Session, report: &Report, damaged: u64, begun: Instant) -> Result<(), Failure> {
+fn show(
+    global: &GlobalArgs,
+    session: &Session,
+    report: &Report,
+    unreadable: &[Unreadable],
+    damaged: u64,
+    begun: Instant,
+) -> Result<(), Failure> {
     if global.json {
         let damage = report.damage.iter().map(|damage| {
             json!({
@@ -166,6 +288,7 @@ fn show(global: &GlobalArgs, session: &Session, report: &Report, damaged: u64, b
             "bytes_read": report.bytes_read,
             "num_errors": report.damage_count,
             "damage": damage.collect::<Vec<_>>(),
+            "unreadable": unreadable.iter().map(|one| one.id.to_string()).collect::<Vec<_>>(),
             "total_duration": begun.elapsed().as_secs_f64(),
         }));
     }

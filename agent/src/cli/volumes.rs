@@ -60,7 +60,8 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
 /// Where the volume `name` of this machine is.
 pub(crate) fn locate(global: &GlobalArgs, context: &Context, name: &VolumeName) -> Result<Place, Failure> {
     if let Some(path) = context.config.volume(name).and_then(|volume| volume.path.clone()) {
-        return Ok(Place::Directory(path));
+        // In a container, the machine's directory is mounted as a volume would be.
+        return Ok(Place::Directory(docker::mounted_inside(name).unwrap_or(path)));
     }
     block_on(locate_volume(global, name))?
 }

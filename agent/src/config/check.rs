@@ -1,38 +1,50 @@
 //! The sense of `vsync.toml`: names, references, times. Collects everything that is wrong.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use jiff::{Span, SpanRelativeTo};
 use toml::Spanned;
 use vsync_protocol::id::{MachineName, RealmName, VolumeName};
 use vsync_protocol::registry::RECOVERY_MACHINE;
 
 use super::raw::{
-    RawClient, RawCommand, RawConfig, RawKeys, RawRetention, RawSchedule, RawServer, RawStore, RawVolume, Text,
+    RawClient, RawCommand, RawConfig, RawKeys, RawRealm, RawRetention, RawSchedule, RawServer, RawStore, RawVolume,
+    Text,
 };
-use super::{Command, Config, KeysConfig, Machine, Problem, Quiesce, Retention, RunHooks, Schedule, Server, Volume};
+use super::{
+    Command, Config, KeysConfig, KvVersion, Machine, Problem, Quiesce, Retention, RunHooks, Schedule, Server,
+    VaultConfig, Volume,
+};
 use crate::keys::Role;
+use crate::schedule::{self, Calendar, Jitter, USUAL_JITTER};
 use crate::suggest;
 
+/// Longer than that, and nobody would know any more which day a backup is of.
+const LONGEST_JITTER: Duration = Duration::from_secs(86_400);
+
 pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, Vec<Problem>> {
-    let mut check = Check { text, problems: Vec::new() };
-    let RawConfig { realm, servers, clients, volumes, retention, keys } = raw;
+    let mut check = Check { text, problems: Vec::new(), zone: TimeZone::UTC, jitter: USUAL_JITTER };
+    let RawConfig { realm, servers, clients, volumes, retention, keys, notify } = raw;
     check.unique("machine", servers.iter().map(|server| &server.name).chain(clients.iter().map(|client| &client.name)));
     check.unique("volume", volumes.iter().map(|volume| &volume.name));
     let server_names: Vec<String> = servers.iter().map(|server| server.name.get_ref().clone()).collect();
+    check.usual_times(&realm);
     let realm: Option<RealmName> = check.parse(&realm.name);
     let servers: Vec<Server> = servers.into_iter().filter_map(|raw| check.server(raw, &server_names)).collect();
     let clients: Vec<Machine> = clients.into_iter().filter_map(|raw| check.client(raw, &server_names)).collect();
     let volumes = volumes.into_iter().filter_map(|raw| check.volume(raw)).collect();
     let retention = retention.and_then(|raw| check.retention(raw));
     let keys = check.keys(keys, path);
+    let notify = notify.into_iter().filter_map(|raw| check.notify(raw, &server_names)).collect();
     match (realm, keys) {
         (Some(realm), Some(keys)) if check.problems.is_empty() => {
-            Ok(Config { path: path.to_owned(), realm, servers, clients, volumes, retention, keys })
+            Ok(Config { path: path.to_owned(), realm, servers, clients, volumes, retention, keys, notify })
         }
         _ => {
             check.problems.sort_by_key(|problem| (problem.line, problem.column));
@@ -41,17 +53,20 @@ pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, V
     }
 }
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     text: &'a str,
     problems: Vec<Problem>,
+    /// Of schedules that say nothing else.
+    zone: TimeZone,
+    jitter: Duration,
 }
 
 impl Check<'_> {
-    fn problem(&mut self, span: &Range<usize>, message: impl Into<String>) {
+    pub(super) fn problem(&mut self, span: &Range<usize>, message: impl Into<String>) {
         self.problems.push(Problem::at(self.text, span, message.into()));
     }
 
-    fn parse<T: FromStr<Err: ToString>>(&mut self, text: &Text) -> Option<T> {
+    pub(super) fn parse<T: FromStr<Err: ToString>>(&mut self, text: &Text) -> Option<T> {
         text.get_ref().parse().map_err(|error: T::Err| self.problem(&text.span(), error.to_string())).ok()
     }
 
@@ -78,9 +93,18 @@ impl Check<'_> {
         let address = raw.address.map(|address| self.parse(&address));
         let data = self.absolute("data", &raw.data);
         let run = self.run_hooks([raw.run_before, raw.run_after, raw.run_failed, raw.run_finally]);
-        let machine = self.machine(&raw.name, role, &raw.backup, raw.schedule, servers, run);
+        let container = raw.schedule_container;
+        let machine = self.machine(&raw.name, role, &raw.backup, raw.schedule, (container, run), servers);
         let address = address.map_or(Some(None), |parsed| parsed.map(Some));
-        Some(Server { machine: machine?, address: address?, data: data? })
+        let status = raw.status.map(|status| self.socket(&status));
+        let status = status.map_or(Some(None), |parsed| parsed.map(Some));
+        let container = self.container(raw.container);
+        Some(Server { machine: machine?, address: address?, data: data?, status: status?, container })
+    }
+
+    fn socket(&mut self, text: &Text) -> Option<SocketAddr> {
+        let wrong = format!("`{}` is not IP:PORT, as in `127.0.0.1:10080` or `[::1]:10080`", text.get_ref());
+        text.get_ref().parse().map_err(|_| self.problem(&text.span(), wrong)).ok()
     }
 
     fn client(&mut self, raw: RawClient, servers: &[String]) -> Option<Machine> {
@@ -88,8 +112,21 @@ impl Check<'_> {
         if let Some(given) = raw.role.filter(|_| role == Role::Server) {
             self.problem(&given.span(), "a client's role is `full` or `writer`; servers belong under [[servers]]");
         }
+        let quota = self.quota(raw.quota.as_ref());
         let run = self.run_hooks([raw.run_before, raw.run_after, raw.run_failed, raw.run_finally]);
-        self.machine(&raw.name, role, &raw.backup, raw.schedule, servers, run)
+        let machine =
+            self.machine(&raw.name, role, &raw.backup, raw.schedule, (raw.schedule_container, run), servers)?;
+        Some(Machine { quota, ..machine })
+    }
+
+    fn quota(&mut self, text: Option<&Text>) -> Option<u64> {
+        let text = text?;
+        let size = parse_size(text.get_ref()).filter(|size| *size > 0);
+        if size.is_none() {
+            let message = format!("`{}` is not a size such as `500GiB` or `2TiB`", text.get_ref());
+            self.problem(&text.span(), message);
+        }
+        size
     }
 
     fn machine(
@@ -98,8 +135,8 @@ impl Check<'_> {
         role: Role,
         backup: &[Text],
         schedule: Vec<RawSchedule>,
+        (container, run): (Option<Text>, RunHooks),
         servers: &[String],
-        run: RunHooks,
     ) -> Option<Machine> {
         self.unique("volume", backup.iter());
         if name.get_ref() == RECOVERY_MACHINE {
@@ -110,29 +147,67 @@ impl Check<'_> {
         }
         let name: Option<MachineName> = self.parse(name);
         let volumes = backup.iter().filter_map(|volume| self.parse(volume)).collect();
-        let schedule = schedule.iter().filter_map(|raw| self.schedule(raw, backup, servers)).collect();
-        Some(Machine { name: name?, role, backup: volumes, schedule, run })
+        let schedule = schedule.iter().filter_map(|raw| self.schedule(raw, name.as_ref(), backup, servers)).collect();
+        let schedule_container = self.container(container);
+        Some(Machine { name: name?, role, backup: volumes, schedule, schedule_container, run, quota: None })
     }
 
-    fn schedule(&mut self, raw: &RawSchedule, backup: &[Text], servers: &[String]) -> Option<Schedule> {
+    fn schedule(
+        &mut self,
+        raw: &RawSchedule,
+        machine: Option<&MachineName>,
+        backup: &[Text],
+        servers: &[String],
+    ) -> Option<Schedule> {
         let (volume, server): (Option<VolumeName>, Option<MachineName>) =
             (self.parse(&raw.volume), self.parse(&raw.server));
         let backup = backup.iter().map(|volume| volume.get_ref().as_str());
         self.known(&raw.volume, backup, "is not in the `backup` list of this machine");
         self.known(&raw.server, servers.iter().map(String::as_str), "is not one of the [[servers]]");
-        if !is_schedule(raw.at.get_ref()) {
-            let at = raw.at.get_ref();
-            self.problem(
-                &raw.at.span(),
-                format!(
-                    "`{at}` is neither a time (`02:00`), nor @hourly, @daily, @weekly or @monthly, nor five cron fields"
-                ),
-            );
-        }
-        Some(Schedule { volume: volume?, server: server?, at: raw.at.get_ref().clone() })
+        let zone = match &raw.time_zone {
+            Some(name) => self.zone(name),
+            None => Some(self.zone.clone()),
+        };
+        let at = zone.and_then(|zone| {
+            let parsed = Calendar::parse(raw.at.get_ref(), zone);
+            parsed.map_err(|error| self.problem(&raw.at.span(), error.to_string())).ok()
+        });
+        let longest = raw.jitter.as_ref().map_or(Some(self.jitter), |text| self.jitter(text));
+        let volume = volume?;
+        let jitter = Jitter::new(longest?, machine?, &volume);
+        Some(Schedule { volume, server: server?, at: at?, jitter })
     }
 
-    fn known<'b>(&mut self, name: &Text, known: impl Iterator<Item = &'b str> + Clone, otherwise: &str) {
+    /// What the realm says of all schedules.
+    fn usual_times(&mut self, realm: &RawRealm) {
+        if let Some(zone) = realm.time_zone.as_ref().and_then(|name| self.zone(name)) {
+            self.zone = zone;
+        }
+        if let Some(jitter) = realm.jitter.as_ref().and_then(|text| self.jitter(text)) {
+            self.jitter = jitter;
+        }
+    }
+
+    fn zone(&mut self, name: &Text) -> Option<TimeZone> {
+        schedule::zone(name.get_ref()).map_err(|error| self.problem(&name.span(), error.to_string())).ok()
+    }
+
+    fn jitter(&mut self, text: &Text) -> Option<Duration> {
+        let none = matches!(text.get_ref().as_str(), "0" | "0s" | "0m" | "0h");
+        let longest = if none { Some(Duration::ZERO) } else { parse_duration(text.get_ref()) };
+        longest.filter(|longest| *longest <= LONGEST_JITTER).or_else(|| {
+            let message = format!("`{}` is not a duration such as `10m`, up to a day; `0s` for none", text.get_ref());
+            self.problem(&text.span(), message);
+            None
+        })
+    }
+
+    /// A name that an engine takes for a container: its rule is that for volumes, too.
+    fn container(&mut self, name: Option<Text>) -> Option<String> {
+        self.parse::<VolumeName>(&name?).map(|name| name.to_string())
+    }
+
+    pub(super) fn known<'b>(&mut self, name: &Text, known: impl Iterator<Item = &'b str> + Clone, otherwise: &str) {
         if known.clone().all(|known| known != name.get_ref()) {
             let suggestion = suggest::suffix(name.get_ref(), known);
             self.problem(&name.span(), format!("`{}` {otherwise}{suggestion}", name.get_ref()));
@@ -145,7 +220,9 @@ impl Check<'_> {
             self.problem(&span, "commands are only run with quiesce = \"hooks\", \"pause\" or \"stop\"");
         }
         let path = raw.path.map(|path| self.absolute("path", &path));
+        let quota = self.quota(raw.quota.as_ref());
         let retention = raw.retention.and_then(|raw| self.retention(raw));
+        let max_age = self.duration(raw.max_age.as_ref());
         let run = self.run_hooks([raw.run_before, raw.run_after, raw.run_failed, raw.run_finally]);
         Some(Volume {
             name: self.parse(&raw.name)?,
@@ -159,7 +236,9 @@ impl Check<'_> {
             stop_timeout: self.duration(raw.stop_timeout.as_ref()),
             run,
             profile: raw.profile,
+            quota,
             retention,
+            max_age,
         })
     }
 
@@ -207,35 +286,114 @@ impl Check<'_> {
     }
 
     fn keys(&mut self, raw: RawKeys, config: &Path) -> Option<KeysConfig> {
-        let mut foreign = |key: &str, text: &Option<Text>, store: &str| {
-            if let Some(text) = text {
-                self.problem(&text.span(), format!("`{key}` has no meaning with store = \"{store}\""));
-            }
-        };
         match raw.store {
             RawStore::Directory => {
-                foreign("url", &raw.url, "directory");
-                foreign("prefix", &raw.prefix, "directory");
+                let foreign = [
+                    ("url", &raw.url),
+                    ("prefix", &raw.prefix),
+                    ("mount", &raw.mount),
+                    ("namespace", &raw.namespace),
+                    ("ca", &raw.ca),
+                    ("token", &raw.token),
+                    ("role-id", &raw.role_id),
+                    ("secret-id-file", &raw.secret_id_file),
+                    ("approle-mount", &raw.approle_mount),
+                ];
+                foreign.iter().for_each(|(key, text)| self.foreign(key, text.as_ref(), "directory"));
                 let path = raw.path.map_or_else(|| "keys".to_owned(), Spanned::into_inner);
                 // Beside the configuration, unless it is absolute.
                 Some(KeysConfig::Directory(config.with_file_name("").join(path)))
             }
             RawStore::Vault => {
-                foreign("path", &raw.path, "vault");
-                let Some((url, prefix)) = raw.url.zip(raw.prefix) else {
-                    let at = self.text.find("[keys]").unwrap_or_default();
-                    self.problem(&(at..at), "store = \"vault\" needs `url` and `prefix`");
-                    return None;
-                };
-                if !["http://", "https://"].iter().any(|scheme| url.get_ref().starts_with(scheme)) {
-                    self.problem(&url.span(), format!("`{}` is not an http or https URL", url.get_ref()));
-                }
-                Some(KeysConfig::Vault { url: url.into_inner(), prefix: prefix.into_inner() })
+                self.foreign("path", raw.path.as_ref(), "vault");
+                self.vault(raw).map(KeysConfig::Vault)
             }
         }
     }
 
-    fn absolute(&mut self, key: &str, path: &Text) -> Option<PathBuf> {
+    fn foreign(&mut self, key: &str, text: Option<&Text>, store: &str) {
+        if let Some(text) = text {
+            self.problem(&text.span(), format!("`{key}` has no meaning with store = \"{store}\""));
+        }
+    }
+
+    fn vault(&mut self, raw: RawKeys) -> Option<VaultConfig> {
+        let Some((url, prefix)) = raw.url.zip(raw.prefix) else {
+            let at = self.text.find("[keys]").unwrap_or_default();
+            self.problem(&(at..at), "store = \"vault\" needs `url` and `prefix`");
+            return None;
+        };
+        if !["http://", "https://"].iter().any(|scheme| url.get_ref().starts_with(scheme)) {
+            self.problem(&url.span(), format!("`{}` is not an http or https URL", url.get_ref()));
+        }
+        let (mount, below) = self.vault_path(&prefix, raw.mount.as_ref())?;
+        let kv = raw.kv.and_then(|kv| match kv.get_ref() {
+            1 => Some(KvVersion::V1),
+            2 => Some(KvVersion::V2),
+            other => {
+                self.problem(&kv.span(), format!("`kv = {other}`: there are versions 1 and 2"));
+                None
+            }
+        });
+        let token = raw.token.and_then(|token| {
+            let name = token.get_ref().strip_prefix('$').map(str::to_owned);
+            if name.is_none() {
+                // Quoted by no message: it may well be the token itself.
+                let at = token.span().start;
+                self.problem(
+                    &(at..at),
+                    "`token` must name an environment variable, as in \"$VAULT_TOKEN\": this file is in git",
+                );
+            }
+            name
+        });
+        if raw.role_id.is_none()
+            && let Some(file) = &raw.secret_id_file
+        {
+            self.problem(&file.span(), "`secret-id-file` needs `role-id`");
+        }
+        let ca = raw.ca.and_then(|path| self.absolute("ca", &path));
+        let secret_id_file = raw.secret_id_file.and_then(|path| self.absolute("secret-id-file", &path));
+        Some(VaultConfig {
+            url: url.get_ref().trim_end_matches('/').to_owned(),
+            mount,
+            prefix: below,
+            kv,
+            namespace: raw.namespace.map(Spanned::into_inner),
+            ca,
+            token,
+            role_id: raw.role_id.map(Spanned::into_inner),
+            secret_id_file,
+            approle_mount: raw.approle_mount.map_or_else(|| "approle".to_owned(), Spanned::into_inner),
+        })
+    }
+
+    /// The mount and the path below it. The mount is the first part of `prefix`, unless it is told.
+    fn vault_path(&mut self, prefix: &Text, mount: Option<&Text>) -> Option<(String, String)> {
+        let whole = prefix.get_ref().trim_matches('/');
+        let is_plain = |path: &str| {
+            path.split('/').all(|part| {
+                !matches!(part, "" | "." | "..")
+                    && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+            })
+        };
+        let split = match mount {
+            None => whole.split_once('/').map(|(mount, below)| (mount.to_owned(), below.to_owned())),
+            Some(mount) => {
+                let mount = mount.get_ref().trim_matches('/').to_owned();
+                let below = whole.strip_prefix(&format!("{mount}/")).unwrap_or(whole).to_owned();
+                Some((mount, below))
+            }
+        };
+        let split = split.filter(|(mount, below)| is_plain(mount) && is_plain(below));
+        if split.is_none() {
+            let message = format!("`{}` is not MOUNT/PATH, as in \"secret/team/vsync\"", prefix.get_ref());
+            self.problem(&prefix.span(), message);
+        }
+        split
+    }
+
+    pub(super) fn absolute(&mut self, key: &str, path: &Text) -> Option<PathBuf> {
         if path.get_ref().starts_with('/') {
             return Some(path.get_ref().into());
         }
@@ -244,19 +402,20 @@ impl Check<'_> {
     }
 }
 
-/// Whether `at` has the shape of a schedule; whether it ever comes is for the scheduler.
-fn is_schedule(at: &str) -> bool {
-    let is_time = |at: &str| {
-        at.split_once(':').is_some_and(|(hour, minute)| {
-            let below = |text: &str, end: u8| text.len() == 2 && text.parse().is_ok_and(|number: u8| number < end);
-            below(hour, 24) && below(minute, 60)
-        })
+/// Reads `500GiB`: a whole number and a unit of two to the tenth, or none for bytes.
+fn parse_size(text: &str) -> Option<u64> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let shift = match unit.trim_start() {
+        "" | "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        "TiB" => 40,
+        "PiB" => 50,
+        _ => return None,
     };
-    let fields: Vec<&str> = at.split_whitespace().collect();
-    let is_field = |field: &str| field.chars().all(|c| c.is_ascii_alphanumeric() || "*,-/".contains(c));
-    is_time(at)
-        || ["@hourly", "@daily", "@weekly", "@monthly"].contains(&at)
-        || (fields.len() == 5 && fields.into_iter().all(is_field))
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 /// Reads `36h`, `7d`, `4w 2d`; a day has 24 hours here. Months have no length, so no.

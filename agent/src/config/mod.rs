@@ -7,12 +7,15 @@
 mod check;
 pub mod find;
 mod hooks;
+mod notify;
+pub mod privateer;
 mod problem;
 mod raw;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -24,6 +27,7 @@ pub(crate) use self::check::parse_duration;
 pub use self::hooks::{Command, HookFailure, RunHooks};
 pub use self::problem::{ConfigError, Problem};
 use crate::keys::Role;
+use crate::schedule::{Calendar, Jitter};
 use crate::suggest;
 
 /// The configuration, checked.
@@ -43,6 +47,8 @@ pub struct Config {
     pub retention: Option<Retention>,
     /// Where private keys are.
     pub keys: KeysConfig,
+    /// Whom servers tell when something is wrong.
+    pub notify: Vec<Notify>,
 }
 
 /// What servers and clients have in common.
@@ -56,8 +62,12 @@ pub struct Machine {
     pub backup: Vec<VolumeName>,
     /// When.
     pub schedule: Vec<Schedule>,
+    /// Name of the container in which its schedule runs, where it is not the usual one.
+    pub schedule_container: Option<String>,
     /// Commands around a run of `vsync backup` on it.
     pub run: RunHooks,
+    /// Bytes that its snapshots may take on a server; `None`: as many as there are.
+    pub quota: Option<u64>,
 }
 
 /// A machine that stores backups.
@@ -69,6 +79,83 @@ pub struct Server {
     pub address: Option<Address>,
     /// Its data directory, absolute.
     pub data: PathBuf,
+    /// Where it shows over HTTP how it is; `None`: nowhere.
+    pub status: Option<SocketAddr>,
+    /// Name of the container in which it runs, where it is not the usual one.
+    pub container: Option<String>,
+}
+
+/// A way of telling people that something is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notify {
+    /// The servers that use it; all of them if none is named.
+    pub servers: Vec<MachineName>,
+    /// The way.
+    pub way: Way,
+}
+
+/// How news leave a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Posted as JSON to a URL.
+    Webhook(Written),
+    /// A URL that is asked for while all is well.
+    Ping(Written),
+    /// By e-mail.
+    Mail {
+        /// To whom.
+        to: Vec<String>,
+        /// From whom.
+        from: String,
+        /// By way of which server.
+        smtp: Smtp,
+        /// The variable with the password for it.
+        password: Option<String>,
+    },
+}
+
+/// Something that may be secret, and then stands elsewhere than in the file, which is in git.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// In the file itself.
+    Here(String),
+    /// In an environment variable of this name, or where its `_FILE` or `_COMMAND` say.
+    Variable(String),
+}
+
+impl Written {
+    fn read(text: &str) -> Self {
+        text.strip_prefix('$').map_or_else(
+            || Self::Here(text.to_owned()),
+            |name| Self::Variable(name.trim_matches(['{', '}']).to_owned()),
+        )
+    }
+}
+
+/// A server that takes mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Smtp {
+    /// Its host.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// How the connection is encrypted.
+    pub tls: SmtpTls,
+    /// As whom to log in; none: not at all.
+    pub user: Option<String>,
+    /// A certificate of an authority to believe, in PEM format.
+    pub ca: Option<PathBuf>,
+}
+
+/// How a connection to a mail server is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SmtpTls {
+    /// Not at all.
+    None,
+    /// After STARTTLS.
+    Upgraded,
+    /// From its beginning.
+    Whole,
 }
 
 /// A backup that is made regularly.
@@ -78,8 +165,10 @@ pub struct Schedule {
     pub volume: VolumeName,
     /// To where.
     pub server: MachineName,
-    /// `02:00`, `@daily`, or five cron fields. Only its shape is checked here.
-    pub at: String,
+    /// When, and by whose clocks.
+    pub at: Calendar,
+    /// How long after that.
+    pub jitter: Jitter,
 }
 
 /// What is said of one volume.
@@ -107,8 +196,12 @@ pub struct Volume {
     pub run: RunHooks,
     /// How its files are cut.
     pub profile: Profile,
+    /// Bytes that its snapshots may take on a server; `None`: as many as there are.
+    pub quota: Option<u64>,
     /// What is kept of it.
     pub retention: Option<Retention>,
+    /// How old its last snapshot may be before somebody must look; `None`: as its schedule suggests.
+    pub max_age: Option<Duration>,
 }
 
 /// What is done with the containers that use a volume while it is read.
@@ -179,12 +272,41 @@ pub enum KeysConfig {
     /// In a directory on this machine.
     Directory(PathBuf),
     /// In a Vault server.
-    Vault {
-        /// Its URL.
-        url: String,
-        /// The path below which the realm's keys are.
-        prefix: String,
-    },
+    Vault(VaultConfig),
+}
+
+/// How to reach the keys in a Vault server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaultConfig {
+    /// Its URL, without a slash at the end.
+    pub url: String,
+    /// Where the key/value engine is mounted.
+    pub mount: String,
+    /// The path below the mount under which the realm's keys are; no slash at either end.
+    pub prefix: String,
+    /// The engine's version; `None`: the server is asked.
+    pub kv: Option<KvVersion>,
+    /// The namespace, where the server has such.
+    pub namespace: Option<String>,
+    /// A file with the certificates to trust instead of the system's, absolute.
+    pub ca: Option<PathBuf>,
+    /// The environment variable that holds the token.
+    pub token: Option<String>,
+    /// Who to log in as by AppRole.
+    pub role_id: Option<String>,
+    /// The file with that role's secret, absolute.
+    pub secret_id_file: Option<PathBuf>,
+    /// Where the AppRole method is mounted.
+    pub approle_mount: String,
+}
+
+/// The two kinds of key/value engines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvVersion {
+    /// One value for each path.
+    V1,
+    /// Values with versions, which can be written on condition.
+    V2,
 }
 
 /// `host:port`; an IPv6 host in brackets.
@@ -200,6 +322,22 @@ pub struct Address {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("address {0:?} is not HOST:PORT, as in `backup.example.org:10022` or `[2001:db8::1]:10022`")]
 pub struct BadAddress(pub String);
+
+impl Machine {
+    /// Name of the container in which `vsync schedule start` runs its schedule.
+    #[must_use]
+    pub fn schedule_container(&self) -> String {
+        self.schedule_container.clone().unwrap_or_else(|| format!("vsync-schedule-{}", self.name))
+    }
+}
+
+impl Server {
+    /// Name of the container in which `vsync server start` runs it.
+    #[must_use]
+    pub fn container(&self) -> String {
+        self.container.clone().unwrap_or_else(|| format!("vsync-server-{}", self.machine.name))
+    }
+}
 
 impl FromStr for Address {
     type Err = BadAddress;
@@ -302,6 +440,12 @@ impl Config {
     #[must_use]
     pub fn retention(&self, name: &VolumeName) -> Option<&Retention> {
         self.volume(name).and_then(|volume| volume.retention.as_ref()).or(self.retention.as_ref())
+    }
+
+    /// How old the last snapshot of the volume `name` may be, if that is said.
+    #[must_use]
+    pub fn max_age(&self, name: &VolumeName) -> Option<Duration> {
+        self.volume(name).and_then(|volume| volume.max_age)
     }
 
     /// Every volume that any machine backs up, each once, by name.

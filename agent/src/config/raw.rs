@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::notify::RawNotify;
 use super::{Command, HookFailure, Profile, Quiesce};
 use crate::keys::Role;
 
@@ -22,20 +23,27 @@ pub(super) struct RawConfig {
     pub(super) retention: Option<Spanned<RawRetention>>,
     #[serde(default)]
     pub(super) keys: RawKeys,
+    #[serde(default)]
+    pub(super) notify: Vec<Spanned<RawNotify>>,
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawRealm {
     pub(super) name: Text,
+    pub(super) time_zone: Option<Text>,
+    pub(super) jitter: Option<Text>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawServer {
     pub(super) name: Text,
+    pub(super) container: Option<Text>,
+    pub(super) schedule_container: Option<Text>,
     pub(super) address: Option<Text>,
     pub(super) data: Text,
+    pub(super) status: Option<Text>,
     #[serde(default)]
     pub(super) backup: Vec<Text>,
     pub(super) role: Option<Spanned<Role>>,
@@ -51,6 +59,8 @@ pub(super) struct RawServer {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawClient {
     pub(super) name: Text,
+    pub(super) schedule_container: Option<Text>,
+    pub(super) quota: Option<Text>,
     #[serde(default)]
     pub(super) backup: Vec<Text>,
     pub(super) role: Option<Spanned<Role>>,
@@ -63,11 +73,13 @@ pub(super) struct RawClient {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawSchedule {
     pub(super) volume: Text,
     pub(super) server: Text,
     pub(super) at: Text,
+    pub(super) time_zone: Option<Text>,
+    pub(super) jitter: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -90,6 +102,8 @@ pub(super) struct RawVolume {
     pub(super) run_finally: RawCommand,
     #[serde(default)]
     pub(super) profile: Profile,
+    pub(super) max_age: Option<Text>,
+    pub(super) quota: Option<Text>,
     pub(super) retention: Option<Spanned<RawRetention>>,
 }
 
@@ -108,13 +122,21 @@ pub(super) struct RawRetention {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawKeys {
     #[serde(default)]
     pub(super) store: RawStore,
     pub(super) path: Option<Text>,
     pub(super) url: Option<Text>,
     pub(super) prefix: Option<Text>,
+    pub(super) mount: Option<Text>,
+    pub(super) kv: Option<Spanned<u32>>,
+    pub(super) namespace: Option<Text>,
+    pub(super) ca: Option<Text>,
+    pub(super) token: Option<Text>,
+    pub(super) role_id: Option<Text>,
+    pub(super) secret_id_file: Option<Text>,
+    pub(super) approle_mount: Option<Text>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]

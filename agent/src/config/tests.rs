@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::schedule;
 
 const GOOD: &str = r#"
 [realm]
@@ -83,7 +84,7 @@ fn the_design_parses() {
         [role("annex2"), role("here"), role("uat"), role("dmz")],
         [Role::Writer, Role::Server, Role::Full, Role::Writer]
     );
-    assert_eq!(config.clients[0].schedule[0].at, "02:00");
+    assert_eq!(config.clients[0].schedule[0].at.to_string(), "02:00");
     assert_eq!(config.volume(&name("etc")).unwrap().path.as_deref(), Some(Path::new("/etc")));
     assert_eq!(config.retention(&name("montagu_orderly_volume")).unwrap().daily, 30);
     let general = config.retention(&name("barman_recover")).unwrap();
@@ -92,6 +93,18 @@ fn the_design_parses() {
     assert_eq!(config.keys, KeysConfig::Directory("conf/keys".into()));
     assert_eq!(config.registry_path(), Path::new("conf/vsync.pub"));
     assert_eq!(config.backed_up().len(), 3);
+}
+
+#[test]
+fn a_server_may_show_its_status_and_a_volume_may_be_older_than_others() {
+    let text = GOOD
+        .replace("data = \"/srv/vsync\"", "data = \"/srv/vsync\"\nstatus = \"[::1]:10080\"")
+        .replace("path = \"/etc\"", "path = \"/etc\"\nmax-age = \"8d\"");
+    let config = parse(&text).unwrap();
+    assert_eq!(config.servers[0].status, None);
+    assert_eq!(config.servers[1].status, Some("[::1]:10080".parse().unwrap()));
+    assert_eq!(config.max_age(&name("etc")), Some(Duration::from_secs(8 * 86400)));
+    assert_eq!(config.max_age(&name("barman_recover")), None);
 }
 
 #[test]
@@ -124,6 +137,16 @@ fn bad_configurations_are_told_what_is_wrong_and_where() {
             "\"/srv/vsync\"",
             "\"s3://b/p\"",
             "13:8 `data` must be an absolute path, since every machine shares this file",
+        ),
+        (
+            "data = \"/srv/vsync\"",
+            "data = \"/srv/vsync\"\nstatus = \"localhost:10080\"",
+            "14:10 `localhost:10080` is not IP:PORT, as in `127.0.0.1:10080` or `[::1]:10080`",
+        ),
+        (
+            "path = \"/etc\"",
+            "path = \"/etc\"\nmax-age = \"soon\"",
+            "41:11 `soon` is not a duration such as `36h`, `7d` or `4w`",
         ),
         (
             "server = \"annex2\"",
@@ -168,6 +191,17 @@ fn bad_configurations_are_told_what_is_wrong_and_where() {
             "keep-daily = 30\nkeep-weekly = 12",
             "keep-daily = 0",
             "34:1 this retention keeps nothing; remove it to keep everything",
+        ),
+        ("\"02:00\"", "\"0 25 * * *\"", "21:6 the hours in `0 25 * * *` cannot be `25`; they go from 0 to 23"),
+        (
+            "at = \"02:00\"",
+            "at = \"02:00\"\ntime-zone = \"Europe/Lundon\"",
+            "22:13 there is no time zone `Europe/Lundon`; did you mean `Europe/London`? (zones are written like `Europe/London`, or `UTC`)",
+        ),
+        (
+            "at = \"02:00\"",
+            "at = \"02:00\"\njitter = \"2d\"",
+            "22:10 `2d` is not a duration such as `10m`, up to a day; `0s` for none",
         ),
         ("[retention]", "[keys]\nurl = \"x\"\n[retention]", "43:7 `url` has no meaning with store = \"directory\""),
         ("[retention]", "[keys]\nstore = \"vault\"\n[retention]", "42:1 store = \"vault\" needs `url` and `prefix`"),
@@ -223,6 +257,39 @@ fn schedules_and_addresses() {
 }
 
 #[test]
+fn schedules_go_by_the_clocks_that_are_named() {
+    let due = |text: &str| {
+        let config = parse(text).unwrap();
+        schedule::next_due(&config.clients[0].schedule[0], "2026-07-01T12:00:00Z".parse().unwrap()).unwrap().to_string()
+    };
+    let exact = GOOD.replace("name = \"montagu\"", "name = \"montagu\"\njitter = \"0s\"");
+    assert_eq!(due(&exact), "2026-07-02T02:00:00Z");
+    let london = exact.replace("jitter", "time-zone = \"Europe/London\"\njitter");
+    assert_eq!(due(&london), "2026-07-02T01:00:00Z");
+    assert_eq!(
+        due(&london.replace("at = \"02:00\"", "at = \"02:00\"\ntime-zone = \"Asia/Tokyo\"")),
+        "2026-07-01T17:00:00Z"
+    );
+    let late: jiff::Timestamp = due(GOOD).parse().unwrap();
+    assert!(late > "2026-07-02T02:00:00Z".parse().unwrap() && late < "2026-07-02T02:05:00Z".parse().unwrap(), "{late}");
+}
+
+#[test]
+fn containers_have_names_of_their_own() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.servers[0].container(), "vsync-server-annex2");
+    assert_eq!(config.clients[0].schedule_container(), "vsync-schedule-production2");
+    let named = GOOD
+        .replace("name = \"annex2\"", "name = \"annex2\"\ncontainer = \"backups\"")
+        .replace("name = \"production2\"", "name = \"production2\"\nschedule-container = \"nightly\"");
+    let config = parse(&named).unwrap();
+    assert_eq!(
+        (config.servers[0].container(), config.clients[0].schedule_container()),
+        ("backups".into(), "nightly".into())
+    );
+}
+
+#[test]
 fn names_that_are_not_there_bring_a_suggestion() {
     let config = parse(GOOD).unwrap();
     let error = config.machine(&name("production")).unwrap_err();
@@ -245,4 +312,46 @@ fn the_identity_is_beside_the_configuration() {
     assert_eq!(identity(Some("annex2")).unwrap().as_str(), "annex2");
     std::fs::write(dir.path().join(".vsync_identity"), "{}").unwrap();
     assert!(matches!(identity(None), Err(ConfigError::BadIdentity { .. })));
+}
+
+#[test]
+fn ways_of_telling_people() {
+    let with = |entry: &str| parse(&format!("{GOOD}\n[[notify]]\n{entry}\n"));
+    let way = |entry: &str| with(entry).unwrap().notify.remove(0).way;
+    assert_eq!(
+        way("webhook = \"https://h.example.org/x\""),
+        Way::Webhook(Written::Here("https://h.example.org/x".into()))
+    );
+    assert_eq!(way("ping = \"$PING\"\nservers = [\"annex2\"]"), Way::Ping(Written::Variable("PING".into())));
+    let mail = "mail-to = [\"ops@example.org\"]\nmail-from = \"vsync@example.org\"\n";
+    for (smtp, expected) in [
+        ("smtps://me@mail.example.org", (465, SmtpTls::Whole, Some("me"))),
+        ("smtp://mail.example.org:2525", (2525, SmtpTls::Upgraded, None)),
+        ("smtp+plain://localhost", (25, SmtpTls::None, None)),
+    ] {
+        let Way::Mail { smtp, password, .. } = way(&format!("{mail}smtp = \"{smtp}\"\nsmtp-password = \"$PW\"")) else {
+            panic!("no mail");
+        };
+        assert_eq!((smtp.port, smtp.tls, smtp.user.as_deref()), expected);
+        assert_eq!(password.as_deref(), Some("PW"));
+    }
+    for (entry, complaint) in [
+        ("servers = []", "needs one of `webhook`, `mail-to` and `ping`"),
+        ("webhook = \"https://x.org\"\nping = \"https://x.org\"", "needs one of"),
+        ("webhook = \"s3cret\"", "neither an http or https URL, nor a variable"),
+        ("webhook = \"$X\"\nsmtp = \"smtp://h\"", "this belongs to `mail-to`"),
+        ("mail-to = [\"ops\"]\nmail-from = \"a@b\"\nsmtp = \"smtp://h\"", "`ops` is no e-mail address"),
+        ("mail-to = [\"a@b\"]", "needs `mail-from` and `smtp`"),
+        ("mail-to = [\"a@b\"]\nmail-from = \"a@b\"\nsmtp = \"h\"", "`smtp` is of the form"),
+        ("mail-to = [\"a@b\"]\nmail-from = \"a@b\"\nsmtp = \"smtp://u:s3cret@h\"", "`smtp` is of the form"),
+        (
+            "mail-to = [\"a@b\"]\nmail-from = \"a@b\"\nsmtp = \"smtp://h\"\nsmtp-password = \"s3cret\"",
+            "must name a variable",
+        ),
+        ("webhook = \"$X\"\nservers = [\"anex2\"]", "did you mean `annex2`?"),
+    ] {
+        let error = with(entry).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(complaint), "{entry}: {message}");
+    }
 }

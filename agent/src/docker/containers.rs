@@ -9,6 +9,7 @@ use super::engine::Engine;
 use super::error::DockerError;
 use super::helper::HELPER_LABEL;
 use super::ourselves::own_container;
+use super::service::SERVICE_LABEL;
 use super::volume::VolumeDescription;
 
 /// A container that has a volume mounted, or will have when it starts.
@@ -35,7 +36,8 @@ pub enum ContainerRole {
     Application,
     /// A helper of some vsync, at work on the volume. To pause or stop it would break that work.
     Helper,
-    /// The container that this process runs in.
+    /// The container that this process runs in, or in which vsync's own schedule runs: it only reads what it has
+    /// mounted, and to pause or stop it would change nothing for the volume.
     Ourselves,
 }
 
@@ -102,9 +104,10 @@ impl ContainerUser {
 
 impl ContainerRole {
     fn of(container: &ContainerSummary, ourselves: Option<&str>) -> Self {
-        if ourselves.is_some() && container.id.as_deref() == ourselves {
+        let has = |label: &str| container.labels.as_ref().is_some_and(|labels| labels.contains_key(label));
+        if (ourselves.is_some() && container.id.as_deref() == ourselves) || has(SERVICE_LABEL) {
             Self::Ourselves
-        } else if container.labels.as_ref().is_some_and(|labels| labels.contains_key(HELPER_LABEL)) {
+        } else if has(HELPER_LABEL) {
             Self::Helper
         } else {
             Self::Application
@@ -213,6 +216,7 @@ mod tests {
             (container("1", &[], helper), Some("2"), Helper),
             (container("1", &[], helper), Some("1"), Ourselves),
             (container("1", &[], &[]), Some("1"), Ourselves),
+            (container("1", &[], &[(SERVICE_LABEL, "schedule")]), Some("2"), Ourselves),
         ];
         for (container, ourselves, role) in table {
             let user = ContainerUser::new(container, ourselves);

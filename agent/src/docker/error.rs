@@ -120,6 +120,25 @@ pub enum DockerError {
         path: String,
     },
 
+    /// A container has the name that ours would have.
+    #[error(
+        "There is a container {container} that vsync did not make; rename it, or give ours another name in vsync.toml \
+         (`container` of the server, `schedule-container` of the machine)"
+    )]
+    NotOurs {
+        /// Name of the container.
+        container: String,
+    },
+
+    /// A container that was to stay did not come to work.
+    #[error("Container {container} did not come to work, and was removed again. It said:\n{log}")]
+    NotReady {
+        /// Name of the container.
+        container: String,
+        /// The last lines that it printed.
+        log: String,
+    },
+
     /// The helper ended, and the engine does not know how.
     #[error("The end of helper {container} was lost: {reason}. What it did is not known; look at `docker ps -a`")]
     HelperLost {

@@ -5,6 +5,7 @@
 //!   our own container, or through a helper. It never takes the empty directory of an unmounted volume for its content.
 //! - [`HelperJob`] is a vsync command that runs in a container of its own, with the volume mounted.
 //! - [`ContainerFacts`] says how a container is; [`Engine`] pauses, stops and starts it, and runs commands in it.
+//! - [`Service`] is a container of vsync that stays: a server, a schedule.
 //!
 //! Nothing here reads a volume's files or holds a key for longer than it takes to hand it to a helper.
 
@@ -18,6 +19,7 @@ mod helper;
 mod image;
 mod ourselves;
 pub(crate) mod rescue;
+mod service;
 mod sweep;
 mod tar;
 mod volume;
@@ -30,7 +32,8 @@ pub use error::DockerError;
 pub use exec::{Exec, ExecJob};
 pub use helper::{HelperFile, HelperJob, HelperOutput, VolumeUse};
 pub use image::DEFAULT_IMAGE;
-pub use ourselves::mounted_inside;
+pub use ourselves::{mounted_inside, own_container};
+pub use service::{Bind, Network, Service, ServiceStatus, Started};
 pub use volume::VolumeDescription;
 
 /// Where a container of vsync finds the volumes that are mounted into it, each under its own name.

@@ -18,7 +18,8 @@ pub fn mounted_inside(name: &VolumeName) -> Option<PathBuf> {
 }
 
 /// Id of the container that we run in, if we do.
-pub(super) fn own_container() -> Option<String> {
+#[must_use]
+pub fn own_container() -> Option<String> {
     container_of(&mount_table()).map(str::to_owned)
 }
 

@@ -1,6 +1,6 @@
 //! Keys: how they derive from one another, what each machine holds, where they lie on disk.
 //!
-//! This room neither connects nor encrypts. It hands out keys in types that are wiped when
+//! This room does not encrypt, and connects to nothing but a key store. It hands out keys in types that are wiped when
 //! dropped and that print as `..`.
 //!
 //! - [`secret`]: 32 bytes that must not leak
@@ -9,6 +9,8 @@
 //! - [`bundle`]: the key file of one machine
 //! - [`file`]: reading and writing files that only their owner may see
 //! - [`store`]: the directory that holds all of them
+//! - [`vault`]: the server that can hold them instead
+//! - [`source`]: secrets from variables, files and commands
 //! - [`kit`]: the sheet of paper from which everything can be recovered
 
 pub mod bundle;
@@ -17,7 +19,9 @@ pub mod file;
 pub mod kit;
 pub mod realm;
 pub mod secret;
+pub mod source;
 pub mod store;
+pub mod vault;
 
 pub use bundle::{Bundle, Role};
 pub use derive::{EpochSecret, NameKey, RootSecret, WriterKeys, WriterSecret};
@@ -25,4 +29,5 @@ pub use file::{Existing, KeyFileError};
 pub use kit::{Kit, KitError, KitServer};
 pub use realm::{RealmKey, recovery_machine};
 pub use secret::Secret;
-pub use store::KeyStore;
+pub use store::{KeyStore, KeyStoreError};
+pub use vault::VaultError;

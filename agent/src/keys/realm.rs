@@ -49,7 +49,15 @@ impl RealmKey {
     /// # Errors
     /// When it is missing, open to others, or not such a file.
     pub fn load(path: &Path) -> Result<Self, KeyFileError> {
-        let raw: RawRealm = file::parse(path, &file::read(path)?)?;
+        Self::parse(path, &file::read(path)?)
+    }
+
+    /// Reads the text of `realm.key`; `path` is for messages.
+    ///
+    /// # Errors
+    /// When the text is not that of a `realm.key`.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, KeyFileError> {
+        let raw: RawRealm = file::parse(path, text)?;
         let malformed =
             |problem: &str| KeyFileError::Malformed { path: path.to_owned(), line: None, problem: problem.to_owned() };
         if raw.epoch == 0 {

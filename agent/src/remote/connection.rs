@@ -1,43 +1,79 @@
 //! Making connections, and asking questions on them.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Mutex as StdMutex, PoisonError};
+use std::sync::{Mutex as StdMutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, TokioRuntime};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout};
-use vsync_protocol::id::{MachineKey, MachineName};
+use tokio::time::{sleep, timeout};
+use vsync_protocol::id::{JobId, MachineKey, MachineName};
 use vsync_protocol::log::GENESIS;
 use vsync_protocol::manifest::LogPosition;
-use vsync_protocol::wire::{self, MESSAGE_HEAD_LEN, Reply, Request, SERVER_NAME, VERSION};
+use vsync_protocol::wire::{self, JobStart, MESSAGE_HEAD_LEN, Reply, Request, SERVER_NAME, VERSION};
 
+use super::pace::{Limits, Pace};
+use super::patience::{Patience, Tries};
 use super::{Identity, RemoteError, ServerAddress};
 
 /// How long the first answer may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a broken connection is made anew before the work is given up.
-const PATIENCE: Duration = Duration::from_secs(180);
-
 /// How long saying goodbye may take.
-const GOODBYE: Duration = Duration::from_millis(100);
+const GOODBYE: Duration = Duration::from_millis(20);
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The shortest time that the runtime sleeps: the connection's own task runs meanwhile.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// Makes connections to one server.
 pub(super) struct Connector {
     server: ServerAddress,
     identity: Identity,
+    patience: Patience,
     live: Mutex<Option<(Endpoint, Connection)>>,
     greeting: StdMutex<(i64, LogPosition)>,
+    upload: OnceLock<Pace>,
+    download: OnceLock<Pace>,
+    /// Jobs under way, of which a new connection is told.
+    jobs: StdMutex<Vec<JobStart>>,
 }
 
 impl Connector {
-    pub(super) const fn new(server: ServerAddress, identity: Identity) -> Self {
+    pub(super) const fn new(server: ServerAddress, identity: Identity, patience: Patience) -> Self {
         let greeting = StdMutex::new((0, LogPosition { index: 0, head: GENESIS }));
-        Self { server, identity, live: Mutex::const_new(None), greeting }
+        Self {
+            server,
+            identity,
+            patience,
+            live: Mutex::const_new(None),
+            greeting,
+            upload: OnceLock::new(),
+            download: OnceLock::new(),
+            jobs: StdMutex::new(Vec::new()),
+        }
+    }
+
+    pub(super) fn limit(&self, limits: Limits) {
+        for (pace, rate) in [(&self.upload, limits.upload), (&self.download, limits.download)] {
+            if let Some(rate) = rate {
+                pace.get_or_init(|| Pace::new(rate));
+            }
+        }
+    }
+
+    /// Waits until so many bytes may be sent.
+    pub(super) async fn before_sending(&self, bytes: u64) {
+        if let Some(pace) = self.upload.get() {
+            pace.take(bytes).await;
+        }
+    }
+
+    /// Waits until so many bytes may be received. What is not read, the server cannot send for
+    /// long.
+    pub(super) async fn before_receiving(&self, bytes: u64) {
+        if let Some(pace) = self.download.get() {
+            pace.take(bytes).await;
+        }
     }
 
     pub(super) const fn server_name(&self) -> &MachineName {
@@ -46,6 +82,16 @@ impl Connector {
 
     pub(super) const fn server_key(&self) -> MachineKey {
         self.server.key
+    }
+
+    /// Tries of something, for as long as patience lasts.
+    pub(super) const fn tries(&self) -> Tries {
+        self.patience.tries()
+    }
+
+    /// Waits for the next part of an answer that has begun.
+    pub(super) async fn part<T>(&self, part: impl Future<Output = Result<T, RemoteError>>) -> Result<T, RemoteError> {
+        self.patience.part(self.server.name.as_str(), part).await
     }
 
     pub(super) fn greeting(&self) -> (i64, LogPosition) {
@@ -72,31 +118,36 @@ impl Connector {
             return Ok(connection.clone());
         }
         *live = None;
-        let deadline = Instant::now() + PATIENCE;
-        let mut pause = FIRST_PAUSE;
+        let mut tries = self.tries();
         loop {
             match self.connect().await {
                 Ok((endpoint, connection)) => {
                     *live = Some((endpoint, connection.clone()));
                     return Ok(connection);
                 }
-                Err(error) if error.is_transient() && Instant::now() + pause < deadline => {
-                    tracing::info!("{error}; trying again in {} ms", pause.as_millis());
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-                Err(error) => return Err(error),
+                Err(error) => tries.again(error).await?,
             }
         }
     }
 
     /// Says goodbye, so that the server need not wait for a dead connection.
+    ///
+    /// Waits until the packet is out, not until it can be sure to have arrived, which takes
+    /// three times the time after which packets count as lost: longer than all the rest of a
+    /// backup that finds nothing changed.
     pub(super) async fn close(&self) {
-        if let Some((endpoint, connection)) = self.live.lock().await.take() {
+        if let Some((_endpoint, connection)) = self.live.lock().await.take() {
+            let before = connection.stats().udp_tx.datagrams;
             connection.close(0_u32.into(), b"done");
-            drop(connection);
-            // The last packet may get lost; waiting longer for that is not worth it.
-            let _ = timeout(GOODBYE, endpoint.wait_idle()).await;
+            let sent = async {
+                while connection.stats().udp_tx.datagrams == before {
+                    sleep(MOMENT).await;
+                }
+                // What went out may have been an acknowledgement that was due anyway.
+                sleep(MOMENT).await;
+            };
+            // A socket that takes nothing any more takes no goodbye either.
+            let _ = timeout(GOODBYE, sent).await;
         }
     }
 
@@ -145,7 +196,10 @@ impl Connector {
         // The server looks at this machine's key after the client's side is done: it is the
         // first answer that tells whether it was accepted.
         match timeout(CONNECT_TIMEOUT, self.hello(&connection)).await {
-            Ok(Ok(())) => Ok((endpoint, connection)),
+            Ok(Ok(())) => {
+                self.repeat_jobs(&connection).await;
+                Ok((endpoint, connection))
+            }
             Ok(Err(RemoteError::Lost { reason, .. })) => match connection.close_reason() {
                 Some(ConnectionError::ConnectionClosed(close)) => Err(identity(close.to_string())),
                 _ => Err(self.lost(&reason)),
@@ -153,6 +207,42 @@ impl Connector {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(unreachable()),
         }
+    }
+
+    /// Adds a job to what a new connection is told of.
+    pub(super) fn announce(&self, job: JobStart) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).push(job);
+    }
+
+    /// The job has ended.
+    pub(super) fn renounce(&self, id: JobId) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).retain(|job| job.id != id);
+    }
+
+    /// Says that jobs are still under way, which the server may doubt after a connection broke.
+    async fn repeat_jobs(&self, connection: &Connection) {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for job in jobs {
+            let request = Request::BeginJob(job);
+            // The work itself does not depend on it.
+            if !matches!(timeout(CONNECT_TIMEOUT, self.ask(connection, &request)).await, Ok(Ok(_))) {
+                return;
+            }
+        }
+    }
+
+    /// Asks once, on a new connection only if there is none. Gives up soon.
+    pub(super) async fn request_once(&self, request: &Request) -> Result<Reply, RemoteError> {
+        let asked = async {
+            let mut live = self.live.lock().await;
+            let connection = match live.as_ref().filter(|(_, connection)| connection.close_reason().is_none()) {
+                Some((_, connection)) => connection.clone(),
+                None => live.insert(self.connect().await?).1.clone(),
+            };
+            drop(live);
+            self.ask(&connection, request).await
+        };
+        timeout(CONNECT_TIMEOUT, asked).await.unwrap_or_else(|_| Err(self.lost(&"it did not answer in time")))
     }
 
     /// Says hello once more, on the live connection or a new one.
@@ -186,6 +276,11 @@ impl Connector {
         connection: &Connection,
         request: &Request,
     ) -> Result<(Reply, RecvStream), RemoteError> {
+        let answer = self.exchange(connection, request);
+        self.patience.answer(request, self.server.name.as_str(), answer).await
+    }
+
+    async fn exchange(&self, connection: &Connection, request: &Request) -> Result<(Reply, RecvStream), RemoteError> {
         let (mut send, mut receive) = connection.open_bi().await.map_err(|error| self.lost(&error))?;
         send.write_all(&wire::encode_message(request)).await.map_err(|error| self.lost(&error))?;
         send.finish().map_err(|error| self.lost(&error))?;
@@ -204,15 +299,11 @@ impl Connector {
 
     /// Asks until there is an answer. Every request may be repeated.
     pub(super) async fn request(&self, request: &Request) -> Result<Reply, RemoteError> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut pause = FIRST_PAUSE;
+        let mut tries = self.tries();
         loop {
             let connection = self.connection().await?;
             match self.ask(&connection, request).await {
-                Err(error) if error.is_transient() && Instant::now() + pause < deadline => {
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
+                Err(error) => tries.again(error).await?,
                 answered => return answered,
             }
         }

@@ -65,6 +65,16 @@ pub enum RemoteError {
         /// What does not fit.
         reason: String,
     },
+    /// The server's list of snapshots is not what was asked for.
+    #[error("{server} lists snapshot {snapshot} wrongly: {reason}")]
+    Listed {
+        /// The server.
+        server: String,
+        /// The snapshot, as the server calls it.
+        snapshot: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// The record of the server's history cannot be kept.
     #[error("cannot keep the record of the server's history in {path}")]
     HeadFile {

@@ -1,15 +1,17 @@
 //! Fetching many blobs, with many requests under way.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use quinn::RecvStream;
 use tokio::runtime::Handle;
+use vsync_protocol::blob::{BlobKind, longest};
 use vsync_protocol::id::Cid;
 use vsync_protocol::wire::{Cids, FRAME_HEAD_LEN, FrameHead, Reply, Request};
 
 use super::RemoteError;
 use super::connection::Connector;
+use crate::tree::Reference;
 
 /// What came of asking for a blob.
 pub enum Fetched {
@@ -33,24 +35,40 @@ impl Fetcher {
         Self { runtime, connector }
     }
 
-    /// Asks for `cids`, at most [`vsync_protocol::limits::MAX_CIDS`] different ones. Each
-    /// comes exactly once to `deliver`, in any order, unless the whole request fails.
-    /// `deliver` runs on the network thread and must not wait.
-    pub fn fetch(&self, cids: Vec<Cid>, deliver: impl Fn(Fetched) + Send + Sync + 'static) {
+    /// Asks for blobs of `kind`, at most [`vsync_protocol::limits::MAX_CIDS`] different ones.
+    /// Each comes exactly once to `deliver`, in any order, unless the whole request fails,
+    /// and is no longer than its parent lets it be: what a server may send unasked would
+    /// fill memory. `deliver` runs on the network thread and must not wait.
+    pub fn fetch(&self, kind: BlobKind, blobs: &[Reference], deliver: impl Fn(Fetched) + Send + Sync + 'static) {
         let connector = self.connector.clone();
+        let longest = |blob: &Reference| longest(kind, blob.child.raw_len as usize);
+        let mut wanted = HashMap::with_capacity(blobs.len());
+        for blob in blobs {
+            let limit = wanted.entry(blob.cid).or_default();
+            *limit = longest(blob).max(*limit);
+        }
+        let order = blobs.iter().map(|blob| blob.cid).collect();
         self.runtime.spawn(async move {
-            if let Err(error) = run(&connector, cids, &deliver).await {
+            if let Err(error) = run(&connector, order, wanted, &deliver).await {
                 deliver(Fetched::Failed(error));
             }
         });
     }
 }
 
-async fn run(connector: &Connector, cids: Vec<Cid>, deliver: &(impl Fn(Fetched) + Sync)) -> Result<(), RemoteError> {
-    let mut wanted: HashSet<Cid> = cids.iter().copied().collect();
-    let mut order = cids;
+/// What is still wanted, and the length that each may have.
+type Wanted = HashMap<Cid, usize>;
+
+async fn run(
+    connector: &Connector,
+    mut order: Vec<Cid>,
+    mut wanted: Wanted,
+    deliver: &(impl Fn(Fetched) + Sync),
+) -> Result<(), RemoteError> {
+    let mut tries = connector.tries();
     while !wanted.is_empty() {
-        order.retain(|cid| wanted.contains(cid));
+        order.retain(|cid| wanted.contains_key(cid));
+        let before = wanted.len();
         let connection = connector.connection().await?;
         let request = Request::Fetch { cids: Cids::new(order.clone()) };
         let received = match connector.ask_stream(&connection, &request).await {
@@ -58,10 +76,11 @@ async fn run(connector: &Connector, cids: Vec<Cid>, deliver: &(impl Fn(Fetched) 
             Ok((other, _)) => Err(RemoteError::unexpected(&other)),
             Err(error) => Err(error),
         };
-        match received {
-            Err(error) if error.is_transient() => tracing::debug!("{error}; asking for {} blobs again", wanted.len()),
-            Err(error) => return Err(error),
-            Ok(()) => {}
+        if wanted.len() < before {
+            tries.progressed();
+        }
+        if let Err(error) = received {
+            tries.again(error).await?;
         }
     }
     Ok(())
@@ -70,26 +89,43 @@ async fn run(connector: &Connector, cids: Vec<Cid>, deliver: &(impl Fn(Fetched) 
 async fn frames(
     connector: &Connector,
     mut stream: RecvStream,
-    wanted: &mut HashSet<Cid>,
+    wanted: &mut Wanted,
     deliver: &(impl Fn(Fetched) + Sync),
 ) -> Result<(), RemoteError> {
     while !wanted.is_empty() {
         let mut head = [0; FRAME_HEAD_LEN];
-        stream.read_exact(&mut head).await.map_err(|error| connector.lost(&error))?;
+        read(connector, &mut stream, &mut head).await?;
         let head =
             FrameHead::decode(&head).ok_or_else(|| RemoteError::Protocol("a blob is longer than any may be".into()))?;
-        if !wanted.contains(&head.cid) {
+        let Some(&longest) = wanted.get(&head.cid) else {
             return Err(RemoteError::Protocol(format!("blob {} was not asked for", head.cid)));
+        };
+        if head.len > longest {
+            let what = format!("blob {} is longer than it can be: {} bytes, not {longest}", head.cid, head.len);
+            return Err(RemoteError::Protocol(what));
         }
         if head.len == 0 {
             wanted.remove(&head.cid);
             deliver(Fetched::Absent(head.cid));
             continue;
         }
+        connector.before_receiving(head.len as u64).await;
         let mut blob = vec![0; head.len];
-        stream.read_exact(&mut blob).await.map_err(|error| connector.lost(&error))?;
+        read(connector, &mut stream, &mut blob).await?;
         wanted.remove(&head.cid);
         deliver(Fetched::Blob(head.cid, blob));
+    }
+    Ok(())
+}
+
+/// Fills `buffer`, however slowly, as long as something comes.
+async fn read(connector: &Connector, stream: &mut RecvStream, mut buffer: &mut [u8]) -> Result<(), RemoteError> {
+    while !buffer.is_empty() {
+        let part = async { stream.read(buffer).await.map_err(|error| connector.lost(&error)) };
+        match connector.part(part).await? {
+            Some(len) => buffer = &mut buffer[len..],
+            None => return Err(connector.lost(&"the answer ends too early")),
+        }
     }
     Ok(())
 }

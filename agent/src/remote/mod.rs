@@ -1,11 +1,15 @@
 //! The server as the agent sees it: blocking calls on this side, QUIC on a thread of its own.
 
+mod audit;
 mod budget;
 mod connection;
 mod error;
 mod fetch;
 mod history;
+mod listed;
 mod nodes;
+mod pace;
+mod patience;
 mod upload;
 
 use std::sync::Arc;
@@ -15,21 +19,28 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use vsync_protocol::id::{Cid, MachineKey, MachineName, RealmId, VolumeName};
+use vsync_protocol::id::{Cid, JobId, MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::manifest::LogPosition;
-use vsync_protocol::wire::{Listing, Reply, Request, ServerStatus, SnapshotRecord};
+use vsync_protocol::wire::{JobResult, JobStart, Listing, Overview, Reply, Request, ServerStatus, SnapshotRecord};
 
+pub use audit::Shown;
 pub use budget::{Budget, Permit};
 pub use error::RemoteError;
 pub use fetch::{Fetched, Fetcher};
 pub use history::HeadStore;
 pub use nodes::{NodeError, RemoteNodes};
+pub use pace::Limits;
+pub use patience::Patience;
 pub use upload::{CommitOutcome, Offer, Upload, UploadEnded, UploadSender, UploadStats, Uploaded};
 
 use connection::Connector;
 
 /// How many snapshots are asked for at once.
 const PAGE: u32 = 100;
+
+/// Bytes of manifests that one list may have: a hundred thousand snapshots, and a bound on
+/// what a server can make an agent hold.
+const MAX_LISTED: usize = 64 << 20;
 
 /// Where a server is and how to know it.
 #[derive(Clone, Debug)]
@@ -64,6 +75,14 @@ impl Remote {
     /// # Errors
     /// When the server does not answer, is another one, or does not let this machine in.
     pub fn connect(server: ServerAddress, identity: Identity) -> Result<Self, RemoteError> {
+        Self::connect_within(Patience::default(), server, identity)
+    }
+
+    /// The same with more or less patience than usual.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn connect_within(patience: Patience, server: ServerAddress, identity: Identity) -> Result<Self, RemoteError> {
         // One thread for packets measures faster than several; the pipeline has its own.
         let runtime = Builder::new_current_thread().enable_all().build().map_err(RemoteError::Runtime)?;
         let handle = runtime.handle().clone();
@@ -76,9 +95,15 @@ impl Remote {
                 runtime.shutdown_timeout(Duration::from_secs(1));
             })
             .map_err(RemoteError::Runtime)?;
-        let connector = Arc::new(Connector::new(server, identity));
+        let connector = Arc::new(Connector::new(server, identity, patience));
         handle.block_on(connector.first())?;
         Ok(Self { runtime: handle, connector, _stop: stop })
+    }
+
+    /// Sends and receives blobs no faster than `limits` say. Counts once, before any is under
+    /// way.
+    pub fn limit(&self, limits: Limits) {
+        self.connector.limit(limits);
     }
 
     /// The server's name.
@@ -153,6 +178,36 @@ impl Remote {
         }
     }
 
+    /// How the server is, and how every volume stands there.
+    ///
+    /// # Errors
+    /// When it refuses or stays away.
+    pub fn overview(&self) -> Result<Overview, RemoteError> {
+        match self.request(&Request::Overview)? {
+            Reply::Overview(overview) => Ok(*overview),
+            other => Err(RemoteError::unexpected(&other)),
+        }
+    }
+
+    /// Tells the server of a job, and again whenever the connection is made anew, until it ends.
+    ///
+    /// # Errors
+    /// When the server refuses, or does not answer at once: nothing is worth waiting for that
+    /// only keeps a record.
+    pub fn begin_job(&self, start: JobStart) -> Result<(), RemoteError> {
+        self.connector.announce(start.clone());
+        self.runtime.block_on(self.connector.request_once(&Request::BeginJob(start))).and_then(noted)
+    }
+
+    /// Tells the server what came of a job.
+    ///
+    /// # Errors
+    /// When the server refuses, or does not answer at once.
+    pub fn end_job(&self, id: JobId, result: JobResult) -> Result<(), RemoteError> {
+        self.connector.renounce(id);
+        self.runtime.block_on(self.connector.request_once(&Request::EndJob { id, result })).and_then(noted)
+    }
+
     /// `vsync.pub` as the server has it. Only its signature makes it worth anything.
     ///
     /// # Errors
@@ -175,17 +230,23 @@ impl Remote {
     ) -> Result<Vec<SnapshotRecord>, RemoteError> {
         let mut listing = Listing { limit: if listing.limit == 0 { PAGE } else { listing.limit }, ..listing.clone() };
         let mut found: Vec<SnapshotRecord> = Vec::new();
+        let mut bytes = 0;
         loop {
             let page = match self.request(&Request::Snapshots(listing.clone()))? {
                 Reply::Snapshots(page) => page,
                 other => return Err(RemoteError::unexpected(&other)),
             };
-            let Some(last) = page.last() else { return Ok(found) };
-            if listing.before.is_some_and(|before| last.index >= before) {
-                return Err(RemoteError::Protocol("snapshots are not listed in order".into()));
+            if page.is_empty() {
+                return Ok(found);
             }
-            listing.before = Some(last.index);
             for record in page {
+                listed::check(self.server(), &listing, &record)?;
+                listing.before = Some(record.index);
+                bytes += record.manifest.len();
+                if bytes > MAX_LISTED {
+                    let what = format!("it lists more than {} MiB of snapshots; name a volume", MAX_LISTED >> 20);
+                    return Err(RemoteError::Protocol(what));
+                }
                 let stop = enough(&record);
                 found.push(record);
                 if stop {
@@ -201,6 +262,13 @@ impl Remote {
     /// When history was rolled back or rewritten.
     pub fn check_history(&self, store: &HeadStore) -> Result<(), RemoteError> {
         history::check(self, store)
+    }
+}
+
+fn noted(reply: Reply) -> Result<(), RemoteError> {
+    match reply {
+        Reply::Noted => Ok(()),
+        other => Err(RemoteError::unexpected(&other)),
     }
 }
 

@@ -46,19 +46,20 @@ impl RemoteNodes {
         Self { fetcher, opener, arrivals: unbounded(), asked: HashMap::new() }
     }
 
-    fn ask(&mut self, cids: impl Iterator<Item = Cid>) {
-        let new: Vec<Cid> = cids.filter(|cid| !self.asked.contains_key(cid)).collect();
+    fn ask(&mut self, kind: BlobKind, nodes: &[Reference]) {
+        let new: Vec<Reference> = nodes.iter().filter(|node| !self.asked.contains_key(&node.cid)).copied().collect();
         if new.is_empty() {
             return;
         }
-        self.asked.extend(new.iter().map(|cid| (*cid, None)));
+        self.asked.extend(new.iter().map(|node| (node.cid, None)));
         let arrivals = self.arrivals.0.clone();
         // When the reader is gone, nobody misses what arrives.
-        self.fetcher.fetch(new, move |fetched| drop(arrivals.send(fetched)));
+        self.fetcher.fetch(kind, &new, move |fetched| drop(arrivals.send(fetched)));
     }
 
-    fn wait_for(&mut self, cid: Cid) -> Result<Vec<u8>, NodeError> {
-        self.ask(std::iter::once(cid));
+    fn wait_for(&mut self, kind: BlobKind, node: &Reference) -> Result<Vec<u8>, NodeError> {
+        let cid = node.cid;
+        self.ask(kind, std::slice::from_ref(node));
         loop {
             if let Some(Some(_)) = self.asked.get(&cid)
                 && let Some(Some(blob)) = self.asked.remove(&cid)
@@ -87,12 +88,12 @@ impl NodeSource for RemoteNodes {
     type Error = NodeError;
 
     fn load(&mut self, kind: BlobKind, node: &Reference) -> Result<Node, NodeError> {
-        let blob = self.wait_for(node.cid)?;
+        let blob = self.wait_for(kind, node)?;
         self.opener.open_node(kind, node, blob).map_err(|source| NodeError::Damaged { cid: node.cid, source })
     }
 
-    fn expect(&mut self, _kind: BlobKind, nodes: &[Reference]) {
-        self.ask(nodes.iter().map(|node| node.cid));
+    fn expect(&mut self, kind: BlobKind, nodes: &[Reference]) {
+        self.ask(kind, nodes);
     }
 
     fn forget(&mut self, node: &Reference) {

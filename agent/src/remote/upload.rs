@@ -29,6 +29,9 @@ const STREAMS: u32 = 4;
 const BATCH: usize = 512;
 const QUESTIONS: usize = 4;
 
+/// Batches of offers that wait for the network thread.
+const BATCHES: usize = 16;
+
 /// The server is asked to make things durable after this many bytes: one pack of its own.
 const FLUSH_EVERY: u64 = 16 << 20;
 
@@ -68,7 +71,7 @@ impl UploadStats {
 /// An upload under way.
 pub struct Upload {
     runtime: Handle,
-    offers: mpsc::Sender<Offer>,
+    offers: mpsc::Sender<Vec<Offer>>,
     task: JoinHandle<Result<Actor, RemoteError>>,
     last: Option<(u64, ManifestHash)>,
 }
@@ -93,9 +96,9 @@ pub struct UploadEnded;
 
 impl Upload {
     pub(super) fn begin(runtime: &Handle, connector: Arc<Connector>, volume: VolumeName) -> Result<Self, RemoteError> {
-        let (offers, receiver) = mpsc::channel(BATCH);
+        let (offers, receiver) = mpsc::channel(BATCHES);
         let mut actor = Actor::new(connector, volume, receiver);
-        runtime.block_on(actor.open())?;
+        runtime.block_on(actor.open_patiently())?;
         let last = actor.last;
         Ok(Self { runtime: runtime.clone(), offers, task: runtime.spawn(actor.run()), last })
     }
@@ -127,7 +130,7 @@ impl Upload {
 
 /// Offers blobs to an upload.
 #[derive(Clone)]
-pub struct UploadSender(mpsc::Sender<Offer>);
+pub struct UploadSender(mpsc::Sender<Vec<Offer>>);
 
 impl UploadSender {
     /// Offers a blob; waits while too many are under way.
@@ -135,7 +138,16 @@ impl UploadSender {
     /// # Errors
     /// When the upload has ended; [`Upload::finish`] tells why.
     pub fn offer(&self, offer: Offer) -> Result<(), UploadEnded> {
-        self.0.blocking_send(offer).map_err(|_| UploadEnded)
+        self.offer_all(vec![offer])
+    }
+
+    /// Offers several blobs: each call wakes the network thread, which costs more than a small
+    /// blob does.
+    ///
+    /// # Errors
+    /// When the upload has ended; [`Upload::finish`] tells why.
+    pub fn offer_all(&self, offers: Vec<Offer>) -> Result<(), UploadEnded> {
+        self.0.blocking_send(offers).map_err(|_| UploadEnded)
     }
 }
 
@@ -168,7 +180,7 @@ type Flush = BoxFuture<'static, (Vec<u64>, Result<(), RemoteError>)>;
 struct Actor {
     connector: Arc<Connector>,
     volume: VolumeName,
-    offers: mpsc::Receiver<Offer>,
+    offers: mpsc::Receiver<Vec<Offer>>,
     session: Option<Session>,
     last: Option<(u64, ManifestHash)>,
     /// Not asked about yet.
@@ -181,10 +193,12 @@ struct Actor {
     /// Names under way or known to be durable.
     settled: HashSet<Cid>,
     stats: UploadStats,
+    /// Grows whenever something has become durable, or turned out to be.
+    progress: u64,
 }
 
 impl Actor {
-    fn new(connector: Arc<Connector>, volume: VolumeName, offers: mpsc::Receiver<Offer>) -> Self {
+    fn new(connector: Arc<Connector>, volume: VolumeName, offers: mpsc::Receiver<Vec<Offer>>) -> Self {
         Self {
             connector,
             volume,
@@ -197,6 +211,7 @@ impl Actor {
             since_flush: 0,
             settled: HashSet::new(),
             stats: UploadStats::default(),
+            progress: 0,
         }
     }
 
@@ -217,15 +232,15 @@ impl Actor {
     }
 
     async fn run(mut self) -> Result<Self, RemoteError> {
+        let (mut tries, mut before) = (self.connector.tries(), 0);
         loop {
-            match self.drive().await {
-                Ok(()) => return Ok(self),
-                Err(error) if error.is_transient() => {
-                    tracing::info!("{error}; resuming the upload");
-                    self.reopen().await?;
-                }
-                Err(error) => return Err(error),
+            let Err(error) = self.drive().await else { return Ok(self) };
+            if self.progress > before {
+                tries.progressed();
+                before = self.progress;
             }
+            tries.again(error).await?;
+            self.reopen().await?;
         }
     }
 
@@ -235,16 +250,19 @@ impl Actor {
         self.since_flush = 0;
         let unsettled = self.asked.drain(..).flatten().chain(self.sent.drain(..).map(|sent| sent.offer));
         self.waiting.extend(unsettled);
-        // A server that restarts refuses for a moment.
-        for _ in 0..50 {
+        self.open_patiently().await
+    }
+
+    /// Opens a session; a connection may break meanwhile, and a server that restarts refuses
+    /// for a moment.
+    async fn open_patiently(&mut self) -> Result<(), RemoteError> {
+        let mut tries = self.connector.tries();
+        loop {
             match self.open().await {
-                Err(error) if error.is_transient() => {
-                    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                }
-                opened => return opened,
+                Err(error) => tries.again(error).await?,
+                Ok(()) => return Ok(()),
             }
         }
-        self.open().await
     }
 
     /// Works until everything offered is durable.
@@ -269,8 +287,8 @@ impl Actor {
                 continue;
             }
             tokio::select! {
-                offer = self.offers.recv(), if open && self.waiting.len() < BATCH => match offer {
-                    Some(offer) => self.accept(offer),
+                offers = self.offers.recv(), if open && self.waiting.len() < BATCH => match offers {
+                    Some(offers) => offers.into_iter().for_each(|offer| self.accept(offer)),
                     None => open = false,
                 },
                 Some((batch, answers)) = questions.next(), if !questions.is_empty() => {
@@ -288,8 +306,8 @@ impl Actor {
     /// Takes what is there already, so that batches are large without waiting for them.
     fn take_all_offers(&mut self) {
         while self.waiting.len() < BATCH {
-            let Ok(offer) = self.offers.try_recv() else { return };
-            self.accept(offer);
+            let Ok(offers) = self.offers.try_recv() else { return };
+            offers.into_iter().for_each(|offer| self.accept(offer));
         }
     }
 
@@ -342,6 +360,7 @@ impl Actor {
         for (index, offer) in offers.into_iter().enumerate() {
             if answers.get(index) {
                 self.stats.known += 1;
+                self.progress += 1;
             } else {
                 missing.push_back(offer);
             }
@@ -366,6 +385,7 @@ impl Actor {
         *frames += 1;
         let frame = *frames;
         let mut parts = [Bytes::copy_from_slice(&head), blob];
+        connector.before_sending(size).await;
         let written = stream.write_all_chunks(&mut parts).await;
         self.sent.push_back(Sent { stream: number, frame, offer });
         written.map_err(|error| connector.lost(&error))?;
@@ -393,10 +413,13 @@ impl Actor {
     }
 
     fn durable(&mut self, frames: &[u64]) {
+        let before = self.sent.len();
         self.sent.retain(|sent| frames.get(sent.stream).is_none_or(|&durable| sent.frame > durable));
+        self.progress += (before - self.sent.len()) as u64;
     }
 
     async fn commit(&mut self, manifest: &[u8]) -> Result<CommitOutcome, RemoteError> {
+        let mut tries = self.connector.tries();
         loop {
             let session = self.session()?;
             let (id, connection) = (session.id, session.connection.clone());
@@ -405,8 +428,10 @@ impl Actor {
                 Ok(Reply::Committed(receipt)) => return Ok(CommitOutcome::Committed(receipt)),
                 Ok(Reply::Missing(cids)) => return Ok(CommitOutcome::Missing(cids.into_vec())),
                 Ok(other) => return Err(RemoteError::unexpected(&other)),
-                Err(error) if error.is_transient() => self.reopen().await?,
-                Err(error) => return Err(error),
+                Err(error) => {
+                    tries.again(error).await?;
+                    self.reopen().await?;
+                }
             }
         }
     }

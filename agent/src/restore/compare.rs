@@ -5,14 +5,18 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
+use vsync_protocol::id::Pid;
 use vsync_protocol::tree::Entry;
 
 use super::file::FileTask;
+use super::known::Chunks;
+use super::pieces::{DIGEST, GROUP, Group, Pieces};
+use super::record::Kept;
 use super::transfer::{Shared, lock};
-use super::{RestoreError, moved};
+use super::{RestoreError, moved, record};
 use crate::chunk::is_zero;
 use crate::tree::{Piece, Reference};
-use crate::volume::{Staging, TargetFile};
+use crate::volume::{Staging, State, TargetFile};
 
 /// Pieces compared before anything is done about them: 16 GiB of file, 25 MiB of memory.
 const STRETCH: usize = 1 << 18;
@@ -20,9 +24,13 @@ const STRETCH: usize = 1 << 18;
 /// A file whose content is to be brought about.
 pub(super) struct CompareJob {
     pub(super) entry: Entry,
+    /// Which file of the snapshot it is, counted in path order.
+    pub(super) number: u64,
     /// The content, in runs.
     pub(super) pieces: Receiver<Vec<Piece>>,
     pub(super) existing: Existing,
+    /// What is known of the existing file, which nobody touched since.
+    pub(super) kept: Option<Kept>,
 }
 
 /// What is at a file's place before the restore.
@@ -52,12 +60,17 @@ pub(super) fn work(shared: &Shared<'_>, queue: &Receiver<CompareJob>) -> Result<
 
 fn restore(shared: &Shared<'_>, job: CompareJob) -> Result<(), RestoreError> {
     let target = &shared.restore.target;
-    let len = job.entry.size;
+    let mut pieces = Pieces::new(&job.pieces, job.entry.size);
+    if let Some(kept) = &job.kept
+        && pieces.are(&kept.content, STRETCH / GROUP)?
+    {
+        return untouched(shared, &job, kept, &mut pieces);
+    }
     let existing = match job.existing {
         Existing::Nothing => None,
         Existing::Alone => target.update_file(&job.entry.path)?,
         Existing::Linked => match target.read_file(&job.entry.path)? {
-            Some(file) => return keep_or_replace(shared, &job, file),
+            Some(file) => return keep_or_replace(shared, &job, &mut pieces, file),
             None => None,
         },
     };
@@ -65,91 +78,135 @@ fn restore(shared: &Shared<'_>, job: CompareJob) -> Result<(), RestoreError> {
     let file = match existing {
         Some(file) => Some(file),
         // What an interrupted restore left is compared like an older version.
-        None if FileTask::staging(len) == Staging::Resumable => {
+        None if FileTask::staging(job.entry.size) == Staging::Resumable => {
             Some(target.create_file(&job.entry.path, Staging::Resumable)?)
         }
         None => None,
     };
     let compare = in_place || file.as_ref().is_some_and(TargetFile::is_resumed);
     let task = Arc::new(match file {
-        Some(file) => FileTask::open(job.entry.clone(), len, file, in_place),
-        None => FileTask::new(job.entry.clone(), len),
+        Some(file) => FileTask::open(job.entry.clone(), job.number, file, in_place),
+        None => FileTask::new(job.entry.clone(), job.number),
     });
-    if compare { update(shared, &job, &task) } else { fill(shared, &job, &task) }
+    if compare { update(shared, &job, &mut pieces, &task) } else { fill(shared, &mut pieces, &task) }
 }
 
 /// Asks for everything: there is nothing to compare with.
-fn fill(shared: &Shared<'_>, job: &CompareJob, task: &Arc<FileTask>) -> Result<(), RestoreError> {
-    let mut pieces = Pieces::of(job);
-    while let Some((piece, offset)) = pieces.next() {
-        if let Piece::Chunk(reference) = piece {
-            shared.want(task, &reference, offset)?;
+fn fill(shared: &Shared<'_>, pieces: &mut Pieces<'_>, task: &Arc<FileTask>) -> Result<(), RestoreError> {
+    while let Some(group) = pieces.next_group()? {
+        for (piece, offset) in group.pieces {
+            if let Piece::Chunk(reference) = piece {
+                shared.want(task, &reference, offset)?;
+            }
         }
     }
-    pieces.end()?;
+    task.set_content(pieces.content());
     shared.settle(task)
 }
 
 /// Asks for what differs.
-fn update(shared: &Shared<'_>, job: &CompareJob, task: &Arc<FileTask>) -> Result<(), RestoreError> {
-    let len = job.entry.size;
-    let size = task.size()?;
-    let mut comparison = Comparison { shared, buffer: Vec::new(), size };
-    let mut pieces = Pieces::of(job);
-    let mut survey = comparison.survey(task, &mut pieces)?;
-    if survey.complete && rebuild(shared, job, task, &survey)? {
-        return Ok(());
+fn update(
+    shared: &Shared<'_>,
+    job: &CompareJob,
+    pieces: &mut Pieces<'_>,
+    task: &Arc<FileTask>,
+) -> Result<(), RestoreError> {
+    let seen = task.state()?;
+    let mut comparison = Comparison::of(shared, task, job.kept.as_ref())?;
+    let mut survey = comparison.survey(task, pieces)?;
+    let mut changed = false;
+    if survey.complete {
+        let index = index(shared, task, &survey)?;
+        if comparison.shift(task, &mut survey, &index)? {
+            changed = true;
+        } else if rebuild(shared, job, pieces, task, &survey, &index)? {
+            return Ok(());
+        }
     }
     // What there is of very long files is compared and mended stretch by stretch.
-    let mut changed = false;
     loop {
         if survey.differs() && !std::mem::replace(&mut changed, true) && task.is_in_place() {
             shared.changing_in_place(task.path());
         }
         task.punch_holes(&survey.holes)?;
+        for (reference, offset) in &survey.here {
+            task.will_have(&reference.cid, *offset);
+        }
         for (reference, offset) in &survey.differing {
             shared.want(task, reference, *offset)?;
         }
         if survey.complete {
             break;
         }
-        survey = comparison.survey(task, &mut pieces)?;
+        survey = comparison.survey(task, pieces)?;
     }
-    if changed || size != len || !task.is_in_place() {
+    if changed || comparison.size != job.entry.size || !task.is_in_place() {
+        task.set_content(pieces.content());
         return shared.settle(task);
     }
-    unchanged(shared, &job.entry)
+    task.remember(&mut lock(&shared.known));
+    unchanged(shared, job, seen, pieces.content())
 }
 
-/// Nothing but metadata can differ.
-fn unchanged(shared: &Shared<'_>, entry: &Entry) -> Result<(), RestoreError> {
-    let unrestored = shared.restore.target.apply_metadata(entry)?;
-    let mut report = lock(&shared.report);
-    report.files_unchanged += 1;
-    report.unrestored.extend(unrestored);
-    drop(report);
+/// The file is what a restore left, and what is to be restored now.
+fn untouched(shared: &Shared<'_>, job: &CompareJob, kept: &Kept, pieces: &mut Pieces<'_>) -> Result<(), RestoreError> {
+    let mut chunks = Chunks::new();
+    while let Some(group) = pieces.next_group()? {
+        for (piece, offset) in group.pieces {
+            if let Piece::Chunk(reference) = piece {
+                chunks.push(&reference.cid, offset);
+            }
+        }
+    }
+    lock(&shared.known).insert(&job.entry.path, &chunks);
+    if kept.attributes == record::attributes(&job.entry) {
+        shared.done(job.number, job.kept.clone());
+        return count_unchanged(shared, job);
+    }
+    let seen = State { inode: kept.inode, ctime: kept.ctime, size: job.entry.size };
+    unchanged(shared, job, Some(seen), pieces.content())
+}
+
+/// Nothing but metadata can differ. `seen` is the file's state before its content was looked
+/// at, which `content` stands for.
+fn unchanged(shared: &Shared<'_>, job: &CompareJob, seen: Option<State>, content: Vec<u8>) -> Result<(), RestoreError> {
+    let placed = shared.restore.target.apply_metadata(&job.entry)?;
+    // Of one that somebody changed meanwhile, nothing is known.
+    let kept = (seen == Some(placed.before)).then(|| Kept::of(&job.entry, &placed, content));
+    shared.done(job.number, kept);
+    lock(&shared.report).unrestored.extend(placed.unrestored);
+    count_unchanged(shared, job)
+}
+
+fn count_unchanged(shared: &Shared<'_>, job: &CompareJob) -> Result<(), RestoreError> {
+    lock(&shared.report).files_unchanged += 1;
     shared.restore.progress.entries.add(1);
-    shared.restore.progress.bytes.add(entry.size);
+    shared.restore.progress.bytes.add(job.entry.size);
     Ok(())
 }
 
 /// Leaves a file with further names alone if it is right. Else a new one replaces it, made
 /// of what the old one has and what must be fetched.
-fn keep_or_replace(shared: &Shared<'_>, job: &CompareJob, file: TargetFile) -> Result<(), RestoreError> {
-    let len = job.entry.size;
-    let old = Arc::new(FileTask::open(job.entry.clone(), len, file, true));
-    let mut comparison = Comparison { shared, buffer: Vec::new(), size: old.size()? };
-    let mut pieces = Pieces::of(job);
-    let mut survey = comparison.survey(&old, &mut pieces)?;
-    if survey.complete && !survey.differs() && comparison.size == len {
-        return unchanged(shared, &job.entry);
+fn keep_or_replace(
+    shared: &Shared<'_>,
+    job: &CompareJob,
+    pieces: &mut Pieces<'_>,
+    file: TargetFile,
+) -> Result<(), RestoreError> {
+    let old = Arc::new(FileTask::open(job.entry.clone(), job.number, file, true));
+    let seen = old.state()?;
+    let mut comparison = Comparison::of(shared, &old, job.kept.as_ref())?;
+    let mut survey = comparison.survey(&old, pieces)?;
+    if survey.complete && !survey.differs() && comparison.size == job.entry.size {
+        return unchanged(shared, job, seen, pieces.content());
     }
-    let task = Arc::new(FileTask::open(job.entry.clone(), len, replacement(shared, job)?, false));
+    let task = Arc::new(FileTask::open(job.entry.clone(), job.number, replacement(shared, job)?, false));
     moved::rebuild(shared, &old, &task, &survey, &HashMap::new())?;
     while !survey.complete {
-        survey = comparison.survey(&old, &mut pieces)?;
+        survey = comparison.survey(&old, pieces)?;
         moved::rebuild(shared, &old, &task, &survey, &HashMap::new())?;
     }
+    task.set_content(pieces.content());
     shared.settle(&task)
 }
 
@@ -161,23 +218,37 @@ fn replacement(shared: &Shared<'_>, job: &CompareJob) -> Result<TargetFile, Rest
     Ok(file)
 }
 
+/// Where a file has content that seems to have moved in it.
+fn index(shared: &Shared<'_>, old: &FileTask, survey: &Survey) -> Result<HashMap<Pid, u64>, RestoreError> {
+    let all = survey.here.len() + survey.differing.len();
+    match (&shared.restore.cutter, survey.differing.first()) {
+        (Some(cutter), Some((_, first))) if old.is_in_place() && moved::is_likely(survey.differing.len(), all) => {
+            // Up to there both versions have the same cuts.
+            moved::index(shared, old, cutter, *first)
+        }
+        _ => Ok(HashMap::new()),
+    }
+}
+
 /// Builds a file anew from its older version when content seems to have moved in it, if
 /// there is room for both. Returns whether it did.
-fn rebuild(shared: &Shared<'_>, job: &CompareJob, old: &Arc<FileTask>, survey: &Survey) -> Result<bool, RestoreError> {
-    let all = survey.here.len() + survey.differing.len();
-    let Some(cutter) = shared.restore.cutter.as_ref() else { return Ok(false) };
-    if !old.is_in_place() || !moved::is_likely(survey.differing.len(), all) {
+fn rebuild(
+    shared: &Shared<'_>,
+    job: &CompareJob,
+    pieces: &mut Pieces<'_>,
+    old: &Arc<FileTask>,
+    survey: &Survey,
+    index: &HashMap<Pid, u64>,
+) -> Result<bool, RestoreError> {
+    if !survey.differing.iter().any(|(reference, _)| index.contains_key(&reference.child.pid)) {
         return Ok(false);
     }
     if shared.restore.target.free_bytes()? < job.entry.size.saturating_mul(2) {
         return Ok(false);
     }
-    let index = moved::index(shared, old, cutter)?;
-    if !survey.differing.iter().any(|(reference, _)| index.contains_key(&reference.child.pid)) {
-        return Ok(false);
-    }
-    let task = Arc::new(FileTask::open(job.entry.clone(), job.entry.size, replacement(shared, job)?, false));
-    moved::rebuild(shared, old, &task, survey, &index)?;
+    let task = Arc::new(FileTask::open(job.entry.clone(), job.number, replacement(shared, job)?, false));
+    moved::rebuild(shared, old, &task, survey, index)?;
+    task.set_content(pieces.content());
     shared.settle(&task)?;
     Ok(true)
 }
@@ -188,20 +259,20 @@ fn estimate(shared: &Shared<'_>, job: &CompareJob) -> Result<(), RestoreError> {
         Existing::Nothing => None,
         Existing::Alone | Existing::Linked => shared.restore.target.read_file(&job.entry.path)?,
     };
-    let mut pieces = Pieces::of(job);
+    let mut pieces = Pieces::new(&job.pieces, job.entry.size);
     let Some(file) = file else {
         let mut bytes = 0;
-        while let Some((piece, _)) = pieces.next() {
-            bytes += if matches!(piece, Piece::Chunk(_)) { piece.len() } else { 0 };
+        while let Some(group) = pieces.next_group()? {
+            let chunks = group.pieces.iter().filter(|(piece, _)| matches!(piece, Piece::Chunk(_)));
+            bytes += chunks.map(|(piece, _)| piece.len()).sum::<u64>();
         }
-        pieces.end()?;
         let mut report = lock(&shared.report);
         report.files_restored += 1;
         report.bytes_fetched += bytes;
         return Ok(());
     };
-    let task = FileTask::open(job.entry.clone(), job.entry.size, file, true);
-    let mut comparison = Comparison { shared, buffer: Vec::new(), size: task.size()? };
+    let task = FileTask::open(job.entry.clone(), job.number, file, true);
+    let mut comparison = Comparison::of(shared, &task, None)?;
     let mut same = comparison.size == job.entry.size;
     let mut bytes = 0;
     loop {
@@ -227,6 +298,8 @@ pub(super) struct Survey {
     pub(super) differing: Vec<(Reference, u64)>,
     /// Ranges that should be holes and are not all zero.
     pub(super) holes: Vec<Range<u64>>,
+    /// Ranges that should be holes, and read as such.
+    zeros: Vec<Range<u64>>,
     /// The stretch reaches the file's end.
     complete: bool,
 }
@@ -241,32 +314,89 @@ struct Comparison<'a, 'b> {
     shared: &'a Shared<'b>,
     buffer: Vec<u8>,
     size: u64,
+    /// Digests of groups that the file has for certain.
+    kept: std::slice::ChunksExact<'a, u8>,
 }
 
-impl Comparison<'_, '_> {
+impl<'a, 'b> Comparison<'a, 'b> {
+    fn of(shared: &'a Shared<'b>, task: &FileTask, kept: Option<&'a Kept>) -> Result<Self, RestoreError> {
+        shared.restore.progress.opened.add(1);
+        let kept = kept.map_or(&[][..], |kept| &kept.content).chunks_exact(DIGEST);
+        Ok(Self { shared, buffer: Vec::new(), size: task.size()?, kept })
+    }
+
     /// Compares the next stretch.
     fn survey(&mut self, task: &FileTask, pieces: &mut Pieces<'_>) -> Result<Survey, RestoreError> {
         let mut survey = Survey::default();
-        for _ in 0..STRETCH {
-            match pieces.next() {
-                None => {
-                    pieces.end()?;
-                    survey.complete = true;
-                    break;
-                }
-                Some((Piece::Chunk(reference), offset)) => {
-                    let same = self.holds(task, &reference, offset)?;
-                    let list = if same { &mut survey.here } else { &mut survey.differing };
-                    list.push((reference, offset));
-                }
-                Some((Piece::Hole(len), offset)) => {
-                    if !self.is_zero(task, offset..offset + len)? {
-                        survey.holes.push(offset..offset + len);
-                    }
-                }
-            }
+        for _ in 0..STRETCH / GROUP {
+            let Some(group) = pieces.next_group()? else {
+                survey.complete = true;
+                break;
+            };
+            let certain = self.kept.next() == Some(&group.digest[..]) && group.end() <= self.size;
+            self.group(task, group, certain, &mut survey)?;
         }
         Ok(survey)
+    }
+
+    /// Moves the rest of a file that is changed in place by whole blocks, if that brings most
+    /// of it where it should be, and looks again. Returns whether it did.
+    fn shift(&mut self, task: &FileTask, survey: &mut Survey, index: &HashMap<Pid, u64>) -> Result<bool, RestoreError> {
+        let Some(shift) = moved::shift(survey, index) else { return Ok(false) };
+        self.shared.changing_in_place(task.path());
+        if !task.shift(shift.at, shift.by)? {
+            return Ok(false);
+        }
+        self.size = task.size()?;
+        let before = std::mem::replace(survey, Survey { complete: true, ..Survey::default() });
+        for (reference, offset) in before.here {
+            let stayed = offset + u64::from(reference.child.raw_len) <= shift.at;
+            self.chunk(task, reference, offset, stayed, survey)?;
+        }
+        for (reference, offset) in before.differing {
+            self.chunk(task, reference, offset, false, survey)?;
+        }
+        for hole in before.zeros.into_iter().chain(before.holes) {
+            self.hole(task, hole, false, survey)?;
+        }
+        Ok(true)
+    }
+
+    fn group(&mut self, task: &FileTask, group: Group, certain: bool, survey: &mut Survey) -> Result<(), RestoreError> {
+        for (piece, offset) in group.pieces {
+            match piece {
+                Piece::Chunk(reference) => self.chunk(task, reference, offset, certain, survey)?,
+                Piece::Hole(len) => self.hole(task, offset..offset + len, certain, survey)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn chunk(
+        &mut self,
+        task: &FileTask,
+        reference: Reference,
+        offset: u64,
+        certain: bool,
+        survey: &mut Survey,
+    ) -> Result<(), RestoreError> {
+        let same = certain || self.holds(task, &reference, offset)?;
+        let list = if same { &mut survey.here } else { &mut survey.differing };
+        list.push((reference, offset));
+        Ok(())
+    }
+
+    fn hole(
+        &mut self,
+        task: &FileTask,
+        hole: Range<u64>,
+        certain: bool,
+        survey: &mut Survey,
+    ) -> Result<(), RestoreError> {
+        let same = certain || self.is_zero(task, hole.clone())?;
+        let list = if same { &mut survey.zeros } else { &mut survey.holes };
+        list.push(hole);
+        Ok(())
     }
 
     /// Whether the file has this chunk at this offset.
@@ -296,34 +426,5 @@ impl Comparison<'_, '_> {
             }
         }
         Ok(true)
-    }
-}
-
-/// A file's pieces with their offsets, as they come from the plan.
-struct Pieces<'a> {
-    job: &'a CompareJob,
-    run: std::vec::IntoIter<Piece>,
-    offset: u64,
-}
-
-impl<'a> Pieces<'a> {
-    fn of(job: &'a CompareJob) -> Self {
-        Self { job, run: Vec::new().into_iter(), offset: 0 }
-    }
-
-    fn next(&mut self) -> Option<(Piece, u64)> {
-        loop {
-            if let Some(piece) = self.run.next() {
-                let offset = self.offset;
-                self.offset += piece.len();
-                return Some((piece, offset));
-            }
-            self.run = self.job.pieces.recv().ok()?.into_iter();
-        }
-    }
-
-    /// A plan that broke off ends the pieces early.
-    const fn end(&self) -> Result<(), RestoreError> {
-        if self.offset == self.job.entry.size { Ok(()) } else { Err(RestoreError::Stopped) }
     }
 }

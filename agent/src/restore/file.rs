@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
+use vsync_protocol::id::Cid;
 use vsync_protocol::tree::{Entry, EntryPath};
 
-use crate::volume::{Staging, Target, TargetError, TargetFile, Unrestored};
+use super::known::{Chunks, Known};
+use super::record::Kept;
+use crate::volume::{Placed, Staging, State, Target, TargetError, TargetFile};
 
 /// Larger files keep what was written when the restore is interrupted.
 const RESUMABLE_FROM: u64 = 16 << 20;
@@ -14,6 +17,8 @@ const RESUMABLE_FROM: u64 = 16 << 20;
 /// A file that is being written.
 pub(super) struct FileTask {
     pub(super) entry: Entry,
+    /// Which file of the snapshot it is, counted in path order.
+    number: u64,
     file: RwLock<Option<TargetFile>>,
     in_place: bool,
     /// Bytes that the file has in the end.
@@ -21,40 +26,72 @@ pub(super) struct FileTask {
     /// Chunks still to come, and one for as long as more may be asked for.
     outstanding: AtomicUsize,
     failed: AtomicBool,
+    /// What it will have, for files that need the same.
+    chunks: Mutex<Chunks>,
+    /// Digests of all that it will have.
+    content: Mutex<Vec<u8>>,
 }
 
 /// What became of a file.
 pub(super) enum Outcome {
-    Restored(Vec<Unrestored>),
+    Restored(Placed),
     /// It is not complete; a new file has no name then.
     Failed,
 }
 
 impl FileTask {
     /// A file that does not exist yet; it is created when its first chunk comes.
-    pub(super) const fn new(entry: Entry, len: u64) -> Self {
-        Self::with(entry, len, None, false)
+    pub(super) const fn new(entry: Entry, number: u64) -> Self {
+        Self::with(entry, number, None, false)
     }
 
     /// A file that is open already.
-    pub(super) const fn open(entry: Entry, len: u64, file: TargetFile, in_place: bool) -> Self {
-        Self::with(entry, len, Some(file), in_place)
+    pub(super) const fn open(entry: Entry, number: u64, file: TargetFile, in_place: bool) -> Self {
+        Self::with(entry, number, Some(file), in_place)
     }
 
-    const fn with(entry: Entry, len: u64, file: Option<TargetFile>, in_place: bool) -> Self {
+    const fn with(entry: Entry, number: u64, file: Option<TargetFile>, in_place: bool) -> Self {
         Self {
+            len: entry.size,
             entry,
+            number,
             file: RwLock::new(file),
             in_place,
-            len,
             outstanding: AtomicUsize::new(1),
             failed: AtomicBool::new(false),
+            chunks: Mutex::new(Chunks::new()),
+            content: Mutex::new(Vec::new()),
         }
     }
 
     /// How a file of this length comes about.
     pub(super) const fn staging(len: u64) -> Staging {
         if len >= RESUMABLE_FROM { Staging::Resumable } else { Staging::Unnamed }
+    }
+
+    /// Notes that the file will have this chunk there.
+    pub(super) fn will_have(&self, cid: &Cid, offset: u64) {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner).push(cid, offset);
+    }
+
+    /// Makes known what the file, now complete, has.
+    pub(super) fn remember(&self, known: &mut Known) {
+        known.insert(&self.entry.path, &self.chunks.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes what stands for the file's whole content. Before it can become complete.
+    pub(super) fn set_content(&self, digests: Vec<u8>) {
+        *self.content.lock().unwrap_or_else(PoisonError::into_inner) = digests;
+    }
+
+    /// What a later restore may know of the file, now complete.
+    pub(super) fn kept(&self, placed: &Placed) -> (u64, Option<Kept>) {
+        let content = std::mem::take(&mut *self.content.lock().unwrap_or_else(PoisonError::into_inner));
+        (self.number, Some(Kept::of(&self.entry, placed, content)))
+    }
+
+    pub(super) const fn number(&self) -> u64 {
+        self.number
     }
 
     pub(super) fn expect_chunk(&self) {
@@ -91,14 +128,24 @@ impl FileTask {
         self.with_file(|file| file.read_at(buffer, offset))
     }
 
+    /// As [`TargetFile::state`]; none of a file that is not open.
+    pub(super) fn state(&self) -> Result<Option<State>, TargetError> {
+        self.with_file(|file| file.state().map(Some))
+    }
+
     /// Bytes in a file that is open already.
     pub(super) fn size(&self) -> Result<u64, TargetError> {
-        self.with_file(TargetFile::size)
+        Ok(self.state()?.map_or(0, |state| state.size))
     }
 
     /// As [`TargetFile::data_within`].
     pub(super) fn data_within(&self, range: Range<u64>) -> Result<Vec<Range<u64>>, TargetError> {
         self.with_file(|file| file.data_within(range))
+    }
+
+    /// As [`TargetFile::shift`].
+    pub(super) fn shift(&self, offset: u64, len: i64) -> Result<bool, TargetError> {
+        self.with_file(|file| file.shift(offset, len))
     }
 
     /// Makes ranges of a file that is open already read as zeros.
@@ -136,10 +183,6 @@ impl FileTask {
             file.discard(target)?;
             return Ok(Some(Outcome::Failed));
         }
-        // Holes at the end, and whatever an older version had beyond.
-        if file.size()? != self.len {
-            file.set_len(self.len)?;
-        }
-        file.finish(target, &self.entry).map(|placed| Some(Outcome::Restored(placed.unrestored)))
+        file.finish(target, &self.entry).map(|placed| Some(Outcome::Restored(placed)))
     }
 }

@@ -2,6 +2,7 @@
 
 use vsync_protocol::tree::{Entry, EntryPath};
 
+use super::record::Writer;
 use super::transfer::Transferred;
 use super::{Report, RestoreError};
 use crate::volume::{Target, TargetError};
@@ -19,9 +20,14 @@ pub(super) fn run(target: &Target, done: &mut Transferred, top: Option<Entry>) -
     // Deepest first: what is done inside a directory changes its times, and its mode may
     // shut us out.
     for directory in done.directories.backwards().chain(top.map(Ok)) {
-        report.unrestored.extend(target.apply_metadata(&directory.map_err(RestoreError::Deferred)?)?);
+        report.unrestored.extend(target.apply_metadata(&directory.map_err(RestoreError::Deferred)?)?.unrestored);
     }
-    Ok(target.sync()?)
+    target.sync()?;
+    // Only what is on disk may be relied on.
+    if let Some(Err(error)) = done.record.take().map(Writer::finish) {
+        tracing::warn!("the next restore will read all files: {error}");
+    }
+    Ok(())
 }
 
 fn create_link(target: &Target, report: &mut Report, link: &Entry) -> Result<(), RestoreError> {

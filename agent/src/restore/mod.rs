@@ -13,13 +13,15 @@ mod compare;
 mod error;
 mod file;
 mod finish;
+mod known;
 mod moved;
+mod pieces;
 mod plan;
+mod record;
 mod select;
-mod shelf;
 mod transfer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,6 +44,9 @@ pub struct Options {
     pub selection: Selection,
     /// Only find out what would be done.
     pub dry_run: bool,
+    /// Where this machine keeps what it restored into which directory, so that files which
+    /// nobody touched since need not be read; without it, all are.
+    pub records: Option<PathBuf>,
 }
 
 /// What a restore came to, or would come to.
@@ -51,6 +56,10 @@ pub struct Report {
     pub files_restored: u64,
     /// Files that were right already.
     pub files_unchanged: u64,
+    /// Files that had to be opened to know whether they are right.
+    pub files_opened: u64,
+    /// Bytes read from them for that.
+    pub bytes_read: u64,
     /// Entries deleted because the snapshot does not have them.
     pub deleted: u64,
     /// Entries in all.
@@ -113,7 +122,10 @@ pub fn run(
     }
     let target = Arc::new(Target::open(directory)?);
     let cutter = vault.cutter(snapshot.sealed.chunker);
-    let restore = transfer::Restore { remote, vault, cutter, target, options, progress, bytes: snapshot.sealed.bytes };
+    let bytes = snapshot.sealed.bytes;
+    let record = options.records.as_ref().filter(|_| options.selection.is_all());
+    let record = record.and_then(|records| Some(records.join(record::name(directory)?)));
+    let restore = transfer::Restore { remote, vault, cutter, target, options, progress, record, bytes };
     let mut outcome = restore.transfer(tree)?;
     if outcome.report.entries == 0 && !options.selection.is_all() {
         return Err(RestoreError::NothingSelected { snapshot: snapshot.id });
@@ -124,6 +136,8 @@ pub fn run(
     }
     let mut report = outcome.report;
     report.deleted = outcome.extraneous.len();
+    report.files_opened = progress.opened.get();
+    report.bytes_read = progress.read.get();
     report.defects = root.defects;
     report.duration = begun.elapsed();
     Ok(report)

@@ -1,8 +1,10 @@
 //! Content that moved within a file: what an older version has at another place need not
 //! be fetched.
 //!
-//! Such a file is built anew beside the old one, which stays whole until the new one takes
-//! its name: chunks could not be moved in place without overwriting others still needed.
+//! Where most of it moved by whole blocks, the file system is asked to put blocks in, or take
+//! them out: nothing is copied. Else such a file is built anew beside the old one, which stays
+//! whole until the new one takes its name: chunks could not be moved in place without
+//! overwriting others still needed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,19 +26,31 @@ const WINDOW: usize = 4 << 20;
 const LEAST_CHUNKS: usize = 16;
 const LEAST_PART: usize = 16;
 
+/// What file systems move without copying: whole blocks, nearly always of this size.
+const BLOCK: i64 = 4096;
+
 /// Whether so many `differing` chunks of `all` look like content that moved.
 pub(super) const fn is_likely(differing: usize, all: usize) -> bool {
     differing >= LEAST_CHUNKS && differing * LEAST_PART >= all
 }
 
-/// Where the old file has which chunk.
-pub(super) fn index(shared: &Shared<'_>, old: &FileTask, cutter: &Cutter) -> Result<HashMap<Pid, u64>, RestoreError> {
+/// Where the old file has which chunk, from `start` on, where a chunk begins. Files that are
+/// rewritten page by page have nothing that moved.
+pub(super) fn index(
+    shared: &Shared<'_>,
+    old: &FileTask,
+    cutter: &Cutter,
+    mut start: u64,
+) -> Result<HashMap<Pid, u64>, RestoreError> {
     let size = old.size()?;
     let profile = Profile::guess(old.path().as_bytes(), size);
+    if profile == Profile::Database {
+        return Ok(HashMap::new());
+    }
     let longest = cutter.longest(profile);
     let mut found = HashMap::new();
     let mut buffer = vec![0; WINDOW];
-    let (mut start, mut filled) = (0_u64, 0_usize);
+    let mut filled = 0;
     loop {
         shared.check()?;
         let read = old.read_at(&mut buffer[filled..], start + filled as u64)?;
@@ -56,6 +70,36 @@ pub(super) fn index(shared: &Shared<'_>, old: &FileTask, cutter: &Cutter) -> Res
         filled -= at;
         start += at as u64;
     }
+}
+
+/// A part of a file that is to be moved as a whole, by changing the file system's map of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Shift {
+    /// Where bytes are put in, or taken out.
+    pub(super) at: u64,
+    /// How many; negative when they are taken out.
+    pub(super) by: i64,
+}
+
+/// How most of what moved can be brought to its place at once: if it moved by whole blocks.
+pub(super) fn shift(survey: &Survey, index: &HashMap<Pid, u64>) -> Option<Shift> {
+    let mut moves: HashMap<i64, (usize, u64)> = HashMap::new();
+    let mut found = 0;
+    for (reference, to) in &survey.differing {
+        let Some(&from) = index.get(&reference.child.pid) else { continue };
+        let by = i64::try_from(*to).ok()? - i64::try_from(from).ok()?;
+        // The first chunk that moved so far tells where.
+        moves.entry(by).or_insert((0, from)).0 += 1;
+        found += 1;
+    }
+    let (by, (count, from)) = moves.into_iter().max_by_key(|(_, (count, _))| *count)?;
+    if by == 0 || by % BLOCK != 0 || count < LEAST_CHUNKS || count * 2 < found {
+        return None;
+    }
+    let block = BLOCK.unsigned_abs();
+    // What is taken out ends where the chunk begins, what is put in comes before it.
+    let before = if by < 0 { from.checked_sub(by.unsigned_abs())? } else { from };
+    Some(Shift { at: before / block * block, by })
 }
 
 /// Builds the new version of a file: copies what the old one has, asks for the rest.
@@ -91,4 +135,36 @@ pub(super) fn rebuild(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use vsync_protocol::id::Cid;
+    use vsync_protocol::tree::Child;
+
+    use super::*;
+
+    const LEN: u64 = 10_000;
+
+    /// Chunks of an old file that begin at `starts`, and where a new one should have them.
+    fn moved(starts: impl Iterator<Item = u64>, to: impl Fn(u64) -> u64) -> Option<Shift> {
+        let (mut survey, mut index) = (Survey::default(), HashMap::new());
+        for (number, from) in (0_u8..).zip(starts) {
+            let child = Child { ck: [0; 32], pid: Pid::from_bytes([number; 16]), raw_len: 10_000 };
+            survey.differing.push((Reference { cid: Cid::of(&[number]), child }, to(from)));
+            index.insert(child.pid, from);
+        }
+        shift(&survey, &index)
+    }
+
+    #[test]
+    fn whole_blocks_are_put_in_before_what_moved_and_taken_out_before_it() {
+        let starts = || (3..30).map(|number| number * LEN);
+        assert_eq!(moved(starts(), |from| from + 8192), Some(Shift { at: 28_672, by: 8192 }));
+        assert_eq!(moved(starts(), |from| from - 8192), Some(Shift { at: 20_480, by: -8192 }));
+        assert_eq!(moved(starts(), |from| from + 8000), None, "no whole blocks");
+        assert_eq!(moved(starts().take(9), |from| from + 8192), None, "too few");
+        let scattered = |from| if from % 30_000 == 0 { from + 4096 } else { from * 4096 };
+        assert_eq!(moved(starts(), scattered), None, "each elsewhere");
+    }
 }

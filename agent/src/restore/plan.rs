@@ -8,6 +8,7 @@ use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
 
 use super::RestoreError;
 use super::compare::{CompareJob, Existing};
+use super::record::{Kept, Reader};
 use super::transfer::{Shared, Transferred, lock};
 use crate::remote::RemoteNodes;
 use crate::tree::{Item, Piece, TreeReader};
@@ -21,6 +22,7 @@ pub(super) fn run(
     shared: &Shared<'_>,
     tree: TreeReader<RemoteNodes>,
     jobs: Sender<CompareJob>,
+    record: Option<Reader>,
 ) -> Result<Transferred, RestoreError> {
     let walker = shared.restore.target.scan()?;
     let mut present = Present { walker, next: None, swept: None };
@@ -30,6 +32,8 @@ pub(super) fn run(
         tree,
         item: None,
         jobs,
+        record,
+        files: 0,
         present,
         done: Transferred::default(),
         base_is_directory: false,
@@ -43,6 +47,10 @@ struct Plan<'a, 'b> {
     tree: TreeReader<RemoteNodes>,
     item: Option<Item>,
     jobs: Sender<CompareJob>,
+    /// What the restore before left in the target.
+    record: Option<Reader>,
+    /// Files met so far.
+    files: u64,
     present: Present,
     done: Transferred,
     base_is_directory: bool,
@@ -95,8 +103,13 @@ impl Plan<'_, '_> {
             EntryKind::Directory => self.directory(entry),
             EntryKind::HardLink => self.done.links.push(&entry).map_err(RestoreError::Deferred),
             EntryKind::File => {
+                let kept = self.record.as_mut().and_then(|record| {
+                    let kept = record.find(&entry.path)?;
+                    let found = existing.as_ref()?;
+                    (found.device == record.device() && is_untouched(found, &kept)).then_some(kept)
+                });
                 let existing = existing.map_or(Existing::Nothing, |found| self.usable(&found));
-                self.file(entry, existing)
+                self.file(entry, existing, kept)
             }
             _ => self.node(&entry, existing),
         }
@@ -169,7 +182,7 @@ impl Plan<'_, '_> {
                 && found.entry.device == entry.device
         });
         let target = &self.shared.restore.target;
-        let unrestored = if same { target.apply_metadata(entry)? } else { target.create_node(entry)? };
+        let unrestored = if same { target.apply_metadata(entry)?.unrestored } else { target.create_node(entry)? };
         lock(&self.shared.report).unrestored.extend(unrestored);
         Ok(())
     }
@@ -184,7 +197,7 @@ impl Plan<'_, '_> {
         }
     }
 
-    fn file(&mut self, entry: Entry, existing: Existing) -> Result<(), RestoreError> {
+    fn file(&mut self, entry: Entry, existing: Existing, kept: Option<Kept>) -> Result<(), RestoreError> {
         if !self.shared.restore.options.dry_run {
             self.make_parents(&entry.path)?;
         }
@@ -196,9 +209,12 @@ impl Plan<'_, '_> {
             (false, 0) => self.shared.restore.bytes,
             (false, size) => size,
         };
-        self.done.report.bytes += size;
+        // What a snapshot says of itself is only as true as the machine that made it.
+        self.done.report.bytes = self.done.report.bytes.saturating_add(size);
         let (pieces, queue) = bounded(4);
-        let job = CompareJob { entry: Entry { size, ..entry }, pieces: queue, existing };
+        let kept = kept.filter(|_| existing != Existing::Nothing);
+        let job = CompareJob { entry: Entry { size, ..entry }, number: self.files, pieces: queue, existing, kept };
+        self.files += 1;
         let stopped = |_| RestoreError::Stopped;
         pieces.send(first).map_err(|_| RestoreError::Stopped)?;
         self.jobs.send(job).map_err(stopped)?;
@@ -224,6 +240,11 @@ impl Plan<'_, '_> {
         }
         Ok((pieces, true))
     }
+}
+
+/// Whether the file that was found is the one that a restore left, as it left it.
+fn is_untouched(found: &Found, kept: &Kept) -> bool {
+    found.entry.kind == EntryKind::File && found.entry.inode == kept.inode && found.entry.ctime == kept.ctime
 }
 
 /// What is in the target, one entry ahead.

@@ -1,6 +1,7 @@
 //! Chunks on their way from the server into files.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -12,11 +13,13 @@ use vsync_protocol::tree::{Child, Entry, EntryPath};
 
 use super::compare::{self, CompareJob};
 use super::file::{FileTask, Outcome};
-use super::shelf::Shelf;
+use super::known::Known;
+use super::record::{Kept, Reader, Writer};
 use super::{Options, Report, RestoreError, plan};
 use crate::chunk::Cutter;
 use crate::progress::Progress;
 use crate::remote::{Budget, Fetched, Fetcher, Permit, Remote, RemoteNodes};
+use crate::shelf::Shelf;
 use crate::tree::{Reference, TreeReader};
 use crate::vault::{Opener, Vault};
 use crate::volume::{Target, TargetError};
@@ -44,6 +47,8 @@ pub(super) struct Restore<'a> {
     pub(super) target: Arc<Target>,
     pub(super) options: &'a Options,
     pub(super) progress: &'a Arc<Progress>,
+    /// The record of what was restored into the target, if there may be one.
+    pub(super) record: Option<PathBuf>,
     /// Bytes of all content in the snapshot.
     pub(super) bytes: u64,
 }
@@ -58,6 +63,8 @@ pub(super) struct Transferred {
     pub(super) links: Shelf<Entry>,
     /// Entries that the snapshot does not have.
     pub(super) extraneous: Shelf<EntryPath>,
+    /// What the next restore may know, once all is on disk.
+    pub(super) record: Option<Writer>,
 }
 
 /// State of a transfer that its threads share.
@@ -71,6 +78,10 @@ pub(super) struct Shared<'a> {
     fetcher: Fetcher,
     arrivals: Sender<Fetched>,
     pub(super) report: Mutex<Report>,
+    /// Where chunks are by now.
+    pub(super) known: Mutex<Known>,
+    /// What the next restore may know.
+    record: Mutex<Option<Writer>>,
     /// Files that are being changed where they are.
     in_place: Mutex<Vec<EntryPath>>,
     stopped: AtomicBool,
@@ -84,11 +95,27 @@ struct Wanted {
 
 #[derive(Default)]
 struct Batch {
-    cids: Vec<Cid>,
+    chunks: Vec<Reference>,
     bytes: usize,
 }
 
 impl Restore<'_> {
+    /// What the last restore into the target left there.
+    fn old_record(&self) -> Option<Reader> {
+        Reader::open(self.record.as_ref()?, self.target.place()?)
+    }
+
+    fn new_record(&self) -> Option<Writer> {
+        let path = self.record.as_ref().filter(|_| !self.options.dry_run)?;
+        match Writer::create(path, self.target.place()?) {
+            Ok(writer) => Some(writer),
+            Err(error) => {
+                tracing::warn!("the next restore will read all files: {} cannot be written: {error}", path.display());
+                None
+            }
+        }
+    }
+
     /// Brings all content into place. Directories, links and deletions are left over.
     pub(super) fn transfer(&self, tree: TreeReader<RemoteNodes>) -> Result<Transferred, RestoreError> {
         let (arrivals, arrived) = unbounded();
@@ -100,6 +127,8 @@ impl Restore<'_> {
             fetcher: self.remote.fetcher(),
             arrivals,
             report: Mutex::default(),
+            known: Mutex::default(),
+            record: Mutex::new(self.new_record()),
             in_place: Mutex::default(),
             stopped: AtomicBool::new(false),
         };
@@ -119,7 +148,7 @@ impl Restore<'_> {
                 })
                 .collect();
             drop(queue);
-            let planned = shared.stopping(plan::run(shared, tree, jobs));
+            let planned = shared.stopping(plan::run(shared, tree, jobs, self.old_record()));
             let compared: Vec<_> = comparers.into_iter().map(join).collect();
             let drained = shared.stopping(shared.drain());
             drop(done);
@@ -138,6 +167,7 @@ impl Restore<'_> {
             if grave < failures.len() {
                 return Err(shared.explain(failures.swap_remove(grave)));
             }
+            transferred.record = lock(&shared.record).take();
             let report = std::mem::take(&mut *lock(&shared.report));
             transferred.report =
                 Report { entries: transferred.report.entries, bytes: transferred.report.bytes, ..report };
@@ -181,12 +211,15 @@ impl Shared<'_> {
         lock(&self.in_place).push(path.clone());
     }
 
-    /// Asks for a chunk of `task`; it will be written at `offset`.
+    /// Brings a chunk of `task` to `offset`: from another file if one has it, else it is asked
+    /// for, and written when it comes.
     pub(super) fn want(&self, task: &Arc<FileTask>, reference: &Reference, offset: u64) -> Result<(), RestoreError> {
+        task.will_have(&reference.cid, offset);
+        if self.copy(task, reference, offset)? {
+            return Ok(());
+        }
         task.expect_chunk();
         let len = reference.child.raw_len as usize;
-        // Whether another file waits for the same chunk is chance: it counts for each.
-        lock(&self.report).bytes_fetched += len as u64;
         {
             let mut wanted = lock(&self.wanted);
             if let Some(known) = wanted.get_mut(&reference.cid) {
@@ -216,22 +249,40 @@ impl Shared<'_> {
             }
         }
         drop(wanted);
+        lock(&self.report).bytes_fetched += len as u64;
         let mut batch = lock(&self.batch);
-        batch.cids.push(reference.cid);
+        batch.chunks.push(*reference);
         batch.bytes += len;
-        let full = batch.cids.len() >= BATCH || batch.bytes >= BATCH_BYTES;
+        let full = batch.chunks.len() >= BATCH || batch.bytes >= BATCH_BYTES;
         drop(batch);
         if full { self.ask() } else { Ok(()) }
+    }
+
+    /// Copies a chunk from a file that is complete. Returns whether there was one.
+    fn copy(&self, task: &FileTask, reference: &Reference, offset: u64) -> Result<bool, RestoreError> {
+        let Some((path, from)) = lock(&self.known).find(&reference.cid) else { return Ok(false) };
+        let target = &self.restore.target;
+        let Some(file) = target.read_file(&path)? else { return Ok(false) };
+        let mut plain = vec![0; reference.child.raw_len as usize];
+        let read = file.read_at(&mut plain, from)?;
+        // Hashed again: the record may be wrong, and the volume may have users that nobody
+        // knows of.
+        if read < plain.len() || self.restore.vault.pid(&plain) != reference.child.pid {
+            return Ok(false);
+        }
+        task.write(target, &plain, offset)?;
+        self.restore.progress.written.add(plain.len() as u64);
+        Ok(true)
     }
 
     /// Sends the batch at hand.
     fn ask(&self) -> Result<(), RestoreError> {
         self.check()?;
         let batch = std::mem::take(&mut *lock(&self.batch));
-        if !batch.cids.is_empty() {
+        if !batch.chunks.is_empty() {
             let arrivals = self.arrivals.clone();
             // Nobody misses what arrives after the end.
-            self.fetcher.fetch(batch.cids, move |fetched| drop(arrivals.send(fetched)));
+            self.fetcher.fetch(BlobKind::Chunk, &batch.chunks, move |fetched| drop(arrivals.send(fetched)));
         }
         Ok(())
     }
@@ -319,15 +370,25 @@ impl Shared<'_> {
         }
     }
 
+    /// Keeps for the next restore what it may know of a file.
+    pub(super) fn done(&self, number: u64, kept: Option<Kept>) {
+        if let Some(record) = &mut *lock(&self.record) {
+            record.done(number, kept);
+        }
+    }
+
     /// One thing less to be done for a file.
     pub(super) fn settle(&self, task: &FileTask) -> Result<(), RestoreError> {
         match task.settle(&self.restore.target)? {
             None => return Ok(()),
-            Some(Outcome::Failed) => {}
-            Some(Outcome::Restored(unrestored)) => {
+            Some(Outcome::Failed) => self.done(task.number(), None),
+            Some(Outcome::Restored(placed)) => {
+                task.remember(&mut lock(&self.known));
+                let (number, kept) = task.kept(&placed);
+                self.done(number, kept);
                 let mut report = lock(&self.report);
                 report.files_restored += 1;
-                report.unrestored.extend(unrestored);
+                report.unrestored.extend(placed.unrestored);
             }
         }
         if task.is_in_place() {

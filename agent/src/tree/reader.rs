@@ -34,6 +34,9 @@ pub enum TreeError<E: std::error::Error + 'static> {
     },
 }
 
+/// Offsets of files are signed on Linux.
+const LONGEST_FILE: u64 = i64::MAX as u64;
+
 /// Reads a tree from some path on.
 pub struct TreeReader<N> {
     source: N,
@@ -44,6 +47,8 @@ pub struct TreeReader<N> {
     leaf: Option<(Cid, Vec<Reference>)>,
     last: Option<EntryPath>,
     in_file: bool,
+    /// Bytes of the current file's content that have come by, at most [`LONGEST_FILE`].
+    content: u64,
     /// Where to begin; `None` once that place is found.
     from: Option<EntryPath>,
 }
@@ -90,6 +95,7 @@ impl<N: NodeSource> TreeReader<N> {
             leaf: None,
             last: None,
             in_file: false,
+            content: 0,
             from,
         };
         let depth = node.subtree.depth as usize;
@@ -124,6 +130,7 @@ impl<N: NodeSource> TreeReader<N> {
                     return Err(self.malformed(format!("{} is out of order", entry.path)));
                 }
                 self.last = Some(entry.path.clone());
+                self.content = 0;
                 if self.from.as_ref().is_some_and(|from| entry.path < *from) {
                     self.in_file = false;
                     return Ok(None);
@@ -141,6 +148,9 @@ impl<N: NodeSource> TreeReader<N> {
                 }
                 for extent in extents {
                     let piece = self.resolve(extent)?;
+                    let content = self.content.checked_add(piece.len()).filter(|&len| len <= LONGEST_FILE);
+                    self.content =
+                        content.ok_or_else(|| self.malformed("a file longer than any file system takes".into()))?;
                     self.pieces.push_back(piece);
                 }
                 Ok(None)
@@ -280,12 +290,20 @@ impl<N: NodeSource> TreeReader<N> {
         let Some((node, summary)) = level.children.pop_front() else { return Ok(false) };
         level.announced = level.announced.saturating_sub(1);
         let Node { refs, payload } = load(&mut self.source, kind, &node)?;
+        // Nothing would come of reading on, however often such a node is referred to.
+        let empty = || TreeError::Malformed { cid: node.cid, reason: "it holds nothing".into() };
         if kind == BlobKind::Inner {
             let inner: Inner = decode(node.cid, &payload)?;
+            if inner.children.is_empty() {
+                return Err(empty());
+            }
             self.push_level(node.cid, depth - 1, refs, inner.children, inner.summaries)?;
             return Ok(false);
         }
         let leaf: Leaf = decode(node.cid, &payload)?;
+        if leaf.records.is_empty() {
+            return Err(empty());
+        }
         let references = pair(node.cid, refs, leaf.chunks)?;
         // After a jump, a leaf that continues a file begins inside it: that content is
         // before the place looked for.

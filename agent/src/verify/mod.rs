@@ -6,6 +6,7 @@
 
 mod chunks;
 mod sample;
+mod source;
 mod structure;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use chunks::Chunks;
 use structure::{Facts, Structure};
 
 pub use sample::{BadSample, Sample};
+pub use source::{Share, SourceError, SourceReport, compare};
 
 /// Damage listed by name; the rest is counted.
 const LISTED: usize = 1000;

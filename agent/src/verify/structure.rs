@@ -157,6 +157,12 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
         if progress.is_cancelled() {
             return Err(VerifyError::Interrupted);
         }
+        if self.tainted.contains(&reference.cid) {
+            // Once is enough: a tree may refer to a node in more ways than can be gone.
+            let place = Place { path: summary.first.clone(), entries: summary.entries };
+            self.damage(above, place, format!("node {} in it is damaged, as said before", reference.cid));
+            return Ok(None);
+        }
         let facts = if let Some(facts) = self.checked.nodes.get(&reference.cid) {
             let facts = facts.clone();
             progress.entries.add(facts.entries);
@@ -316,17 +322,17 @@ impl Facts {
         }
         let ends = next.entries > 0;
         let tail = match self.tail {
-            Some((len, content)) if ends && len != content + next.head => {
-                return Err((self.last, wrong_length(len, content + next.head)));
+            Some((len, content)) if ends && len != content.saturating_add(next.head) => {
+                return Err((self.last, wrong_length(len, content.saturating_add(next.head))));
             }
-            Some((len, content)) if !ends => Some((len, content + next.head)),
+            Some((len, content)) if !ends => Some((len, content.saturating_add(next.head))),
             // Of a node that begins inside a file, the length is known to an earlier one.
             _ if !ends => None,
             _ => next.tail,
         };
-        let head = if self.entries == 0 { self.head + next.head } else { self.head };
+        let head = if self.entries == 0 { self.head.saturating_add(next.head) } else { self.head };
         let entries = self.entries + next.entries;
-        Ok(Self { entries, bytes: self.bytes + next.bytes, last: next.last, head, tail, ..self })
+        Ok(Self { entries, bytes: self.bytes.saturating_add(next.bytes), last: next.last, head, tail, ..self })
     }
 }
 

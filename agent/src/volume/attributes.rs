@@ -2,16 +2,13 @@
 
 use std::fmt;
 
-use rustix::buffer::spare_capacity;
 use rustix::fd::AsFd;
-use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat, getxattr,
-    getxattr_query, listxattr, listxattr_query, removexattr, setxattr, utimensat,
-};
+use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, chownat};
 use rustix::io::{Errno, Result};
 use vsync_protocol::tree::{Entry, EntryKind, EntryPath, Time, Xattr};
 
-use super::sys::{Stat, handle_path};
+use super::reach::Reach;
+use super::sys::Stat;
 
 const SET_ID: u32 = 0o6000;
 
@@ -69,15 +66,18 @@ impl fmt::Display for Attribute {
 /// Reads the extended attributes of what is open as `fd`, sorted by name; `None` when
 /// there are none.
 pub(super) fn read(fd: impl AsFd) -> Result<Option<Vec<Xattr>>> {
-    let path = handle_path(fd);
-    let list = match list(&path) {
+    read_by(&Reach::handle(fd))
+}
+
+fn read_by(reach: &Reach<'_>) -> Result<Option<Vec<Xattr>>> {
+    let list = match reach.list_xattrs() {
         Ok(list) if list.is_empty() => return Ok(None),
         Err(Errno::OPNOTSUPP) => return Ok(None),
         other => other?,
     };
     let (mut xattrs, mut len) = (Vec::new(), list.len());
     for name in list.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
-        match value(&path, name) {
+        match reach.xattr(name) {
             Ok(value) => {
                 len += value.len();
                 xattrs.push(Xattr { name: name.to_vec(), value });
@@ -94,39 +94,34 @@ pub(super) fn read(fd: impl AsFd) -> Result<Option<Vec<Xattr>>> {
     Ok((!xattrs.is_empty()).then_some(xattrs))
 }
 
-fn list(path: &str) -> Result<Vec<u8>> {
-    sized(|| listxattr_query(path), |buffer| listxattr(path, spare_capacity(buffer)))
+/// Gives what `fd` is a handle of, and whose state is `before`, the attributes of `entry`,
+/// touching only those that differ. A failure to set one is listed, not returned: without root, a restore does what it can.
+pub(super) fn apply(fd: impl AsFd, before: Stat, entry: &Entry) -> Result<Applied> {
+    run(Applying { reach: Reach::handle(&fd), fd, entry, unrestored: Vec::new() }, before)
 }
 
-fn value(path: &str, name: &[u8]) -> Result<Vec<u8>> {
-    sized(|| getxattr_query(path, name), |buffer| getxattr(path, name, spare_capacity(buffer)))
+/// As [`apply`], for a file that is open.
+pub(super) fn apply_to_file(fd: impl AsFd, before: Stat, entry: &Entry) -> Result<Applied> {
+    run(Applying { reach: Reach::Open(fd.as_fd()), fd: fd.as_fd(), entry, unrestored: Vec::new() }, before)
 }
 
-/// Asks for a size, then for that many bytes, until it has not grown in between.
-fn sized(size: impl Fn() -> Result<usize>, fill: impl Fn(&mut Vec<u8>) -> Result<usize>) -> Result<Vec<u8>> {
-    loop {
-        let mut buffer = Vec::with_capacity(size()?);
-        if buffer.capacity() == 0 {
-            return Ok(buffer);
-        }
-        match fill(&mut buffer) {
-            Err(Errno::RANGE) => {}
-            outcome => return outcome.map(|_| buffer),
-        }
-    }
+fn run(mut applying: Applying<'_, impl AsFd>, before: Stat) -> Result<Applied> {
+    let (after, changed) = applying.run(before)?;
+    Ok(Applied { unrestored: applying.unrestored, changed, after })
 }
 
-/// Gives what is open as `fd` the attributes of `entry`, touching only those that differ.
-/// A failure to set one is listed, not returned: without root, a restore does what it can.
-pub(super) fn apply(fd: impl AsFd, entry: &Entry) -> Result<Vec<Unrestored>> {
-    let mut applying = Applying { path: handle_path(&fd), fd, entry, unrestored: Vec::new() };
-    applying.run()?;
-    Ok(applying.unrestored)
+/// What came of giving an entry its attributes.
+pub(super) struct Applied {
+    pub(super) unrestored: Vec<Unrestored>,
+    /// Whether one differed, so that the inode is another now.
+    pub(super) changed: bool,
+    /// Its state now.
+    pub(super) after: Stat,
 }
 
 struct Applying<'a, Fd> {
     fd: Fd,
-    path: String,
+    reach: Reach<'a>,
     entry: &'a Entry,
     unrestored: Vec<Unrestored>,
 }
@@ -134,8 +129,7 @@ struct Applying<'a, Fd> {
 impl<Fd: AsFd> Applying<'_, Fd> {
     /// Order matters: a new owner clears set-id bits and capabilities, an ACL sets the
     /// group's bits of the mode, and after the times nothing may touch the file.
-    fn run(&mut self) -> Result<()> {
-        let before = Stat::of(&self.fd)?;
+    fn run(&mut self, before: Stat) -> Result<(Stat, bool)> {
         let new_owner = (before.uid, before.gid) != (self.entry.uid, self.entry.gid);
         let owned = !new_owner || self.set_owner();
         let new_xattrs = self.set_xattrs();
@@ -143,7 +137,7 @@ impl<Fd: AsFd> Applying<'_, Fd> {
         let touched = self.set_mode(&now, owned) | self.set_mtime(&now);
         let after = if touched { Stat::of(&self.fd)? } else { now };
         self.check(&after);
-        Ok(())
+        Ok((after, new_owner || new_xattrs || touched))
     }
 
     fn set_owner(&mut self) -> bool {
@@ -161,7 +155,7 @@ impl<Fd: AsFd> Applying<'_, Fd> {
     /// Returns whether there was something to set, so that the mode may be another now.
     fn set_xattrs(&mut self) -> bool {
         let wanted = self.entry.xattrs.as_deref().unwrap_or_default();
-        let present = match read(&self.fd) {
+        let present = match read_by(&self.reach) {
             Ok(present) => present.unwrap_or_default(),
             Err(error) => {
                 self.note(Attribute::Xattrs, Err(error));
@@ -172,11 +166,11 @@ impl<Fd: AsFd> Applying<'_, Fd> {
         let mut touched = false;
         for Xattr { name, .. } in present.iter().filter(extraneous) {
             touched = true;
-            self.note(Attribute::Xattr(name.clone()), removexattr(self.path.as_str(), name.as_slice()));
+            self.note(Attribute::Xattr(name.clone()), self.reach.remove_xattr(name));
         }
         for Xattr { name, value } in wanted.iter().filter(|xattr| !present.contains(xattr)) {
             touched = true;
-            let outcome = setxattr(self.path.as_str(), name.as_slice(), value, XattrFlags::empty());
+            let outcome = self.reach.set_xattr(name, value);
             self.note(Attribute::Xattr(name.clone()), outcome);
         }
         touched
@@ -189,7 +183,7 @@ impl<Fd: AsFd> Applying<'_, Fd> {
         if now.mode == wanted || self.entry.kind == EntryKind::Symlink {
             return false;
         }
-        self.note(Attribute::Mode, chmod(self.path.as_str(), Mode::from_raw_mode(wanted)));
+        self.note(Attribute::Mode, self.reach.chmod(Mode::from_raw_mode(wanted)));
         true
     }
 
@@ -202,7 +196,7 @@ impl<Fd: AsFd> Applying<'_, Fd> {
             last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
             last_modification: Timespec { tv_sec: seconds, tv_nsec: nanos.into() },
         };
-        self.note(Attribute::Mtime, utimensat(CWD, self.path.as_str(), &times, AtFlags::empty()));
+        self.note(Attribute::Mtime, self.reach.set_times(&times));
         true
     }
 

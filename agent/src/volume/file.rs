@@ -5,18 +5,20 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FallocateFlags, Mode, OFlags, fallocate, fsync, ftruncate, linkat, openat};
 use rustix::io::{Errno, Result as SysResult, retry_on_intr};
 use rustix::process::geteuid;
-use vsync_protocol::tree::{Entry, EntryKind, EntryPath, Time};
+use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
 
-use super::attributes::{self, Unrestored};
+use super::attributes;
 use super::source::DataRanges;
 use super::sys::{Stat, handle_path, pin};
-use super::target::{PRIVATE_FILE, Spot, Staging, Target, TargetError, Trying};
+use super::target::{PRIVATE_FILE, Placed, Spot, Staging, State, Target, TargetError, Trying};
+use super::writeback::Writeback;
 
 /// Zeros written at once where holes cannot be punched.
 const ZEROS: &[u8] = &[0; 64 << 10];
@@ -27,6 +29,7 @@ pub struct TargetFile {
     file: File,
     spot: Spot,
     stage: Stage,
+    writeback: Arc<Writeback>,
 }
 
 #[derive(Debug)]
@@ -34,17 +37,6 @@ enum Stage {
     Unnamed,
     Partial { name: CString, resumed: bool },
     InPlace,
-}
-
-/// A file that has its name, its content and its metadata.
-#[derive(Debug)]
-pub struct Placed {
-    /// What could not be restored.
-    pub unrestored: Vec<Unrestored>,
-    /// Its inode number now; with `ctime`, tells later whether anyone touched it since.
-    pub inode: u64,
-    /// When its inode last changed. A further hard link to it changes that once more.
-    pub ctime: Time,
 }
 
 impl Target {
@@ -56,7 +48,7 @@ impl Target {
         let spot = self.spot(path)?;
         if staging == Staging::Unnamed && !self.named_only.load(Ordering::Relaxed) {
             match open_unnamed(&spot) {
-                Ok(fd) => return Ok(TargetFile { file: fd.into(), spot, stage: Stage::Unnamed }),
+                Ok(fd) => return Ok(self.file(fd, spot, Stage::Unnamed)),
                 // What file systems say that cannot do this; the last one is what NFS says.
                 Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
                     self.named_only.store(true, Ordering::Relaxed);
@@ -78,7 +70,11 @@ impl Target {
                 openat(&spot.directory, &name, flags, PRIVATE_FILE).trying("create", path)?
             }
         };
-        Ok(TargetFile { file: fd.into(), spot, stage: Stage::Partial { name, resumed } })
+        Ok(self.file(fd, spot, Stage::Partial { name, resumed }))
+    }
+
+    fn file(&self, fd: OwnedFd, spot: Spot, stage: Stage) -> TargetFile {
+        TargetFile { file: fd.into(), spot, stage, writeback: self.writeback.clone() }
     }
 
     /// Opens the file at `path` to be compared. `None` when there is no regular file that
@@ -93,9 +89,7 @@ impl Target {
         };
         match open_existing(&spot, &spot.name, OFlags::RDONLY, |_| true) {
             Err(Errno::ACCESS | Errno::PERM) => Ok(None),
-            found => {
-                Ok(found.trying("open", path)?.map(|fd| TargetFile { file: fd.into(), spot, stage: Stage::InPlace }))
-            }
+            found => Ok(found.trying("open", path)?.map(|fd| self.file(fd, spot, Stage::InPlace))),
         }
     }
 
@@ -110,9 +104,7 @@ impl Target {
         let found = open_existing(&spot, &spot.name, OFlags::RDWR, |stat| stat.links == 1);
         match found {
             Err(Errno::TXTBSY | Errno::ACCESS | Errno::PERM) => Ok(None),
-            found => {
-                Ok(found.trying("open", path)?.map(|fd| TargetFile { file: fd.into(), spot, stage: Stage::InPlace }))
-            }
+            found => Ok(found.trying("open", path)?.map(|fd| self.file(fd, spot, Stage::InPlace))),
         }
     }
 }
@@ -125,12 +117,12 @@ impl TargetFile {
         matches!(self.stage, Stage::Partial { resumed: true, .. })
     }
 
-    /// Bytes in the file.
+    /// Which inode it is, when that last changed, and its size.
     ///
     /// # Errors
     /// When the system does not tell.
-    pub fn size(&self) -> Result<u64, TargetError> {
-        Ok(Stat::of(&self.file).trying("look at", &self.spot.path)?.size)
+    pub fn state(&self) -> Result<State, TargetError> {
+        Ok(Stat::of(&self.file).trying("look at", &self.spot.path)?.state())
     }
 
     /// Reads at `offset` until `buf` is full or the file ends; returns how much it read.
@@ -155,7 +147,8 @@ impl TargetFile {
     /// # Errors
     /// When the system fails to write.
     pub fn write_at(&self, buf: &[u8], offset: u64) -> Result<(), TargetError> {
-        self.file.write_all_at(buf, offset).map_err(errno).trying("write", &self.spot.path)
+        self.file.write_all_at(buf, offset).map_err(errno).trying("write", &self.spot.path)?;
+        self.writeback.wrote(offset, buf.len())
     }
 
     /// Makes a range read as zeros, and gives its blocks back where the file system can.
@@ -165,12 +158,27 @@ impl TargetFile {
     /// When the system fails to write.
     pub fn punch_hole(&self, range: Range<u64>) -> Result<(), TargetError> {
         let path = &self.spot.path;
-        let end = range.end.min(self.size()?);
+        let end = range.end.min(self.state()?.size);
         let Some(len) = end.checked_sub(range.start).filter(|&len| len > 0) else { return Ok(()) };
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match retry_on_intr(|| fallocate(&self.file, flags, range.start, len)) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.write_zeros(range.start, end),
             outcome => outcome.trying("punch a hole into", path),
+        }
+    }
+
+    /// Makes room for `len` bytes at `offset`, or takes them out there if `len` is negative,
+    /// without copying what follows. Returns whether the file system can do that: both must
+    /// be multiples of its block size, and few file systems can at all.
+    ///
+    /// # Errors
+    /// When the file system is full.
+    pub fn shift(&self, offset: u64, len: i64) -> Result<bool, TargetError> {
+        let flags = if len < 0 { FallocateFlags::COLLAPSE_RANGE } else { FallocateFlags::INSERT_RANGE };
+        match retry_on_intr(|| fallocate(&self.file, flags, offset, len.unsigned_abs())) {
+            Ok(()) => Ok(true),
+            Err(error @ (Errno::NOSPC | Errno::DQUOT)) => Err(error).trying("make room in", &self.spot.path),
+            Err(_) => Ok(false),
         }
     }
 
@@ -200,22 +208,29 @@ impl TargetFile {
         retry_on_intr(|| fsync(&self.file)).trying("write to disk", &self.spot.path)
     }
 
-    /// Gives the file its metadata, then its name. Its content must be complete: from here
-    /// on it is taken for restored.
+    /// Gives the file its size and its metadata, then its name. Its content must be complete:
+    /// from here on it is taken for restored.
     ///
     /// # Errors
     /// When it cannot get its name.
     pub fn finish(self, target: &Target, entry: &Entry) -> Result<Placed, TargetError> {
         let path = &self.spot.path;
         // Metadata first: no moment shows the file under its name with the wrong owner.
-        let unrestored = attributes::apply(&self.file, entry).trying("look at", path)?;
+        let mut before = Stat::of(&self.file).trying("look at", path)?;
+        // Holes at the end, and whatever an older version had beyond.
+        if before.size != entry.size {
+            self.set_len(entry.size)?;
+            before = Stat::of(&self.file).trying("look at", path)?;
+        }
+        let unrestored = attributes::apply_to_file(&self.file, before, entry).trying("look at", path)?.unrestored;
         match &self.stage {
             Stage::Unnamed => self.link(target)?,
             Stage::Partial { name, .. } => target.replace(&self.spot, name)?,
             Stage::InPlace => {}
         }
+        self.writeback.touched(1)?;
         let stat = Stat::of(&self.file).trying("look at", path)?;
-        Ok(Placed { unrestored, inode: stat.identity.inode, ctime: stat.ctime })
+        Ok(Placed { unrestored, before: before.state(), state: stat.state() })
     }
 
     /// Gives the file up, because its content turned out to be wrong. A new one leaves

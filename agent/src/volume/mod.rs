@@ -12,16 +12,19 @@ mod attributes;
 mod descent;
 mod directories;
 mod file;
+mod reach;
+mod removal;
 mod source;
 mod sys;
 mod target;
 mod walk;
+mod writeback;
 
 #[cfg(test)]
 mod tests;
 
 pub use attributes::{Attribute, Unrestored};
-pub use file::{Placed, TargetFile};
+pub use file::TargetFile;
 pub use source::{DataRanges, SourceFile};
-pub use target::{Staging, Target, TargetError, is_partial_name};
+pub use target::{Place, Placed, Staging, State, Target, TargetError, is_partial_name};
 pub use walk::{Defect, DefectReason, Found, Step, WalkError, Walker};

@@ -13,19 +13,14 @@ use vsync_protocol::tree::Time;
 
 use super::sys::Stat;
 
-/// Files up to this size are read at once by the kernel's default read-ahead.
-const SMALL: u64 = 128 << 10;
-
-/// Most places at which a file is probed for cached pages.
-const PROBES: u64 = 16;
+/// What of a file is found cached or not as a whole, and asked for at once if it is not.
+const PIECE: usize = 128 << 10;
 
 /// An open regular file of a volume.
 #[derive(Debug)]
 pub struct SourceFile {
     file: File,
     version: Version,
-    /// Nothing of it seemed to be in the page cache before we read it.
-    cold: bool,
 }
 
 /// What differs, as far as the system tells, between two versions of a file.
@@ -44,7 +39,7 @@ impl Version {
 
 impl SourceFile {
     pub(super) fn new(fd: OwnedFd, stat: &Stat) -> Self {
-        Self { file: fd.into(), version: Version::of(stat), cold: false }
+        Self { file: fd.into(), version: Version::of(stat) }
     }
 
     /// Bytes in the file when it was opened.
@@ -75,47 +70,61 @@ impl SourceFile {
         Stat::of(&self.file).map_or(true, |stat| Version::of(&stat) != self.version)
     }
 
-    /// Says that the file will be read once, from start to end. Call it before the first
-    /// read if [`forget`](Self::forget) is to have an effect.
-    ///
-    /// The page cache is the database's, not ours. What it holds is to stay and not to look
-    /// more recently used than it is (`NOREUSE`); what it does not hold is to be dropped after
-    /// our reading. Which pages those are cannot be known exactly without unsafe code, and
-    /// our own read-ahead blurs it. So the file is probed at a few places, by reads that
-    /// fail rather than wait for the disk: if none of them is cached, the file is cold and may
-    /// be forgotten; if one is, or the file system does not tell, all of it is left alone.
-    pub fn advise_sequential(&mut self) {
-        if self.size() == 0 {
-            return;
-        }
-        if self.size() <= SMALL {
-            self.cold = self.is_cold();
-            return;
-        }
-        // Without this each probe would fetch what the next one then finds. All advice is
-        // a hint: a file system that does not take it is read all the same.
+    /// Says that nothing of the file will be read but what is asked for, and once. Call it
+    /// before [`read_sparing`](Self::read_sparing) of more than a little.
+    pub fn advise(&self) {
+        // All advice is a hint: a file system that does not take it is read all the same.
+        // Without read-ahead of the kernel's own, what is cached is what others cached.
         let _ = fadvise(&self.file, 0, None, Advice::Random);
-        self.cold = self.is_cold();
-        let _ = fadvise(&self.file, 0, None, Advice::Sequential);
         let _ = fadvise(&self.file, 0, None, Advice::NoReuse);
     }
 
-    /// Drops a range that was read from the page cache, if the file was cold before.
-    pub fn forget(&self, range: Range<u64>) {
-        let len = range.end.checked_sub(range.start).and_then(NonZeroU64::new);
-        if self.cold && len.is_some() {
-            let _ = fadvise(&self.file, range.start, len, Advice::DontNeed);
+    /// Reads as [`read_at`](Self::read_at) does, and leaves the page cache as it was.
+    ///
+    /// The cache is the database's, not ours. What it holds is to stay there, what it does not
+    /// hold is to be dropped after our reading. Which is which, a first read tells that takes
+    /// what is cached and fails where it would have to wait for the disk; by failing it asks
+    /// the disk for what is missing, so that the second read finds it on its way. A piece that is
+    /// cached in part is left alone.
+    ///
+    /// # Errors
+    /// When the system fails to read.
+    pub fn read_sparing(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut pieces = Vec::with_capacity(buf.len() / PIECE + 1);
+        for (piece, at) in buf.chunks_mut(PIECE).zip((offset..).step_by(PIECE)) {
+            let wanted = piece.len();
+            let taken = preadv2(&self.file, &mut [IoSliceMut::new(piece)], at, ReadWriteFlags::NOWAIT);
+            pieces.push(match taken {
+                Ok(len) if len == wanted => Piece::Cached,
+                Err(Errno::AGAIN) => Piece::Cold,
+                // Cached in part, at the end of the file, or not to be known here.
+                _ => Piece::Unknown,
+            });
         }
+        let mut filled = 0;
+        for ((piece, at), found) in buf.chunks_mut(PIECE).zip((offset..).step_by(PIECE)).zip(pieces) {
+            let len = if found == Piece::Cached { piece.len() } else { read_full(&self.file, piece, at)? };
+            if let (Piece::Cold, Some(len)) = (found, NonZeroU64::new(len as u64)) {
+                let _ = fadvise(&self.file, at, Some(len), Advice::DontNeed);
+            }
+            filled += len;
+            if len < piece.len() {
+                break;
+            }
+        }
+        Ok(filled)
     }
+}
 
-    fn is_cold(&self) -> bool {
-        let probes = (self.size() / SMALL).clamp(1, PROBES);
-        (0..probes).all(|index| {
-            let offset = self.size() / probes * index;
-            let outcome = preadv2(&self.file, &mut [IoSliceMut::new(&mut [0])], offset, ReadWriteFlags::NOWAIT);
-            outcome == Err(Errno::AGAIN)
-        })
-    }
+/// What a first look found of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece {
+    /// It is in the page cache, and was read from there.
+    Cached,
+    /// Its beginning is not.
+    Cold,
+    /// It is still to be read, and nothing is known of it.
+    Unknown,
 }
 
 /// Ranges of a file that hold data, as an iterator. See [`SourceFile::data_ranges`].

@@ -13,6 +13,8 @@ use rustix::io::{Errno, Result, retry_on_intr};
 use rustix::path::Arg;
 use vsync_protocol::tree::{Entry, EntryKind, EntryPath, Time};
 
+use super::target::State;
+
 /// No step may leave its directory, follow a link or enter another mount.
 pub(super) const CONFINED: ResolveFlags = ResolveFlags::BENEATH.union(STRAIGHT);
 
@@ -79,6 +81,11 @@ impl Stat {
             mount: (raw.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(raw.stx_mnt_id),
             number: makedev(raw.stx_rdev_major, raw.stx_rdev_minor),
         })
+    }
+
+    /// What tells later whether anyone touched it since.
+    pub(super) const fn state(&self) -> State {
+        State { inode: self.identity.inode, ctime: self.ctime, size: self.size }
     }
 
     /// Whether `other` is known to lie on another mount. Older kernels do not tell;

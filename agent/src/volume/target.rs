@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, FileType, Mode, fstatvfs, linkat, mkdirat, mknodat, renameat, symlinkat, syncfs, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, fstatfs, fstatvfs, linkat, mkdirat, mknodat, renameat, symlinkat, unlinkat};
 use rustix::io::{Errno, Result as SysResult};
 use thiserror::Error;
-use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
+use vsync_protocol::tree::{Entry, EntryKind, EntryPath, Time};
 
 use super::attributes::{self, Attribute, Unrestored};
-use super::descent::Descent;
 use super::directories::Directories;
+use super::removal::Removal;
 use super::sys::{Directory, Stat, pin};
 use super::walk::Walker;
+use super::writeback::Writeback;
 
 /// What is not complete yet has a name that begins so.
 const PARTIAL_PREFIX: &str = ".vsync-partial-";
@@ -92,12 +93,49 @@ pub enum Staging {
     Resumable,
 }
 
+/// Something that has its name, its content and its metadata.
+#[derive(Debug)]
+pub struct Placed {
+    /// What could not be restored.
+    pub unrestored: Vec<Unrestored>,
+    /// Its state before it got its metadata.
+    pub before: State,
+    /// Its state now.
+    pub state: State,
+}
+
+/// What tells later whether anyone touched an inode since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Its number.
+    pub inode: u64,
+    /// When it last changed. A further hard link to it changes that once more.
+    pub ctime: Time,
+    /// Bytes in it.
+    pub size: u64,
+}
+
+/// Which directory something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The device that holds it.
+    pub device: u64,
+    /// Its inode number, unique on that device.
+    pub inode: u64,
+}
+
+/// Local file systems that change an inode's time whenever its content or metadata changes,
+/// at once and by this system's clock, and that give no two files one number: ext2 to ext4,
+/// XFS, Btrfs, F2FS, tmpfs.
+const TELLING: [u64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x0102_1994];
+
 /// A directory that a volume is restored into. Usable from several threads.
 #[derive(Debug)]
 pub struct Target {
     path: PathBuf,
     root: Arc<Directory>,
     directories: Mutex<Directories>,
+    pub(super) writeback: Arc<Writeback>,
     /// Whether files without a name were refused.
     pub(super) named_only: AtomicBool,
 }
@@ -111,7 +149,8 @@ impl Target {
         let failed = |source| TargetError::Root { path: path.to_owned(), operation: "open", source };
         let root = Arc::new(Directory::open_root(path).map_err(failed)?);
         let directories = Mutex::new(Directories::new(root.clone()));
-        Ok(Self { path: path.to_owned(), root, directories, named_only: AtomicBool::new(false) })
+        let writeback = Arc::new(Writeback::of(path, root.clone()));
+        Ok(Self { path: path.to_owned(), root, directories, writeback, named_only: AtomicBool::new(false) })
     }
 
     /// Walks what is there already.
@@ -120,6 +159,14 @@ impl Target {
     /// When the root cannot be read.
     pub fn scan(&self) -> Result<Walker, TargetError> {
         self.root.open_below(c".").and_then(|root| Walker::new(Arc::new(root))).map_err(self.failed("look through"))
+    }
+
+    /// Which directory this is, if it is on a file system whose times tell of every change.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        let kind = u64::try_from(fstatfs(&self.root).ok()?.f_type).ok()?;
+        let identity = self.root.identity();
+        TELLING.contains(&kind).then_some(Place { device: identity.device, inode: identity.inode })
     }
 
     /// Bytes that can still be written.
@@ -136,7 +183,25 @@ impl Target {
     /// # Errors
     /// When the file system failed to write, now or since the target was opened.
     pub fn sync(&self) -> Result<(), TargetError> {
-        syncfs(&self.root).map_err(self.failed("write to disk"))
+        self.writeback.finish()
+    }
+
+    /// What is at `path`; `None` if nothing is.
+    ///
+    /// # Errors
+    /// When its directory cannot be opened without leaving the volume or following a link.
+    pub fn kind_at(&self, path: &EntryPath) -> Result<Option<EntryKind>, TargetError> {
+        if path.is_root() {
+            return Ok(Some(EntryKind::Directory));
+        }
+        let spot = match self.spot(path) {
+            Err(TargetError::Io { source: Errno::NOENT, .. }) => return Ok(None),
+            spot => spot?,
+        };
+        match Stat::at(&spot.directory, &spot.name) {
+            Err(Errno::NOENT) => Ok(None),
+            stat => stat.trying("look at", path).map(|stat| Some(stat.kind)),
+        }
     }
 
     /// Makes sure that there is a directory at `path`. A new one is ours alone until
@@ -158,7 +223,8 @@ impl Target {
             self.remove_at(&spot, &spot.name)?;
             outcome = mkdirat(&spot.directory, &spot.name, PRIVATE_DIRECTORY);
         }
-        outcome.trying("create the directory", path)
+        outcome.trying("create the directory", path)?;
+        self.writeback.touched(1)
     }
 
     /// Creates a symbolic link, FIFO, socket or device with all its metadata, in place of
@@ -173,7 +239,7 @@ impl Target {
                 Ok(vec![Unrestored { path: entry.path.clone(), what: Attribute::Device, error }])
             }
             Err(error) => Err(error),
-            Ok(()) => self.apply_metadata(entry),
+            Ok(()) => Ok(self.apply_metadata(entry)?.unrestored),
         }
     }
 
@@ -203,11 +269,11 @@ impl Target {
     }
 
     /// Gives an existing entry the metadata of `entry`, touching only what differs; a file's
-    /// content and size are not its business. Returns what could not be restored.
+    /// content and size are not its business.
     ///
     /// # Errors
     /// When there is no entry of that type.
-    pub fn apply_metadata(&self, entry: &Entry) -> Result<Vec<Unrestored>, TargetError> {
+    pub fn apply_metadata(&self, entry: &Entry) -> Result<Placed, TargetError> {
         let path = &entry.path;
         let handle = if path.is_root() {
             pin(&self.root, c".").trying("open", path)?
@@ -215,10 +281,15 @@ impl Target {
             let spot = self.spot(path)?;
             pin(&spot.directory, &*spot.name).trying("open", path)?
         };
-        if Stat::of(&handle).trying("look at", path)?.kind != entry.kind {
+        let before = Stat::of(&handle).trying("look at", path)?;
+        if before.kind != entry.kind {
             return Err(TargetError::Replaced { path: path.clone() });
         }
-        attributes::apply(&handle, entry).trying("look at", path)
+        let applied = attributes::apply(&handle, before, entry).trying("look at", path)?;
+        if applied.changed {
+            self.writeback.touched(1)?;
+        }
+        Ok(Placed { unrestored: applied.unrestored, before: before.state(), state: applied.after.state() })
     }
 
     /// Where `path` is or will be.
@@ -235,6 +306,7 @@ impl Target {
 
     /// Creates something by `make`, in place of whatever is there.
     fn create(&self, spot: &Spot, make: impl Fn(&CStr) -> SysResult<()>) -> Result<(), TargetError> {
+        self.writeback.touched(1)?;
         match make(&spot.name) {
             Err(Errno::EXIST) => {}
             outcome => return outcome.trying("create", &spot.path),
@@ -260,15 +332,28 @@ impl Target {
 
     /// Removes `name` from the directory of `spot`, with all that is in it.
     pub(super) fn remove_at(&self, spot: &Spot, name: &CStr) -> Result<(), TargetError> {
-        let outcome = match unlinkat(&spot.directory, name, AtFlags::empty()) {
+        match unlinkat(&spot.directory, name, AtFlags::empty()) {
             Err(Errno::NOENT) => Ok(()),
             Err(Errno::ISDIR) => {
                 self.directories.lock().unwrap_or_else(PoisonError::into_inner).forget(&spot.path);
-                remove_tree(&spot.directory, name)
+                self.remove_tree(spot, name)
             }
-            outcome => outcome,
-        };
-        outcome.trying("remove", &spot.path)
+            outcome => {
+                outcome.trying("remove", &spot.path)?;
+                self.writeback.touched(1)
+            }
+        }
+    }
+
+    /// Removes the directory `name` and all that is in it, whatever its depth.
+    fn remove_tree(&self, spot: &Spot, name: &CStr) -> Result<(), TargetError> {
+        let mut removal = Removal::of(spot.directory.clone());
+        let mut next = removal.enter(name.to_owned());
+        while next.trying("remove", &spot.path)? {
+            self.writeback.touched(1)?;
+            next = removal.step();
+        }
+        Ok(())
     }
 
     fn failed(&self, operation: &'static str) -> impl Fn(Errno) -> TargetError {
@@ -315,42 +400,4 @@ fn make_node(directory: &Directory, name: &CStr, entry: &Entry) -> SysResult<()>
         EntryKind::File | EntryKind::Directory | EntryKind::HardLink => return Err(Errno::INVAL),
     };
     mknodat(directory, name, kind, PRIVATE_FILE, number)
-}
-
-/// Removes the directory `name` and all that is in it, whatever its depth.
-fn remove_tree(parent: &Arc<Directory>, name: &CStr) -> SysResult<()> {
-    let mut descent = Descent::new();
-    // The directories that hold the one at hand, as names: the last is the one at hand.
-    let mut inside = Vec::new();
-    descent.enter(parent.clone(), super::sys::Names::default());
-    enter(&mut descent, &mut inside, name.to_owned())?;
-    while let Some(current) = inside.last() {
-        match descent.take() {
-            Some((directory, name)) => match unlinkat(directory, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR) => {
-                    let name = name.to_owned();
-                    enter(&mut descent, &mut inside, name)?;
-                }
-                Err(error) => return Err(error),
-            },
-            None => {
-                descent.leave()?;
-                let directory = descent.directory().ok_or(Errno::BADF)?;
-                unlinkat(directory, current, AtFlags::REMOVEDIR)?;
-                inside.pop();
-            }
-        }
-    }
-    Ok(())
-}
-
-fn enter(descent: &mut Descent, inside: &mut Vec<CString>, name: CString) -> SysResult<()> {
-    let parent = descent.directory().ok_or(Errno::BADF)?;
-    let directory = Arc::new(parent.open_below(&*name)?);
-    let (names, outcome) = directory.names();
-    outcome?;
-    descent.enter(directory, names);
-    inside.push(name);
-    Ok(())
 }

@@ -3,7 +3,10 @@
 use minicbor::{Decode, Encode};
 
 use super::cids::{Answers, Cids};
-use crate::id::{Cid, MachineName, ManifestHash, RealmId, SnapshotId, VolumeName};
+use super::job::{JobListing, JobRecord, JobResult, JobStart};
+use super::overview::Overview;
+use super::upkeep::{GcOrder, GcReport, ScrubReport};
+use crate::id::{Cid, JobId, MachineName, ManifestHash, RealmId, SnapshotId, VolumeName};
 use crate::log::{LogEntry, Receipt};
 use crate::manifest::LogPosition;
 use crate::plan::{Frozen, Verdict};
@@ -140,6 +143,47 @@ pub enum Request {
         #[n(0)]
         now: i64,
     },
+    /// The asking machine begins a job. Repeating it on another connection says that the job
+    /// is still under way, whatever the server thought.
+    #[n(18)]
+    BeginJob(#[n(0)] JobStart),
+    /// A job of the asking machine ended. Told twice, it keeps what either knew.
+    #[n(19)]
+    EndJob {
+        /// The job.
+        #[n(0)]
+        id: JobId,
+        /// What came of it.
+        #[n(1)]
+        result: JobResult,
+    },
+    /// Lists jobs, newest first.
+    #[n(20)]
+    Jobs(#[n(0)] JobListing),
+    /// How the server is and how every volume stands.
+    #[n(21)]
+    Overview,
+    /// Collects garbage now. Answered when it is done. For administrators.
+    #[n(22)]
+    Collect(#[n(0)] GcOrder),
+    /// Reads every byte of the store again. Answered when it is done. For administrators.
+    #[n(23)]
+    Scrub {
+        /// Bytes a second to read at most.
+        #[n(0)]
+        rate: Option<u64>,
+    },
+    /// Says that a volume is right although it suddenly changed, so that retention of it goes
+    /// on. For administrators.
+    #[n(24)]
+    Release {
+        /// The volume.
+        #[n(0)]
+        volume: VolumeName,
+        /// From this machine only.
+        #[n(1)]
+        source: Option<MachineName>,
+    },
 }
 
 /// What to plan.
@@ -202,7 +246,7 @@ pub struct Listing {
 }
 
 /// What is not set is left out, as programs did that did not know it.
-const fn is_false(set: &bool) -> bool {
+pub(super) const fn is_false(set: &bool) -> bool {
     !*set
 }
 
@@ -341,6 +385,21 @@ pub enum Reply {
     /// To `Plan`.
     #[n(14)]
     Plan(#[n(0)] Box<PlanReport>),
+    /// To `BeginJob` and `EndJob`.
+    #[n(15)]
+    Noted,
+    /// To `Jobs`: as many as fit; none at the end.
+    #[n(16)]
+    Jobs(#[n(0)] Vec<JobRecord>),
+    /// To `Overview`.
+    #[n(17)]
+    Overview(#[n(0)] Box<Overview>),
+    /// To `Collect`.
+    #[n(18)]
+    Collected(#[n(0)] GcReport),
+    /// To `Scrub`.
+    #[n(19)]
+    Scrubbed(#[n(0)] Box<ScrubReport>),
 }
 
 /// A refusal: a number for programs, words for people.
@@ -399,4 +458,12 @@ refusal_codes! {
     Collected = 15,
     /// The clocks of server and administrator disagree.
     Clock = 16,
+    /// The machine or the volume has used up its quota.
+    Quota = 17,
+    /// Something is damaged, so that nothing may be removed.
+    Damaged = 18,
+    /// The machine has no such job.
+    NoJob = 21,
+    /// Too many jobs are under way on this connection.
+    TooManyJobs = 22,
 }

@@ -6,13 +6,19 @@
 //! Uploads flow on unidirectional streams that begin with an [`UploadHead`].
 
 pub mod cids;
+pub mod job;
 pub mod message;
+pub mod overview;
 pub mod spki;
+pub mod upkeep;
 
 pub use cids::{Answers, Cids};
+pub use job::{JobKind, JobListing, JobRecord, JobResult, JobStart, Outcome};
 pub use message::{
     Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply, Request, ServerStatus, SnapshotRecord,
 };
+pub use overview::{Overview, Standing};
+pub use upkeep::{Affected, GcOrder, GcReport, ScrubReport};
 
 use crate::id::Cid;
 use crate::limits::{MAX_BLOB_LEN, MAX_MESSAGE_LEN, MAX_UPLOAD_STREAMS};
@@ -111,7 +117,7 @@ impl UploadHead {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{LogHead, ManifestHash, RealmId, SnapshotId};
+    use crate::id::{JobId, LogHead, ManifestHash, RealmId, SnapshotId};
     use crate::log::{GENESIS, LogEntry, Receipt};
     use crate::manifest::LogPosition;
     use crate::plan::{Fate, Keep, Lapse, Rule, Verdict};
@@ -128,6 +134,9 @@ mod tests {
         let kept = Fate::Keep(vec![Keep::Pinned, Keep::Rule(Rule::Daily)]);
         let verdicts = [gone, kept].map(|fate| Verdict { id, fate }).to_vec();
         let plan = PlanReport { frozen: None, verdicts, forgotten: 1, bytes: 4096 };
+        let job = JobId::from_bytes([5; 16]);
+        let (start, result, record) = recorded(job, id);
+        let overview = summed_up(&record, id);
         let request = |request: Request| encode_message(&request);
         let reply = |reply: Reply| encode_message(&reply);
         let found = [
@@ -187,8 +196,91 @@ mod tests {
             ("Plan", request(Request::Plan(PlanRequest { volume: "data".parse().ok(), ..PlanRequest::default() }))),
             ("Plan reply", reply(Reply::Plan(Box::new(plan)))),
             ("ConfirmClock", request(Request::ConfirmClock { now: 1_795_000_000_000 })),
+            ("BeginJob", request(Request::BeginJob(start))),
+            ("EndJob", request(Request::EndJob { id: job, result: result.clone() })),
+            ("EndJob, no figures", request(Request::EndJob { id: job, result: JobResult::new(Outcome::Success) })),
+            ("Noted", reply(Reply::Noted)),
+            ("Jobs", request(Request::Jobs(JobListing { limit: 100, ..JobListing::default() }))),
+            ("Jobs reply", reply(Reply::Jobs(vec![record]))),
+            ("Overview", request(Request::Overview)),
+            ("Overview reply", reply(Reply::Overview(Box::new(overview)))),
+            ("Collect", request(Request::Collect(GcOrder { dry_run: true, ..GcOrder::default() }))),
+            ("Collected", reply(Reply::Collected(GcReport { round: 3, removed_bytes: 4096, ..GcReport::default() }))),
+            ("Scrub", request(Request::Scrub { rate: Some(1 << 20) })),
+            ("Scrubbed", reply(Reply::Scrubbed(Box::new(ScrubReport { packs: 7, ..ScrubReport::default() })))),
+            ("Release", request(Request::Release { volume: "data".parse().unwrap(), source: None })),
         ];
         crate::testing::assert_golden(&found, include_str!("session.golden"));
+    }
+
+    fn recorded(id: JobId, snapshot: SnapshotId) -> (JobStart, JobResult, JobRecord) {
+        let [volume, machine] = ["data", "one"];
+        let start = JobStart {
+            id,
+            kind: JobKind::Backup,
+            volume: volume.parse().unwrap(),
+            source: None,
+            version: "0.1.0".into(),
+        };
+        let result = JobResult {
+            code: 3,
+            message: "a file changed".into(),
+            read: 1,
+            sent: 2,
+            stored: 3,
+            size: 4,
+            files: 5,
+            defects: 6,
+            duration: 7,
+            held: Some(8),
+            snapshot: Some(snapshot),
+            ..JobResult::new(Outcome::Defects)
+        };
+        let record = JobRecord {
+            number: 1,
+            id,
+            kind: JobKind::Backup,
+            machine: machine.parse().unwrap(),
+            source: machine.parse().unwrap(),
+            volume: volume.parse().unwrap(),
+            started: 1_795_000_000_000,
+            ended: Some(1_795_000_000_007),
+            result: Some(result.clone()),
+            version: "0.1.0".into(),
+        };
+        (start, result, record)
+    }
+
+    fn summed_up(record: &JobRecord, id: SnapshotId) -> Overview {
+        let done =
+            Some(overview::LastDone { at: 2, outcome: Outcome::Success, machine: record.machine.clone(), duration: 3 });
+        let standing = Standing {
+            source: record.source.clone(),
+            volume: record.volume.clone(),
+            declared: true,
+            snapshots: 1,
+            last: Some(overview::LastGood { id, at: 1_795_000_000_000, partial: true }),
+            result: record.result.clone(),
+            trend: vec![overview::Size { at: 1, bytes: 2, stored: 3 }],
+            failures: 1,
+            failure: Some(overview::LastFailure { at: 1, outcome: Outcome::Failed, code: 20, message: "hook".into() }),
+            running: Some(1),
+            verified: done.clone(),
+            restored: done,
+            max_age: Some(1000),
+            due: Some(1_795_000_000_009),
+        };
+        Overview {
+            server: ServerStatus { version: "0.1.0".into(), ..ServerStatus::default() },
+            space: 100,
+            damaged: 1,
+            frozen: Some("leapt".into()),
+            collection: overview::Chore { running: true, last: Some(1), amount: 2, failure: Some("stopped".into()) },
+            scrub: overview::Chore::default(),
+            unread: 3,
+            content: 4,
+            volumes: vec![standing],
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! key may connect is asked anew each time. Agent and server share this and nothing else
 //! that touches the network; `vsync-protocol` stays free of sockets.
 
+mod congestion;
 mod verify;
 
 use std::io;
@@ -28,6 +29,7 @@ use vsync_protocol::id::MachineKey;
 use vsync_protocol::limits::MAX_UPLOAD_STREAMS;
 use vsync_protocol::wire::{ALPN, spki};
 
+use congestion::AdaptiveConfig;
 use verify::{AdmittedKeys, PinnedServer};
 
 /// Unacknowledged bytes of one stream. Larger windows let quinn close a lossy connection
@@ -37,6 +39,9 @@ pub const STREAM_WINDOW: u32 = 16 << 20;
 /// Unacknowledged bytes of a connection, each way: 250 MB/s at 100 ms, and a bound on what
 /// one client can make the server hold.
 pub const CONNECTION_WINDOW: u32 = 24 << 20;
+
+/// What a server grants of that to a connection before it has looked at how many there are.
+pub const FIRST_WINDOW: u32 = 512 << 10;
 
 /// Requests of one connection that may be under way.
 pub const MAX_REQUESTS: u32 = 64;
@@ -60,8 +65,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How fast to send into a path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Congestion {
-    /// For paths that lose packets only when they are full.
+    /// As [`Cubic`](Self::Cubic) on short paths, as [`Bbr`](Self::Bbr) on long ones.
     #[default]
+    Adaptive,
+    /// For paths that lose packets only when they are full.
     Cubic,
     /// For paths that lose packets for other reasons, where Cubic collapses.
     Bbr,
@@ -134,6 +141,7 @@ pub fn transport(congestion: Congestion) -> TransportConfig {
         .packet_threshold(64)
         .mtu_discovery_config(Some(mtu));
     match congestion {
+        Congestion::Adaptive => transport.congestion_controller_factory(Arc::new(AdaptiveConfig::default())),
         Congestion::Cubic => transport.congestion_controller_factory(Arc::new(CubicConfig::default())),
         Congestion::Bbr => transport.congestion_controller_factory(Arc::new(BbrConfig::default())),
     };
@@ -174,8 +182,10 @@ pub fn server_config(
     let crypto = QuicServerConfig::try_from(tls)
         .map_err(|error| TransportError::Tls(rustls::Error::General(error.to_string())))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    let mut transport = transport(congestion);
+    transport.receive_window(VarInt::from_u32(FIRST_WINDOW));
     config
-        .transport_config(Arc::new(transport(congestion)))
+        .transport_config(Arc::new(transport))
         // Strangers get little memory before they have shown a key.
         .max_incoming(128)
         .incoming_buffer_size(64 << 10)
@@ -243,7 +253,10 @@ fn enlarge_buffers(socket: &Socket) {
         let got = got.unwrap_or(0);
         // Linux reports twice what it grants.
         if got / 2 < SOCKET_BUFFER {
-            tracing::warn!("UDP buffer of {} bytes is small: raise net.core.{name}_max to {SOCKET_BUFFER}", got / 2);
+            let got = got / 2;
+            tracing::warn!(
+                "a UDP buffer of {got} bytes is small, and loses packets under load; as root: sysctl -w net.core.{name}_max={SOCKET_BUFFER}"
+            );
         }
     }
 }

@@ -56,6 +56,14 @@ impl Catalog {
         self.read("list a volume's snapshots", |reader| standing(reader, group))
     }
 
+    /// How many snapshots of `group` are not forgotten, and the newest of them.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn newest(&self, group: &Group) -> Result<(u64, Option<Known>), CatalogError> {
+        self.read("find the newest snapshot", |reader| newest(reader, group))
+    }
+
     /// At most `limit` snapshots of all volumes that are not forgotten and stand in the log
     /// after `position`, in the log's order.
     ///
@@ -117,6 +125,18 @@ fn standing(reader: &Connection, group: &Group) -> rusqlite::Result<Vec<Known>> 
         ))?
         .query_map([group.source.as_str(), group.volume.as_str()], known)?
         .collect()
+}
+
+fn newest(reader: &Connection, group: &Group) -> rusqlite::Result<(u64, Option<Known>)> {
+    let condition = "FROM snapshots WHERE source = ?1 AND volume = ?2 AND forgotten IS NULL";
+    let values = [group.source.as_str(), group.volume.as_str()];
+    let count =
+        reader.prepare_cached(&format!("SELECT count(*) {condition}"))?.query_row(values, |row| unsigned(row, 0))?;
+    let last = reader
+        .prepare_cached(&format!("SELECT {COLUMNS} {condition} ORDER BY position DESC LIMIT 1"))?
+        .query_row(values, known)
+        .optional()?;
+    Ok((count, last))
 }
 
 fn standing_after(reader: &Connection, position: u64, limit: u32) -> rusqlite::Result<Vec<Known>> {

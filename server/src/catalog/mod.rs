@@ -1,14 +1,17 @@
 //! The index of a store: which blob lies where, which snapshots there are.
 //!
-//! Everything in it can be made anew from packs, manifests and log; it exists so that no
-//! request costs work in proportion to history. [`Catalog`] is a handle: one thread owns
+//! Everything in it but the record of jobs can be made anew from packs, manifests and log; it
+//! exists so that no request costs work in proportion to history. [`Catalog`] is a handle: one thread owns
 //! the connection that writes, a few read-only ones answer questions beside it. All
 //! methods block, so they are called from threads that may.
 
+mod chores;
 mod gc;
 mod history;
+mod jobs;
 mod read;
 mod schema;
+mod summary;
 mod write;
 
 #[cfg(test)]
@@ -25,7 +28,7 @@ use thiserror::Error;
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, MachineName, ManifestHash, PackId, VolumeName};
 use vsync_protocol::log::LogEntry;
-use vsync_protocol::manifest::LogPosition;
+use vsync_protocol::manifest::{LogPosition, Manifest, ManifestError, manifest_hash};
 use vsync_protocol::wire::{Listing, SnapshotRecord};
 
 use crate::store::journal::{Logged, Mark};
@@ -35,6 +38,8 @@ use write::Command;
 
 pub use gc::{Compaction, Entry, Kept, Row, State};
 pub use history::{Group, Known};
+pub use jobs::{Adopted, NewJob};
+pub use summary::Day;
 
 /// Connections that read beside one another.
 const READERS: usize = 4;
@@ -117,6 +122,18 @@ pub struct Snapshot {
     pub sequence: u64,
     /// The whole manifest.
     pub manifest: Vec<u8>,
+}
+
+impl Snapshot {
+    /// What the catalog keeps of `manifest`.
+    ///
+    /// # Errors
+    /// When it is no manifest.
+    pub fn of(manifest: Vec<u8>) -> Result<Self, ManifestError> {
+        let body = Manifest::parse(&manifest)?.body;
+        let hash = manifest_hash(&manifest);
+        Ok(Self { hash, volume: body.volume, source: body.source, sequence: body.sequence, manifest })
+    }
 }
 
 /// When and where in the log a manifest was accepted.
@@ -306,6 +323,17 @@ impl Catalog {
     /// When the catalog cannot be read.
     pub fn packs(&self) -> Result<Vec<PackId>, CatalogError> {
         self.read("list packs", read::packs)
+    }
+
+    /// What SQLite finds wrong with its file, looking at all of it; none when it is whole.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn check(&self) -> Result<Option<String>, CatalogError> {
+        let verdict = self.read("check itself", |reader| {
+            reader.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0))
+        })?;
+        Ok(Some(verdict).filter(|verdict| verdict != "ok"))
     }
 
     /// One change; each is one transaction, durable when this returns.

@@ -19,7 +19,19 @@ pub(super) fn have(reader: &Connection, cids: &[Cid]) -> rusqlite::Result<Vec<bo
     // One transaction for all: without it each lookup takes and drops the lock.
     let transaction = reader.unchecked_transaction()?;
     let mut find = transaction.prepare_cached("SELECT 1 FROM blobs WHERE cid = ?1 AND state = ?2")?;
-    cids.iter().map(|cid| find.exists(params![cid.as_bytes(), LIVE])).collect()
+    let mut found = vec![false; cids.len()];
+    for at in in_key_order(cids) {
+        found[at] = find.exists(params![cids[at].as_bytes(), LIVE])?;
+    }
+    Ok(found)
+}
+
+/// Where the names stand in `cids`, in the order of the names: neighbours in the tree are looked
+/// up together, so that a connection needs little memory for pages of a large one.
+fn in_key_order(cids: &[Cid]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..cids.len()).collect();
+    order.sort_unstable_by_key(|&at| cids[at].as_bytes());
+    order
 }
 
 pub(super) fn locate(reader: &Connection, cids: &[Cid]) -> rusqlite::Result<Vec<Option<Location>>> {
@@ -28,7 +40,11 @@ pub(super) fn locate(reader: &Connection, cids: &[Cid]) -> rusqlite::Result<Vec<
         "SELECT packs.id, offset, len, kind, closed FROM blobs JOIN packs ON packs.number = blobs.pack
          WHERE cid = ?1 AND state = ?2",
     )?;
-    cids.iter().map(|cid| find.query_row(params![cid.as_bytes(), LIVE], location).optional()).collect()
+    let mut found = vec![None; cids.len()];
+    for at in in_key_order(cids) {
+        found[at] = find.query_row(params![cids[at].as_bytes(), LIVE], location).optional()?;
+    }
+    Ok(found)
 }
 
 pub(super) fn generation(reader: &Connection) -> rusqlite::Result<u64> {

@@ -14,6 +14,10 @@ const APPLICATION: i64 = 0x5653_5943;
 /// Format of the tables.
 const FORMAT: i64 = 2;
 
+/// What each connection keeps of the file, in MiB. The system keeps the rest.
+const WRITER_CACHE: i64 = 8;
+const READER_CACHE: i64 = 2;
+
 /// States of a blob.
 pub(super) const LIVE: i64 = 0;
 pub(super) const CORRUPT: i64 = 1;
@@ -99,7 +103,7 @@ const TABLES: &str = "
 pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
     check_sqlite()?;
     let mut connection = Connection::open(path).map_err(CatalogError::sqlite("open its file"))?;
-    configure(&connection, 16).map_err(damaged_or("set up its connection"))?;
+    configure(&connection, WRITER_CACHE).map_err(damaged_or("set up its connection"))?;
     let begin = |connection: &Connection| -> rusqlite::Result<()> {
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
@@ -111,6 +115,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
         (APPLICATION, FORMAT) => check_after_crash(&connection)?,
         (_, found) => return Err(CatalogError::Format { found, known: FORMAT }),
     }
+    // Catalogs of the same format may be older than these; programs that do not know them
+    // leave them alone.
+    let added = [super::jobs::TABLES, super::chores::TABLES];
+    added.into_iter().try_for_each(|tables| connection.execute_batch(tables)).map_err(damaged_or("add tables"))?;
     Ok(connection)
 }
 
@@ -118,7 +126,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
 pub(super) fn open_reader(path: &Path) -> Result<Connection, CatalogError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(CatalogError::sqlite("open its file"))?;
-    configure(&connection, 8).map_err(CatalogError::sqlite("set up its connection"))?;
+    configure(&connection, READER_CACHE).map_err(CatalogError::sqlite("set up its connection"))?;
     Ok(connection)
 }
 

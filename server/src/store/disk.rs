@@ -9,7 +9,7 @@ use vsync_protocol::id::PackId;
 
 use super::health::Health;
 use super::pack::Pack;
-use super::room::{Room, is_full, sync_directory};
+use super::room::{Cached, Room, is_full, sync_directory};
 use super::{PackStore, StoreError, read_table};
 
 /// How much space must stay free, so that catalog and log keep room to work and an
@@ -55,9 +55,17 @@ impl DiskStore {
     /// # Errors
     /// [`StoreError::NoSpace`], or when the system cannot tell.
     pub fn check_space(&self) -> Result<(), StoreError> {
-        let (free, total) = space(self.room.path())?;
-        let reserve = self.reserve.bytes.saturating_add(total / 100 * u64::from(self.reserve.percent));
+        let (free, reserve) = self.space()?;
         if free < reserve { Err(self.no_space(free, reserve)) } else { Ok(()) }
+    }
+
+    /// Free bytes of the file system, and how many of them are kept free.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn space(&self) -> Result<(u64, u64), StoreError> {
+        let (free, total) = space(self.room.path())?;
+        Ok((free, self.reserve.bytes.saturating_add(total / 100 * u64::from(self.reserve.percent))))
     }
 
     /// Free bytes of the file system.
@@ -66,6 +74,14 @@ impl DiskStore {
     /// When the system cannot tell.
     pub fn free(&self) -> Result<u64, StoreError> {
         space(self.room.path()).map(|(free, _)| free)
+    }
+
+    /// Bytes of the file system, free or not.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn size(&self) -> Result<u64, StoreError> {
+        space(self.room.path()).map(|(_, size)| size)
     }
 
     /// The file of a pack.
@@ -93,7 +109,7 @@ impl DiskStore {
     /// # Errors
     /// When the pack is not durable; then nothing of it is visible.
     pub fn put_from_reserve(&self, pack: &Pack) -> Result<(), StoreError> {
-        match self.room.write(&name(pack.id()), &mut pack.slices()) {
+        match self.room.write(&name(pack.id()), &mut pack.slices(), Cached::Dropped) {
             Err(StoreError::Io { source, .. }) if is_full(&source) => return Err(self.no_space(0, self.reserve.bytes)),
             result => result?,
         }

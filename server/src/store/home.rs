@@ -9,7 +9,7 @@ use vsync_protocol::id::RealmId;
 
 use super::StoreError;
 use super::health::Health;
-use super::room::{Room, sync_directory};
+use super::room::{Cached, Room, sync_directory};
 
 /// Format of a store as a whole; raised when an older program must not write it.
 pub const FORMAT: u32 = 1;
@@ -32,6 +32,7 @@ impl Home {
     /// store at all.
     pub fn open(path: &Path, realm: RealmId) -> Result<Self, StoreError> {
         fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
+        check_file_system(path)?;
         let lock = lock(path)?;
         match fs::read_to_string(path.join(VERSION_FILE)) {
             Ok(mark) => check_mark(path, &mark, realm)?,
@@ -45,6 +46,31 @@ impl Home {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// File systems over a network or in user space do not keep what a sync has promised, or do
+/// not lock: (magic number in `statfs`, name).
+const FOREIGN: [(u32, &str); 7] = [
+    (0x6969, "NFS"),
+    (0xff53_4d42, "CIFS"),
+    (0xfe53_4d42, "SMB"),
+    (0x517b, "SMB"),
+    (0x6573_5546, "FUSE"),
+    (0x0102_1997, "9P"),
+    (0x00c3_6400, "Ceph"),
+];
+
+/// Lies in a store whose owner wants it on such a file system all the same.
+const ANY_FILE_SYSTEM: &str = "any-file-system";
+
+fn check_file_system(path: &Path) -> Result<(), StoreError> {
+    let found = rustix::fs::statfs(path).map_err(|error| StoreError::io("look at", path)(error.into()))?;
+    match FOREIGN.iter().find(|(foreign, _)| i128::from(*foreign) == i128::from(found.f_type)) {
+        Some((_, kind)) if !path.join(ANY_FILE_SYSTEM).exists() => {
+            Err(StoreError::FileSystem { path: path.to_owned(), kind })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -64,7 +90,7 @@ fn found(path: &Path, realm: RealmId) -> Result<(), StoreError> {
     for entry in fs::read_dir(path).map_err(StoreError::io("list", path))? {
         let name = entry.map_err(StoreError::io("list", path))?.file_name();
         // What an interrupted founding leaves, and what comes with a fresh disk.
-        if !["lock", "lost+found", "tmp"].iter().chain(&ROOMS).any(|&known| name == known) {
+        if !["lock", "lost+found", "tmp", ANY_FILE_SYSTEM].iter().chain(&ROOMS).any(|&known| name == known) {
             return Err(StoreError::NotAStore(path.to_owned()));
         }
     }
@@ -74,8 +100,11 @@ fn found(path: &Path, realm: RealmId) -> Result<(), StoreError> {
     sync_directory(path).map_err(StoreError::io("sync", path))?;
     // The mark comes last: a directory that has it has all the rest.
     let mark = format!("vsync-store {FORMAT}\nrealm {realm}\n");
-    Room::open(path.to_owned(), Health::default())?
-        .write(Path::new(VERSION_FILE), &mut [IoSlice::new(mark.as_bytes())])?;
+    Room::open(path.to_owned(), Health::default())?.write(
+        Path::new(VERSION_FILE),
+        &mut [IoSlice::new(mark.as_bytes())],
+        Cached::Kept,
+    )?;
     fs::remove_dir(path.join("tmp")).map_err(StoreError::io("remove", path.join("tmp")))
 }
 

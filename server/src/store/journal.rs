@@ -10,7 +10,7 @@
 //! end was never acknowledged, and is cut off at the next start.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use vsync_protocol::id::LogHead;
@@ -19,7 +19,7 @@ use vsync_protocol::manifest::LogPosition;
 
 use super::StoreError;
 use super::health::Health;
-use super::room::sync_directory;
+use super::room::{Cached, Room, is_full, sync_directory};
 
 /// Starts the log.
 pub const MAGIC: [u8; 8] = *b"VSLOG001";
@@ -104,11 +104,101 @@ impl Journal {
         let logged = logged(self.mark, entry, bytes);
         let record = record(&logged);
         let (file, steps) = (&mut self.file, self.health.steps());
-        self.health.watch("append to", &self.path, steps.take("append to the log", || file.write_all(&record)))?;
+        match steps.take("append to the log", || file.write_all(&record)) {
+            // A full disk is no damage, once what there was room for is taken back.
+            Err(error) if is_full(&error) => {
+                let undone = file.set_len(self.mark.end).and_then(|()| file.sync_all());
+                let undone = undone.and_then(|()| file.seek(SeekFrom::Start(self.mark.end)).map(drop));
+                self.health.watch("truncate", &self.path, undone)?;
+                return Err(StoreError::io("append to", &self.path)(error));
+            }
+            result => self.health.watch("append to", &self.path, result)?,
+        }
         self.health.watch("sync", &self.path, steps.take("sync the log", || file.sync_data()))?;
         self.mark = logged.mark;
         Ok(logged)
     }
+}
+
+/// Makes a damaged log whole again: from its own entries as far as they hold together, those
+/// that the catalog repeats, `known`, and those of its own that follow these. The damaged file
+/// goes to `quarantine`. Returns how many entries it had lost; none when it is whole, torn at
+/// its end as a crash leaves it included.
+///
+/// # Errors
+/// When log and catalog tell different histories, or the log cannot be read or written.
+pub fn mend(log: &Path, quarantine: &Path, known: &[LogEntry]) -> Result<Option<u64>, StoreError> {
+    let path = log.join("chain.log");
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        result => result.map_err(StoreError::io("read", &path))?,
+    };
+    let body = bytes.strip_prefix(&MAGIC);
+    let (own, rest) = follow(body.unwrap_or_default(), Mark::START);
+    let whole = body.is_some() && rest.len() <= 4 + MAX_ENTRY_LEN + LogHead::LEN;
+    let end = own.last().map_or(Mark::START, |last| last.mark);
+    if (whole && !is_followed(rest, end) && own.len() >= known.len()) || (bytes.is_empty() && known.is_empty()) {
+        return Ok(None);
+    }
+    let mut entries = repeat(known);
+    let common = own.len().min(entries.len());
+    if common > 0 && own[common - 1].mark != entries[common - 1].mark {
+        let (offset, what) = (own[common - 1].mark.end, "it and the catalog tell different histories");
+        return Err(StoreError::Log { path, offset, what });
+    }
+    if own.len() > entries.len() {
+        entries.clone_from(&own);
+    }
+    // What follows them in the file, wherever the damage has moved it to.
+    let mut at = 0;
+    while at < bytes.len() {
+        let end = entries.last().map_or(Mark::START, |last| last.mark);
+        match read_entry(&bytes[at..], end) {
+            Some((entry, after)) => {
+                at = bytes.len() - after.len();
+                entries.push(entry);
+            }
+            None => at += 1,
+        }
+    }
+    let lost = entries.len().saturating_sub(own.len()) as u64;
+    if !bytes.is_empty() {
+        let kept = quarantine.join(format!("chain.log.damaged.{}", blake3::hash(&bytes).to_hex()));
+        fs::write(&kept, &bytes).map_err(StoreError::io("write", kept))?;
+    }
+    let mut mended = MAGIC.to_vec();
+    entries.iter().for_each(|entry| mended.extend(record(entry)));
+    Room::open(log.to_owned(), Health::default())?.write(
+        Path::new("chain.log"),
+        &mut [IoSlice::new(&mended)],
+        Cached::Kept,
+    )?;
+    Ok(Some(lost))
+}
+
+/// Entries that are chained to `from`, and what comes after them.
+fn follow(bytes: &[u8], from: Mark) -> (Vec<Logged>, &[u8]) {
+    let (mut entries, mut rest, mut mark) = (Vec::new(), bytes, from);
+    while let Some((entry, after)) = read_entry(rest, mark) {
+        mark = entry.mark;
+        rest = after;
+        entries.push(entry);
+    }
+    (entries, rest)
+}
+
+/// Entries as they stand in a log that begins with them.
+fn repeat(entries: &[LogEntry]) -> Vec<Logged> {
+    let mut mark = Mark::START;
+    let mut repeated = Vec::with_capacity(entries.len());
+    for entry in entries {
+        // Writing into a vector cannot fail.
+        let bytes = minicbor::to_vec(entry).unwrap_or_default();
+        let next = logged(mark, entry.clone(), bytes);
+        mark = next.mark;
+        repeated.push(next);
+    }
+    repeated
 }
 
 fn logged(before: Mark, entry: LogEntry, bytes: Vec<u8>) -> Logged {
@@ -162,12 +252,23 @@ fn check_known(file: &mut File, path: &Path, known: Mark) -> Result<(), StoreErr
     if known == Mark::START {
         return Ok(());
     }
-    let at = known.end.saturating_sub(LogHead::LEN as u64);
-    let mut head = [0; LogHead::LEN];
-    if !read(file, at, &mut head).map_err(StoreError::io("read", path))? || head != *known.position.head.as_bytes() {
-        return Err(damaged(at, "it does not contain the last entry that the catalog knows"));
+    // All of it, since damage in old entries would be noticed only when they are needed most.
+    let len = usize::try_from(known.end).unwrap_or(usize::MAX).saturating_sub(MAGIC.len());
+    let lacking = "it does not contain the last entry that the catalog knows";
+    if file.metadata().map_err(StoreError::io("look at", path))?.len() < known.end {
+        return Err(damaged(known.end, lacking));
     }
-    Ok(())
+    let mut bytes = vec![0; len];
+    if !read(file, MAGIC.len() as u64, &mut bytes).map_err(StoreError::io("read", path))? {
+        return Err(damaged(known.end, lacking));
+    }
+    let (entries, rest) = follow(&bytes, Mark::START);
+    let reached = entries.last().map_or(Mark::START, |last| last.mark);
+    match (rest.is_empty(), reached == known) {
+        (true, true) => Ok(()),
+        (true, false) => Err(damaged(reached.end, lacking)),
+        (false, _) => Err(damaged(reached.end, "unreadable entry")),
+    }
 }
 
 /// Entries after `from`, and the bytes of a torn one at the end.
@@ -225,6 +326,31 @@ mod tests {
 
     fn open(dir: &Path, known: Mark) -> Result<(Journal, Vec<Logged>), StoreError> {
         Journal::open(dir, dir, known, Health::default())
+    }
+
+    #[test]
+    fn a_damaged_log_is_mended_from_what_the_catalog_repeats() {
+        let whole = |known: usize, damage: fn(&mut Vec<u8>)| {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut journal, _) = open(dir.path(), Mark::START).unwrap();
+            (1..=5).for_each(|byte| drop(journal.append(entry(byte)).unwrap()));
+            let (path, end) = (dir.path().join("chain.log"), journal.mark());
+            let before = fs::read(&path).unwrap();
+            let mut bytes = before.clone();
+            damage(&mut bytes);
+            fs::write(&path, bytes).unwrap();
+            let known: Vec<LogEntry> = (1..=5).map(entry).take(known).collect();
+            let lost = mend(dir.path(), dir.path(), &known).unwrap();
+            (lost, fs::read(&path).unwrap() == before, open(dir.path(), Mark::START).is_ok_and(|it| it.0.mark() == end))
+        };
+        assert_eq!(whole(5, |_| ()), (None, true, true));
+        assert_eq!(whole(0, |_| ()), (None, true, true));
+        assert_eq!(whole(5, |bytes| bytes[100] ^= 1), (Some(4), true, true));
+        assert_eq!(whole(5, |bytes| bytes[3] ^= 1), (Some(5), true, true));
+        assert_eq!(whole(5, |bytes| bytes.truncate(200)), (Some(3), true, true));
+        assert_eq!(whole(5, Vec::clear), (Some(5), true, true));
+        // The catalog is behind: what follows in the file is taken from there.
+        assert_eq!(whole(3, |bytes| bytes[100] ^= 1), (Some(4), true, true));
     }
 
     #[test]

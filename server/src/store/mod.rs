@@ -104,6 +104,17 @@ pub enum StoreError {
         /// The realm asked for.
         wanted: RealmId,
     },
+    /// A file system that does not keep its promises.
+    #[error(
+        "store {path} is on {kind}, which does not keep what it was told to sync; \
+         use a local disk, or make an empty file `any-file-system` in it to take the risk"
+    )]
+    FileSystem {
+        /// The store.
+        path: PathBuf,
+        /// What it is on.
+        kind: &'static str,
+    },
     /// There are files, but not those of a store.
     #[error("{0} is neither empty nor a vsync store")]
     NotAStore(PathBuf),

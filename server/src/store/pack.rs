@@ -97,7 +97,13 @@ impl PackBuilder {
     /// Whether it is time to close the pack.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.len >= PACK_SIZE || self.records.len() >= MAX_RECORDS
+        self.is_full_at(PACK_SIZE)
+    }
+
+    /// The same where packs are closed at `size` bytes.
+    #[must_use]
+    pub fn is_full_at(&self, size: usize) -> bool {
+        self.len >= size || self.records.len() >= MAX_RECORDS
     }
 
     /// Whether there is nothing in it.

@@ -2,11 +2,33 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Write};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fs::{Advice, fadvise};
+
 use super::StoreError;
 use super::health::Health;
+
+/// A large file is on its way to the disk after so many bytes: the sync at its end then waits
+/// for the rest only.
+const STEP: u64 = 4 << 20;
+
+/// What stays in the page cache at the end of a file that leaves it: more than enough for
+/// reading its last bytes back.
+const TAIL: u64 = 64 << 10;
+
+/// What becomes of a file's bytes in the page cache once they are durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cached {
+    /// They stay: few, and soon read again.
+    Kept,
+    /// They go: a store is larger than memory, and would push out what other programs keep
+    /// there. The memory is used again for the next file, which costs less than memory that
+    /// is new, too.
+    Dropped,
+}
 
 /// A directory of immutable files, with a `tmp` directory of its own for unfinished ones.
 #[derive(Debug)]
@@ -41,12 +63,12 @@ impl Room {
     ///
     /// # Errors
     /// When it is not durable. Any error but a full disk stops all writing to the store.
-    pub fn write(&self, name: &Path, parts: &mut [IoSlice<'_>]) -> Result<(), StoreError> {
+    pub fn write(&self, name: &Path, parts: &mut [IoSlice<'_>], cached: Cached) -> Result<(), StoreError> {
         self.health.check()?;
         let number = self.unfinished.fetch_add(1, Ordering::Relaxed);
         let tmp = self.path.join("tmp").join(number.to_string());
         let path = self.path.join(name);
-        let written = self.write_tmp(&tmp, parts).and_then(|()| self.publish(&tmp, &path));
+        let written = self.write_tmp(&tmp, parts, cached).and_then(|()| self.publish(&tmp, &path));
         if written.is_err() {
             // Only tidiness: the next start removes it too.
             let _ = fs::remove_file(&tmp);
@@ -54,16 +76,20 @@ impl Room {
         written
     }
 
-    fn write_tmp(&self, tmp: &Path, parts: &mut [IoSlice<'_>]) -> Result<(), StoreError> {
+    fn write_tmp(&self, tmp: &Path, parts: &mut [IoSlice<'_>], cached: Cached) -> Result<(), StoreError> {
         let steps = self.health.steps();
         let open = || OpenOptions::new().write(true).create_new(true).open(tmp);
         let file = steps.take("create a file", open).map_err(StoreError::io("create", tmp))?;
-        match steps.take("write a file", || write_all(&file, parts)) {
+        let len = match steps.take("write a file", || write_all(&file, parts, cached)) {
             // A full disk is no damage: nothing has become visible.
             Err(error) if is_full(&error) => return Err(StoreError::io("write", tmp)(error)),
             result => self.health.watch("write", tmp, result)?,
+        };
+        self.health.watch("sync", tmp, steps.take("sync a file", || file.sync_data()))?;
+        if cached == Cached::Dropped {
+            let_go(&file, 0, len.saturating_sub(TAIL));
         }
-        self.health.watch("sync", tmp, steps.take("sync a file", || file.sync_data()))
+        Ok(())
     }
 
     /// Gives a durable temporary file its name, and makes the name durable.
@@ -88,14 +114,38 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn write_all(mut file: &File, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+/// Writes all of `parts`, and returns how many bytes that was.
+fn write_all(mut file: &File, mut parts: &mut [IoSlice<'_>], cached: Cached) -> io::Result<u64> {
+    let (mut written, mut on_its_way) = (0, 0);
     while !parts.is_empty() {
-        match file.write_vectored(parts) {
+        let mut room = STEP;
+        let within = |part: &&IoSlice<'_>| {
+            room = room.saturating_sub(part.len() as u64);
+            room > 0
+        };
+        let count = parts.iter().take_while(within).count().max(1);
+        match file.write_vectored(&parts[..count]) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut parts, written),
+            Ok(len) => {
+                IoSlice::advance_slices(&mut parts, len);
+                written += len as u64;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
+        if cached == Cached::Dropped && written - on_its_way >= STEP {
+            let_go(file, on_its_way, written - on_its_way);
+            on_its_way = written;
+        }
     }
-    Ok(())
+    Ok(written)
+}
+
+/// Says that `len` bytes at `offset` are not needed in the page cache. What is not on disk yet
+/// begins to be written, and stays until then.
+fn let_go(file: &File, offset: u64, len: u64) {
+    if let Some(len) = NonZeroU64::new(len) {
+        // Advice: a file system that does not take it keeps the pages.
+        let _ = fadvise(file, offset, Some(len), Advice::DontNeed);
+    }
 }

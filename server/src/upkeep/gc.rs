@@ -15,8 +15,11 @@ use std::fs;
 use std::io;
 
 use vsync_protocol::id::{Cid, PackId};
+use vsync_protocol::wire::GcOrder;
+pub use vsync_protocol::wire::GcReport;
 
 use super::compact;
+use super::keeper::COLLECTION;
 use super::mark::{Mark, MarkError};
 use super::throttle::{Stop, Throttle};
 use crate::archive::{Archive, ArchiveError};
@@ -49,36 +52,29 @@ impl Default for GcOptions {
     }
 }
 
-/// What a round did, or would do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GcReport {
-    /// Its number; 0 for a dry run.
-    pub round: u64,
-    /// Blobs that nothing needs any more, condemned in this round, and their bytes.
-    pub condemned: u64,
-    /// Bytes of those.
-    pub condemned_bytes: u64,
-    /// Packs that went to the trash.
-    pub trashed: u64,
-    /// Bytes of those.
-    pub trashed_bytes: u64,
-    /// Bytes that were copied out of them into new packs.
-    pub copied_bytes: u64,
-    /// Packs that were removed from the trash.
-    pub removed: u64,
-    /// Bytes of those.
-    pub removed_bytes: u64,
+impl From<GcOrder> for GcOptions {
+    fn from(order: GcOrder) -> Self {
+        let GcOrder { dry_run, empty_trash, at_once } = order;
+        let options = Self { dry_run, empty_trash, ..Self::default() };
+        if at_once { Self { condemned_for: 0, ..options } } else { options }
+    }
 }
 
 impl Archive {
-    /// Runs a round of garbage collection.
+    /// Runs a round of garbage collection, after one that runs already.
     ///
     /// # Errors
     /// When anything is not as it should be, the store fails, or `stop` calls it off.
     pub fn collect(&self, options: &GcOptions, stop: &Stop) -> Result<GcReport, MarkError> {
+        let _alone = self.upkeep_alone();
         let throttle = Throttle::new(options.rate, stop.clone());
         let round = Round { archive: self, options, throttle: &throttle };
-        if options.dry_run { round.preview() } else { round.run() }
+        if options.dry_run {
+            return round.preview();
+        }
+        let report = round.run()?;
+        self.note_chore(COLLECTION, report.removed_bytes);
+        Ok(report)
     }
 }
 

@@ -2,7 +2,7 @@
 //! daily, garbage collection daily, scrub all the time.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use vsync_protocol::manifest::LogPosition;
@@ -11,18 +11,34 @@ use super::Upkeep;
 use super::gc::GcOptions;
 use super::mark::MarkError;
 use super::retention::RetentionError;
+use super::scrub::ScrubReport;
 use super::throttle::{Stop, Throttle};
 use crate::archive::{Archive, ArchiveError, KEEP_TIME, report};
 
-const DAY: u64 = 24 * 3_600_000;
+const HOUR: u64 = 3_600_000;
+const DAY: u64 = 24 * HOUR;
 
-/// What an operator must look at, by subject.
+/// Subjects of notices that are also chores.
+pub(crate) const COLLECTION: &str = "collection";
+pub(crate) const SCRUB: &str = "scrub";
+
+/// What an operator must look at, and what is being done, by subject.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Notices(Arc<Mutex<BTreeMap<&'static str, String>>>);
+pub(crate) struct Notices(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    notices: BTreeMap<&'static str, String>,
+    running: Option<&'static str>,
+}
 
 impl Notices {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set(&self, subject: &'static str, notice: Option<String>) {
-        let mut notices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let notices = &mut self.lock().notices;
         match notice {
             None => drop(notices.remove(subject)),
             Some(notice) if notices.get(subject) == Some(&notice) => {}
@@ -34,7 +50,21 @@ impl Notices {
     }
 
     pub(crate) fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.lock().notices.values().cloned().collect()
+    }
+
+    /// The notice about `subject`.
+    pub(crate) fn of(&self, subject: &str) -> Option<String> {
+        self.lock().notices.get(subject).cloned()
+    }
+
+    /// Whether `subject` is being worked at.
+    pub(crate) fn is_running(&self, subject: &str) -> bool {
+        self.lock().running == Some(subject)
+    }
+
+    fn run(&self, subject: Option<&'static str>) {
+        self.lock().running = subject;
     }
 }
 
@@ -47,7 +77,17 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) fn start(archive: Arc<Archive>, upkeep: Upkeep, notices: Notices) -> std::io::Result<Self> {
         let stop = Stop::default();
-        let mut work = Work { archive, upkeep, notices, stop: stop.clone(), decided: None, kept_time: 0 };
+        let mut work = Work {
+            archive,
+            upkeep,
+            notices,
+            stop: stop.clone(),
+            decided: None,
+            kept_time: 0,
+            begun: None,
+            checked_catalog: None,
+            checked_manifests: None,
+        };
         let thread = std::thread::Builder::new().name("vsync-upkeep".to_owned()).spawn(move || work.run())?;
         Ok(Self { stop, thread })
     }
@@ -69,6 +109,10 @@ struct Work {
     /// The log and the uptime when retention last decided.
     decided: Option<(LogPosition, u64)>,
     kept_time: u64,
+    /// Uptime of the start, and of the last look at catalog and manifests.
+    begun: Option<u64>,
+    checked_catalog: Option<u64>,
+    checked_manifests: Option<u64>,
 }
 
 impl Work {
@@ -77,10 +121,14 @@ impl Work {
             // A store that failed is left as it is until somebody has looked.
             if self.archive.failure().is_none() {
                 self.keep_time();
-                self.retain();
+                // Before anything is forgotten because of what it would notice.
+                if self.guard() {
+                    self.retain();
+                }
                 self.collect();
             }
             self.scrub();
+            self.look_at_itself();
         }
     }
 
@@ -90,6 +138,48 @@ impl Work {
             self.kept_time = uptime;
             let kept = self.archive.keep_time();
             self.notices.set("clock", kept.err().map(|error| format!("time cannot be kept: {}", report(&error))));
+        }
+    }
+
+    /// Whether all that was committed was looked at.
+    fn guard(&self) -> bool {
+        let looked = self.archive.guard(&Throttle::new(self.upkeep.rate, self.stop.clone()));
+        let failed = match &looked {
+            Ok(()) | Err(MarkError::Stopped) => None,
+            Err(error) => Some(format!("what changed cannot be judged, so nothing is forgotten: {}", report(error))),
+        };
+        self.notices.set("guard", failed);
+        looked.is_ok()
+    }
+
+    /// The catalog weekly, manifests monthly, and each once in the first hour.
+    fn look_at_itself(&mut self) {
+        let uptime = self.archive.time().1.uptime;
+        let begun = *self.begun.get_or_insert(uptime);
+        let due = |last: Option<u64>, every: u64| match last {
+            Some(last) => uptime.saturating_sub(last) >= every,
+            None => uptime.saturating_sub(begun) >= HOUR,
+        };
+        if due(self.checked_catalog, 7 * DAY) {
+            self.checked_catalog = Some(uptime);
+            let notice = match self.archive.catalog().check() {
+                Ok(None) => None,
+                Ok(Some(problem)) => Some(format!("the catalog is damaged ({problem}); run `vsync server repair`")),
+                Err(error) => Some(format!("the catalog cannot be checked: {}", report(&error))),
+            };
+            self.notices.set("catalog", notice);
+        }
+        if due(self.checked_manifests, 30 * DAY) {
+            self.checked_manifests = Some(uptime);
+            let notice = match self.archive.check_manifests(self.upkeep.signers.as_ref()) {
+                Ok(bad) if bad.is_empty() => None,
+                Ok(bad) => Some(format!(
+                    "manifests are damaged, or signed by nobody who is known: snapshots {}",
+                    bad.iter().map(|id| id.short()).collect::<Vec<_>>().join(", ")
+                )),
+                Err(error) => Some(format!("manifests cannot be checked: {}", report(&error))),
+            };
+            self.notices.set("manifests", notice);
         }
     }
 
@@ -116,9 +206,13 @@ impl Work {
         };
         let collected = match self.archive.catalog().last_round() {
             Ok(last) if !due(last) => return,
-            Ok(_) => self.archive.collect(&GcOptions { rate: self.upkeep.rate, ..GcOptions::default() }, &self.stop),
+            Ok(_) => {
+                self.notices.run(Some(COLLECTION));
+                self.archive.collect(&GcOptions { rate: self.upkeep.rate, ..GcOptions::default() }, &self.stop)
+            }
             Err(error) => Err(ArchiveError::from(error).into()),
         };
+        self.notices.run(None);
         let notice = match collected {
             Ok(report) => {
                 tracing::info!("garbage collection: {report:?}");
@@ -127,30 +221,40 @@ impl Work {
             Err(MarkError::Stopped) => return,
             Err(error) => Some(format!("garbage collection stopped and removed nothing more: {}", report(&error))),
         };
-        self.notices.set("collection", notice);
+        self.notices.set(COLLECTION, notice);
     }
 
     fn scrub(&self) {
         let Some(period) = self.upkeep.scrub_every else { return };
         let period = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
         let throttle = Throttle::new(self.upkeep.rate, self.stop.clone());
-        loop {
+        let mut packs = 0;
+        let notice = loop {
             match self.archive.scrub_next(period, &throttle) {
-                Ok(None) | Err(MarkError::Stopped) => return,
-                Ok(Some(found)) if found.lost == 0 => {}
+                Ok(None) => break None,
+                Err(MarkError::Stopped) => return,
                 Ok(Some(found)) => {
-                    let names = found.affected.iter().map(|one| format!("{} of {}", one.id.short(), one.volume));
-                    let names: Vec<String> = names.collect();
-                    let notice = format!("damage: {} blobs are lost; snapshots {}", found.lost, names.join(", "));
-                    self.notices.set("damage", Some(notice));
+                    self.notices.run(Some(SCRUB));
+                    packs += found.packs;
+                    if found.lost > 0 {
+                        self.notices.set("damage", Some(damage(&found)));
+                    }
                 }
-                Err(error) => {
-                    return self.notices.set("scrub", Some(format!("scrub failed: {}", report(&error))));
-                }
+                Err(error) => break Some(format!("scrub failed: {}", report(&error))),
             }
             if self.archive.failure().is_some() {
-                return;
+                break None;
             }
+        };
+        self.notices.run(None);
+        self.notices.set(SCRUB, notice);
+        if packs > 0 {
+            self.archive.note_chore(SCRUB, packs);
         }
     }
+}
+
+fn damage(found: &ScrubReport) -> String {
+    let names = found.affected.iter().map(|one| format!("{} of {}", one.id.short(), one.volume));
+    format!("damage: {} blobs are lost; snapshots {}", found.lost, names.collect::<Vec<_>>().join(", "))
 }

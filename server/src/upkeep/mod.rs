@@ -6,11 +6,13 @@
 
 mod compact;
 pub mod gc;
+pub mod guard;
 pub(crate) mod keeper;
 pub mod mark;
 pub mod retention;
 pub mod scrub;
 pub mod throttle;
+pub mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -19,13 +21,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vsync_protocol::id::{RealmId, VolumeName};
+use vsync_protocol::id::{MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::plan::{Policy, Zone};
 
 use self::gc::{GcOptions, GcReport};
 use self::mark::MarkError;
 use self::scrub::ScrubReport;
 use self::throttle::Stop;
+use self::usage::Quotas;
 use crate::archive::Archive;
 use crate::store::disk::Reserve;
 
@@ -57,11 +60,25 @@ fn with_archive<T>(
     done
 }
 
+impl Archive {
+    /// Notes for people that the chore `name` ended now, and what it came to.
+    fn note_chore(&self, name: &'static str, amount: u64) {
+        if self.failure().is_none()
+            && let Err(error) = self.catalog().note_chore(name, self.time().0.now, amount)
+        {
+            tracing::warn!("the end of {name} is not noted: {error}");
+        }
+    }
+}
+
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What is kept of a volume, asked anew each time, so that a changed configuration counts at
 /// once.
 pub type Policies = Arc<dyn Fn(&VolumeName) -> Policy + Send + Sync>;
+
+/// The keys of a machine, those of former times included.
+pub type Signers = Arc<dyn Fn(&MachineName) -> Vec<MachineKey> + Send + Sync>;
 
 /// How a server looks after its store.
 #[derive(Clone)]
@@ -78,6 +95,10 @@ pub struct Upkeep {
     pub rate: Option<u64>,
     /// How often it is looked whether there is anything to do.
     pub tick: Duration,
+    /// How much a machine or a volume may take.
+    pub quotas: Quotas,
+    /// By whose keys the snapshots of a machine may be signed; none: signatures are not checked again.
+    pub signers: Option<Signers>,
 }
 
 impl Default for Upkeep {
@@ -90,6 +111,8 @@ impl Default for Upkeep {
             scrub_every: Some(30 * DAY),
             rate: Some(64 << 20),
             tick: Duration::from_secs(60),
+            quotas: Arc::new(|_, _| Vec::new()),
+            signers: None,
         }
     }
 }

@@ -41,6 +41,9 @@ pub enum RetentionError {
     /// The administrator's clock does not confirm the server's.
     #[error("the server's clock differs from yours by {0} s; set the one that is wrong")]
     Clock(u64),
+    /// Retention of that volume is not held.
+    #[error("retention of {0} is not held")]
+    NotHeld(VolumeName),
     /// The store failed.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -88,7 +91,10 @@ impl Archive {
     }
 
     fn plan_group(&self, upkeep: &Upkeep, group: Group) -> Result<GroupPlan, ArchiveError> {
-        let candidates: Vec<Candidate> = self.catalog().standing(&group)?.iter().map(candidate).collect();
+        let mut candidates: Vec<Candidate> = self.catalog().standing(&group)?.iter().map(candidate).collect();
+        if self.held()?.iter().any(|hold| hold.group == group) {
+            candidates.iter_mut().for_each(|candidate| candidate.pinned = true);
+        }
         let (moment, kept) = self.time();
         let policy = (upkeep.policies)(&group.volume);
         let verdicts = plan(&policy, &kept.evidence(&moment), &upkeep.zone, &candidates);

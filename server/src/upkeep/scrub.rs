@@ -7,45 +7,22 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io::IoSlice;
 
 use vsync_protocol::blob::{BlobKind, Header};
-use vsync_protocol::id::{Cid, MachineName, PackId, SnapshotId, VolumeName};
-use vsync_protocol::manifest::Manifest;
+use vsync_protocol::id::{Cid, PackId, SnapshotId};
+use vsync_protocol::manifest::{Manifest, manifest_hash};
+pub use vsync_protocol::wire::{Affected, ScrubReport};
 
+use super::Signers;
+use super::keeper::SCRUB;
 use super::mark::MarkError;
 use super::throttle::{Stop, Throttle};
-use crate::archive::{Archive, ArchiveError, report};
-use crate::catalog::Compaction;
+use crate::archive::{Archive, ArchiveError, manifest_name, report};
+use crate::catalog::{Compaction, Known};
 use crate::store::pack::{self, PackBuilder, Record};
+use crate::store::room::Cached;
 use crate::store::{StoreError, read_blob, read_table};
-
-/// A snapshot that needs something that is damaged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Affected {
-    /// The volume.
-    pub volume: VolumeName,
-    /// The machine that the data came from.
-    pub source: MachineName,
-    /// The snapshot.
-    pub id: SnapshotId,
-}
-
-/// What a scrub found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScrubReport {
-    /// Packs read.
-    pub packs: u64,
-    /// Bytes read.
-    pub bytes: u64,
-    /// Packs with any damage, also where it hit nothing of use.
-    pub damaged_packs: Vec<PackId>,
-    /// Blobs that were damaged and of which there was another copy.
-    pub healed: u64,
-    /// Blobs that are lost until a backup brings them again.
-    pub lost: u64,
-    /// Snapshots that need one of those.
-    pub affected: Vec<Affected>,
-}
 
 impl Archive {
     /// Reads every pack, at most `rate` bytes a second.
@@ -57,9 +34,48 @@ impl Archive {
         let mut found = ScrubReport::default();
         let mut lost = HashSet::new();
         for pack in self.catalog().packs()? {
+            let _alone = self.upkeep_alone();
             lost.extend(self.scrub_pack(pack, &throttle, &mut found)?);
         }
+        self.note_chore(SCRUB, found.packs);
+        found.bad_manifests = self.check_manifests(None)?;
         self.conclude(lost, found)
+    }
+
+    /// The snapshots whose manifests are damaged, or not signed by one of `signers`. A damaged
+    /// file of a manifest that the catalog has whole is written again.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn check_manifests(&self, signers: Option<&Signers>) -> Result<Vec<SnapshotId>, ArchiveError> {
+        let (mut bad, mut after) = (Vec::new(), 0);
+        loop {
+            let page = self.catalog().standing_after(after, 16)?;
+            let Some(last) = page.last() else { return Ok(bad) };
+            after = last.position;
+            for known in &page {
+                let (id, parsed) = (SnapshotId::from(known.hash), Manifest::parse(&known.manifest));
+                let whole = manifest_hash(&known.manifest) == known.hash;
+                let signed = |manifest: &Manifest<'_>| {
+                    signers.is_none_or(|signers| manifest.verify(signers(&manifest.body.source)).is_ok())
+                };
+                if !whole || !parsed.as_ref().is_ok_and(signed) {
+                    tracing::error!("the manifest of snapshot {} is damaged, or signed by a stranger", id.short());
+                    bad.push(id);
+                } else {
+                    self.mend_manifest(known)?;
+                }
+            }
+        }
+    }
+
+    fn mend_manifest(&self, known: &Known) -> Result<(), StoreError> {
+        let name = manifest_name(known.hash);
+        if fs::read(self.files.manifests.path().join(&name)).is_ok_and(|bytes| bytes == known.manifest) {
+            return Ok(());
+        }
+        tracing::error!("the file of manifest {} is damaged; it is written again", name.display());
+        self.files.manifests.write(&name, &mut [IoSlice::new(&known.manifest)], Cached::Kept)
     }
 
     /// Reads the pack that was read longest ago, if that is `period` milliseconds of uptime
@@ -72,6 +88,7 @@ impl Archive {
         if self.time().1.uptime.saturating_sub(checked) < period {
             return Ok(None);
         }
+        let _alone = self.upkeep_alone();
         let mut found = ScrubReport::default();
         let lost = self.scrub_pack(pack, throttle, &mut found)?;
         self.conclude(lost, found).map(Some)

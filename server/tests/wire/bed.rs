@@ -17,7 +17,9 @@ use vsync_protocol::wire::{
     message_len,
 };
 use vsync_server::store::disk::Reserve;
-use vsync_server::{Member, Members, Policies, Running, Server, ServerConfig, ServerError, Upkeep};
+use vsync_server::{
+    Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, StatusConfig, Upkeep,
+};
 use vsync_transport::Congestion;
 
 pub(crate) const REALM: RealmId = RealmId::from_bytes([7; 16]);
@@ -43,6 +45,8 @@ pub(crate) struct Bed {
     pub members: Arc<Mutex<HashMap<MachineKey, Member>>>,
     pub server: Option<Running>,
     pub floor: u64,
+    pub declared: Vec<Declared>,
+    pub status: Option<StatusConfig>,
 }
 
 impl Bed {
@@ -66,6 +70,8 @@ impl Bed {
             members: Arc::new(Mutex::new(members)),
             server: None,
             floor: DEFAULT_FLOOR,
+            declared: Vec::new(),
+            status: None,
         }
     }
 
@@ -80,7 +86,7 @@ impl Bed {
 
     pub(crate) fn config(&self) -> ServerConfig {
         let members = Arc::clone(&self.members);
-        let floor = self.floor;
+        let (floor, declared) = (self.floor, self.declared.clone());
         let policies: Policies = Arc::new(move |_| Policy { floor, ..Policy::default() });
         let members: Members = Arc::new(move |key| members.lock().unwrap().get(&key).cloned());
         ServerConfig {
@@ -92,7 +98,10 @@ impl Bed {
             registry: self.registry(),
             reserve: Reserve { bytes: 0, percent: 0 },
             congestion: Congestion::Cubic,
+            notify: None,
             upkeep: Upkeep { policies, ..Upkeep::default() },
+            declared: Arc::new(move || Some(declared.clone())),
+            status: self.status.clone(),
         }
     }
 
@@ -185,8 +194,15 @@ impl Client {
     }
 
     pub(crate) async fn store(&self, blobs: &[Vec<u8>]) {
-        self.upload(0, blobs).await;
-        assert_eq!(self.flush(&[blobs.len() as u64]).await, Reply::Flushed);
+        self.store_on(0, blobs).await;
+    }
+
+    /// Sends blobs on an upload stream that nothing was sent on before.
+    pub(crate) async fn store_on(&self, stream: usize, blobs: &[Vec<u8>]) {
+        self.upload(u32::try_from(stream).unwrap(), blobs).await;
+        let mut frames = vec![0; stream + 1];
+        frames[stream] = blobs.len() as u64;
+        assert_eq!(self.flush(&frames).await, Reply::Flushed);
     }
 
     pub(crate) async fn have(&self, blobs: &[Vec<u8>]) -> Vec<bool> {
@@ -221,6 +237,11 @@ impl Client {
 
     /// A manifest that follows the last snapshot known to this client.
     pub(crate) fn manifest(&self, volume: &str, source: &str, root: Cid) -> Vec<u8> {
+        self.manifest_sealing(volume, source, root, b"sealed")
+    }
+
+    /// The same with another sealed part.
+    pub(crate) fn manifest_sealing(&self, volume: &str, source: &str, root: Cid, sealed: &[u8]) -> Vec<u8> {
         let body = Body {
             realm: REALM,
             volume: volume.parse::<VolumeName>().unwrap(),
@@ -234,12 +255,16 @@ impl Client {
             witness: None,
             tags: Vec::new(),
         };
-        self.sign(&body)
+        self.sign_with(&body, sealed)
     }
 
     pub(crate) fn sign(&self, body: &Body) -> Vec<u8> {
+        self.sign_with(body, b"sealed")
+    }
+
+    fn sign_with(&self, body: &Body, sealed: &[u8]) -> Vec<u8> {
         let body = minicbor::to_vec(body).unwrap();
-        assemble(&body, b"sealed", |message| self.key.sign(message).to_bytes())
+        assemble(&body, sealed, |message| self.key.sign(message).to_bytes())
     }
 
     pub(crate) async fn commit(&self, manifest: Vec<u8>) -> Reply {

@@ -6,11 +6,11 @@ use minicbor::Encoder;
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::Cid;
 use vsync_protocol::limits::{
-    MAX_BLOB_LEN, MAX_CIDS, MAX_MESSAGE_LEN, MAX_RAW_LEN, MAX_TREE_DEPTH, MAX_UPLOAD_STREAMS,
+    MAX_BLOB_LEN, MAX_CIDS, MAX_MANIFEST_LEN, MAX_MESSAGE_LEN, MAX_RAW_LEN, MAX_TREE_DEPTH, MAX_UPLOAD_STREAMS,
 };
 use vsync_protocol::wire::{Cids, FrameHead, RefusalCode, Reply, Request, UploadHead, encode_message};
 
-use crate::bed::{Bed, blob, refused};
+use crate::bed::{Bed, blob, refused, root, tree};
 
 #[tokio::test]
 async fn a_have_names_at_most_so_many_blobs() {
@@ -97,7 +97,7 @@ async fn futures(parts: Vec<impl Future<Output = ()>>) {
 async fn a_tree_has_at_most_so_many_levels() {
     let bed = Bed::new();
     let mut client = bed.open("data").await;
-    for (depth, good) in [(MAX_TREE_DEPTH, true), (MAX_TREE_DEPTH + 1, false)] {
+    for (depth, good) in [(MAX_TREE_DEPTH - 1, true), (MAX_TREE_DEPTH, true), (MAX_TREE_DEPTH + 1, false)] {
         let tag = [depth as u8];
         let mut blobs = vec![blob(BlobKind::Leaf, &[], &tag)];
         for level in 2..=depth {
@@ -169,4 +169,74 @@ async fn a_stopping_server_finishes_what_runs_and_refuses_the_rest() {
     assert!(closed.to_string().contains("shutting down"), "{closed}");
     bed.start().unwrap();
     assert_eq!(bed.open("data").await.have(&[good]).await, [true]);
+}
+
+/// A10: a manifest one byte too long is refused before anything else is looked at.
+#[tokio::test]
+async fn a_manifest_has_at_most_so_many_bytes() {
+    let bed = Bed::new();
+    let mut client = bed.open("data").await;
+    let blobs = tree(1, 2, 100);
+    client.store(&blobs).await;
+    for (len, good) in [(MAX_MANIFEST_LEN - 1, true), (MAX_MANIFEST_LEN, true), (MAX_MANIFEST_LEN + 1, false)] {
+        let around = client.manifest_sealing("data", "production", root(&blobs), b"").len();
+        let manifest = client.manifest_sealing("data", "production", root(&blobs), &vec![7; len - around]);
+        assert_eq!(manifest.len(), len);
+        let reply = client.commit(manifest).await;
+        assert_eq!(matches!(reply, Reply::Committed(_)), good, "{len}: {reply:?}");
+        assert!(good || refused(&reply) == Some(RefusalCode::BadManifest));
+        client.open("data").await;
+    }
+}
+
+/// A10: as many questions at once as a connection may ask; one more waits for its turn.
+#[tokio::test]
+async fn requests_beyond_the_limit_wait() {
+    let bed = Bed::new();
+    let client = bed.open("data").await;
+    let mut streams = Vec::new();
+    for _ in 0..vsync_transport::MAX_REQUESTS {
+        streams.push(tokio::time::timeout(Duration::from_secs(5), client.quic.open_bi()).await.unwrap().unwrap());
+    }
+    let one_more = tokio::time::timeout(Duration::from_millis(300), client.quic.open_bi());
+    assert!(one_more.await.is_err(), "one more than there may be");
+    // When some are done with, the next may begin: QUIC tells the asker now and then, not each time.
+    for (mut send, mut recv) in streams.drain(..streams.len() / 2) {
+        send.write_all(&encode_message(&Request::Status)).await.unwrap();
+        send.finish().unwrap();
+        crate::bed::read_reply(&mut recv).await.unwrap();
+    }
+    let next = tokio::time::timeout(Duration::from_secs(5), client.quic.open_bi()).await.unwrap();
+    assert!(next.is_ok());
+}
+
+/// N09: 64 machines begin the same backup at the same instant; one copy is kept, and each has its snapshot.
+#[tokio::test]
+async fn sixty_four_machines_at_once() {
+    use crate::bed::{Client, key, public};
+    let bed = Bed::new();
+    for number in 100..164_u8 {
+        let name = format!("machine{number}").parse().unwrap();
+        let member = vsync_server::Member { name, may_read: true, may_admin: false };
+        bed.members.lock().unwrap().insert(public(&key(number)), member);
+    }
+    let blobs = tree(5, 40, 20_000);
+    let (bed, blobs) = (&bed, &blobs);
+    let machine = |number: u8| async move {
+        let mut client: Client = bed.connect(number).await.unwrap();
+        client.hello().await;
+        client.open("data").await;
+        let here = client.have(blobs).await;
+        let missing: Vec<_> = blobs.iter().zip(here).filter(|(_, here)| !here).map(|(blob, _)| blob.clone()).collect();
+        client.store(&missing).await;
+        let manifest = client.manifest("data", &format!("machine{number}"), root(blobs));
+        let reply = client.commit(manifest).await;
+        assert!(matches!(reply, Reply::Committed(_)), "{number}: {reply:?}");
+    };
+    tokio::time::timeout(Duration::from_secs(120), futures((100..164).map(machine).collect())).await.unwrap();
+    let client = bed.open("data").await;
+    let Reply::Status(status) = client.ask(&Request::Status).await else { panic!("no status") };
+    assert_eq!((status.snapshots, status.blobs), (64, blobs.len() as u64));
+    let once: u64 = blobs.iter().map(|blob| blob.len() as u64).sum();
+    assert!(status.bytes < once + once / 10, "{} bytes of {once}", status.bytes);
 }

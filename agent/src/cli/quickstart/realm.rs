@@ -7,13 +7,12 @@ use vsync_protocol::id::VolumeName;
 
 use super::super::GlobalArgs;
 use super::super::configure::ConfigureArgs;
-use super::super::context::key_store;
 use super::super::init::InitArgs;
 use super::super::keygen::KeygenArgs;
 use super::super::recovery::RecoveryArgs;
 use super::super::report::{Exit, Failure};
 use crate::config::{Config, find};
-use crate::keys::{Existing, file};
+use crate::keys::{Existing, KeyStore, file};
 
 /// The machine that it is run on.
 const MACHINE: &str = "this-machine";
@@ -58,9 +57,9 @@ pub(super) fn prepare(
         ..global.clone()
     };
     let silent = GlobalArgs { quiet: true, json: false, ..global.clone() };
-    let store = key_store(&Config::load(&config)?)?;
+    let store = KeyStore::new(&Config::load(&config)?.keys);
     // Each step by itself, so that a run that was interrupted is gone on with.
-    if !store.realm_path().exists() {
+    if !store.has_realm()? {
         InitArgs::default().run(&silent)?;
     }
     KeygenArgs::all().run(&silent)?;

@@ -121,7 +121,8 @@ impl Steps<'_> {
 
     pub(super) fn restore(&self, snapshot: &Snapshot, to: &Target) -> Result<Step, Failure> {
         let vault = self.session.vault(snapshot)?;
-        let options = restore::Options { selection: Selection::new(EntryPath::root(), &[], &[])?, dry_run: false };
+        let options =
+            restore::Options { selection: Selection::new(EntryPath::root(), &[], &[])?, dry_run: false, records: None };
         let progress = watched()?;
         let display = Display::start(self.global, "restoring", &progress);
         let outcome = restore::run(&self.session.remote, &vault, snapshot, &to.path, &options, &progress);

@@ -120,7 +120,7 @@ fn equal_metadata_is_not_touched() {
     let before = entries(root.path());
     let target = Target::open(root.path()).unwrap();
     for entry in &before {
-        assert!(target.apply_metadata(entry).unwrap().is_empty());
+        assert!(target.apply_metadata(entry).unwrap().unrestored.is_empty());
     }
     // The times of the inodes would tell.
     assert_eq!(entries(root.path()), before);
@@ -136,7 +136,7 @@ fn attributes_that_are_too_many_are_removed() {
     let kept = Xattr { name: b"user.kept".to_vec(), value: b"new".to_vec() };
     let wanted = Entry { xattrs: Some(vec![kept]), mode: 0o751, ..file_entry(path("file")) };
     let target = Target::open(root.path()).unwrap();
-    let unrestored = target.apply_metadata(&wanted).unwrap();
+    let unrestored = target.apply_metadata(&wanted).unwrap().unrestored;
     assert!(unrestored.is_empty(), "{unrestored:?}");
     let now = entries(root.path()).remove(0);
     assert_eq!((now.xattrs, now.mode, now.mtime), (wanted.xattrs, wanted.mode, wanted.mtime));
@@ -155,7 +155,7 @@ fn what_cannot_be_set_is_listed() {
         ..file_entry(path("file"))
     };
     let target = Target::open(root.path()).unwrap();
-    let unrestored = target.apply_metadata(&wanted).unwrap();
+    let unrestored = target.apply_metadata(&wanted).unwrap().unrestored;
     let what: Vec<_> = unrestored.iter().map(|unrestored| unrestored.what.clone()).collect();
     assert_eq!(what, [Attribute::Owner, Attribute::Xattr(odd.name), Attribute::Mode, Attribute::Mtime]);
     // Not set-id for someone whom it does not belong to.

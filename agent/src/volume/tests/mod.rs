@@ -67,7 +67,7 @@ fn copy(from: &Path, to: &Path) -> Vec<Unrestored> {
         }
     }
     for directory in directories.iter().rev() {
-        unrestored.extend(target.apply_metadata(directory).unwrap());
+        unrestored.extend(target.apply_metadata(directory).unwrap().unrestored);
     }
     target.sync().unwrap();
     unrestored

@@ -28,7 +28,7 @@ fn a_file_appears_when_it_is_complete() {
         assert!(placed.unrestored.is_empty());
         let metadata = fs::metadata(root.path().join("file")).unwrap();
         assert_eq!((metadata.mode(), metadata.nlink(), metadata.mtime()), (0o100_644, 1, 1_000_000));
-        assert_eq!((metadata.ino(), metadata.ctime()), (placed.inode, placed.ctime.seconds));
+        assert_eq!((metadata.ino(), metadata.ctime()), (placed.state.inode, placed.state.ctime.seconds));
         assert_eq!(fs::read(root.path().join("file")).unwrap(), b"content");
         assert_eq!(count(root.path()), 1);
     }
@@ -96,7 +96,7 @@ fn an_interrupted_file_is_found_again() {
     let file = target.create_file(&path("file"), Staging::Resumable).unwrap();
     assert!(file.is_resumed());
     let mut content = [0; 10];
-    assert_eq!((file.read_at(&mut content, 0).unwrap(), file.size().unwrap()), (4, 4));
+    assert_eq!((file.read_at(&mut content, 0).unwrap(), file.state().unwrap().size), (4, 4));
     assert_eq!(&content[..4], b"half");
     file.discard(&target).unwrap();
     assert_eq!(count(root.path()), 0);
@@ -119,7 +119,7 @@ fn a_partial_file_that_may_be_someone_elses_is_not_used() {
         plant();
         let file = target.create_file(&path("file"), Staging::Resumable).unwrap();
         assert!(!file.is_resumed());
-        assert_eq!(file.size().unwrap(), 0);
+        assert_eq!(file.state().unwrap().size, 0);
         file.discard(&target).unwrap();
     }
 }
@@ -142,7 +142,7 @@ fn a_file_is_updated_in_place() {
     file.punch_hole(200_000..300_000).unwrap();
     file.set_len(150_000).unwrap();
     file.sync().unwrap();
-    assert_eq!(file.finish(&target, &file_entry(path("file"))).unwrap().inode, inode);
+    assert_eq!(file.finish(&target, &Entry { size: 150_000, ..file_entry(path("file")) }).unwrap().state.inode, inode);
 
     let mut expected = vec![1; 100_000];
     (0..4).for_each(|part| expected[part * 1000..][..100].fill(u8::try_from(part).unwrap()));

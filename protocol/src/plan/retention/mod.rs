@@ -126,7 +126,7 @@ impl Clock {
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq, Encode, Decode)]
 pub enum Frozen {
     /// It went back.
-    #[error("the server's clock went back by {} s; nothing is forgotten until it is right again", (known - now) / 1000)]
+    #[error("the server's clock went back by {} s; nothing is forgotten until it is right again", known.saturating_sub(*now) / 1000)]
     #[n(0)]
     Back {
         /// What it shows.
@@ -139,7 +139,7 @@ pub enum Frozen {
     /// It leapt ahead, or the server did not run for long: these cannot be told apart.
     #[error(
         "the server's clock is {} h ahead of what is known to have passed; nothing is forgotten until an operator confirms it",
-        (now - expected) / HOUR
+        now.saturating_sub(*expected) / HOUR
     )]
     #[n(1)]
     Leap {

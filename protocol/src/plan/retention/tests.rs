@@ -284,3 +284,14 @@ proptest! {
         prop_assert_eq!(kept(&policy, &zone, &candidates, now), model(&policy, &zone, &candidates, now));
     }
 }
+
+/// Times at the ends of their range came out of a decoder test: the words must not overflow.
+#[test]
+fn a_clock_that_is_wrong_by_all_of_time_is_put_into_words() {
+    let (low, high) = (i64::MIN, i64::MAX);
+    let back = Frozen::Back { now: low, known: high };
+    assert!(back.to_string().contains("went back"));
+    assert!(Frozen::Leap { now: high, expected: low }.to_string().contains("ahead"));
+    let clock = Clock { now: high, seen: Some(low), passed: 0 };
+    assert!(clock.check(None).unwrap_err().to_string().contains("ahead"));
+}

@@ -2,6 +2,8 @@
 
 mod faults;
 mod gc;
+mod guard;
+mod interleave;
 mod model;
 mod retention;
 mod scrub;

@@ -12,7 +12,7 @@ const PAGE: usize = 256 << 10;
 const LEVEL: i32 = 1;
 
 /// A list that can only be added to, and read as a whole from either end.
-pub(super) struct Shelf<T> {
+pub(crate) struct Shelf<T> {
     /// Compressed, with the length before.
     pages: Vec<(usize, Vec<u8>)>,
     open: Vec<u8>,
@@ -28,7 +28,7 @@ impl<T> Default for Shelf<T> {
 
 impl<T: Encode<()> + for<'b> Decode<'b, ()>> Shelf<T> {
     /// Adds one at the end.
-    pub(super) fn push(&mut self, thing: &T) -> io::Result<()> {
+    pub(crate) fn push(&mut self, thing: &T) -> io::Result<()> {
         // Writing to a vector cannot fail.
         minicbor::encode(thing, &mut self.open).map_err(|error| io::Error::other(error.to_string()))?;
         self.len += 1;
@@ -40,18 +40,18 @@ impl<T: Encode<()> + for<'b> Decode<'b, ()>> Shelf<T> {
     }
 
     /// How many there are.
-    pub(super) const fn len(&self) -> u64 {
+    pub(crate) const fn len(&self) -> u64 {
         self.len
     }
 
     /// All of them, the first first; a page at a time is in memory.
-    pub(super) fn forwards(&self) -> impl Iterator<Item = io::Result<T>> {
+    pub(crate) fn forwards(&self) -> impl Iterator<Item = io::Result<T>> {
         let pages = self.pages.iter().map(unpack).chain(std::iter::once_with(|| read(&self.open)));
         pages.flat_map(|page| each(page.map(Vec::into_iter)))
     }
 
     /// All of them, the last first.
-    pub(super) fn backwards(&self) -> impl Iterator<Item = io::Result<T>> {
+    pub(crate) fn backwards(&self) -> impl Iterator<Item = io::Result<T>> {
         let pages = std::iter::once_with(|| read(&self.open)).chain(self.pages.iter().rev().map(unpack));
         pages.flat_map(|page| each(page.map(|things| things.into_iter().rev())))
     }

@@ -1,0 +1,166 @@
+//! `vsync export`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Zoned;
+use serde_json::json;
+use vsync_protocol::id::MachineName;
+
+use super::GlobalArgs;
+use super::output;
+use super::progress::Display;
+use super::report::{Exit, Failure, io_exit};
+use super::session::{Session, short};
+use super::signal::Stop;
+use super::spec::{Bare, Spec};
+use crate::dump::{self, DumpError, Form, Report};
+use crate::progress::Progress;
+use crate::snapshot::Snapshot;
+
+const BUFFER: usize = 256 << 10;
+
+/// Write a snapshot as a tar archive, exactly
+///
+/// Numeric owners, times to the nanosecond, extended attributes, access control lists, hard
+/// links, devices and holes are in it, and the volume's own directory. It is taken by `vsync
+/// import`, and by GNU tar: `tar --extract --xattrs --xattrs-include='*' --acls
+/// --numeric-owner`. An archive is not encrypted.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  vsync export redis_data
+  vsync export montagu_orderly_volume@latest~1 --source production2 --to-dir /mnt/usb
+  vsync export redis_data --output - | zstd > redis_data.tar.zst")]
+pub(super) struct ExportArgs {
+    /// The snapshot; the newest of the volume unless another is named
+    #[arg(value_name = "VOLUME[@SNAPSHOT]")]
+    what: String,
+
+    /// The server to ask [default: the only one]
+    #[arg(long, env = "VSYNC_SERVER", value_name = "NAME")]
+    server: Option<MachineName>,
+
+    /// The machine whose backup it is [default: the only one that has it]
+    #[arg(long, env = "VSYNC_SOURCE", value_name = "NAME")]
+    source: Option<MachineName>,
+
+    /// The directory for a new file SOURCE-VOLUME-TIME.tar [default: the current one]
+    #[arg(long, value_name = "DIR", conflicts_with = "output")]
+    to_dir: Option<PathBuf>,
+
+    /// The file to write, which must not exist; `-` for stdout
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl ExportArgs {
+    pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
+        let spec = Spec::parse(&self.what, Bare::Volume, &Zoned::now())?;
+        let session = Session::open(global, self.server.as_ref())?;
+        let snapshot = session.find(&spec, self.source.as_ref())?;
+        let progress = Arc::new(Progress::default());
+        Stop::install()?.cancels(progress.clone());
+        if spec.path.is_root() {
+            progress.total_bytes.set(snapshot.sealed.bytes);
+        }
+        let to_stdout = self.output.as_deref() == Some(Path::new("-"));
+        // Lines of JSON would spoil an archive on stdout.
+        let display = GlobalArgs { json: global.json && !to_stdout, ..global.clone() };
+        let display = Display::start(&display, "exporting", &progress);
+        let vault = session.vault(&snapshot)?;
+        let write = |output: &mut dyn Write| {
+            let output = BufWriter::with_capacity(BUFFER, output);
+            dump::run(&session.remote, &vault, &snapshot, &spec.path, Form::Exact, output, &progress)
+        };
+        if to_stdout {
+            let report = write(&mut io::stdout().lock())?;
+            drop(display);
+            return Ok(notes(&report));
+        }
+        let path = self.path(&snapshot);
+        let report = write_file(&path, write)?;
+        drop(display);
+        show(global, &snapshot, &path, &report)?;
+        Ok(notes(&report))
+    }
+
+    fn path(&self, snapshot: &Snapshot) -> PathBuf {
+        if let Some(path) = &self.output {
+            return path.clone();
+        }
+        let body = &snapshot.body;
+        let now = Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
+        let name = format!("{}-{}-{now}.tar", body.source, body.volume);
+        self.to_dir.as_ref().map_or_else(|| PathBuf::from(&name), |directory| directory.join(&name))
+    }
+}
+
+/// Writes under another name first: what has the name of an archive is a whole one.
+fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<Report, DumpError>) -> Result<Report, Failure> {
+    let failed = |error: io::Error| Failure {
+        causes: vec![error.to_string()],
+        ..Failure::new(io_exit(&error), format!("cannot write {}", path.display()))
+    };
+    if path.symlink_metadata().is_ok() {
+        return Err(Failure::new(Exit::Failed, format!("{} exists already; nothing was overwritten", path.display()))
+            .hint("choose another name with --output, or remove it".to_owned()));
+    }
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let mut file = create(&partial).map_err(failed)?;
+    let written = write(&mut file).map_err(Failure::from).and_then(|report| {
+        file.sync_all().and_then(|()| std::fs::rename(&partial, path)).map_err(failed)?;
+        Ok(report)
+    });
+    if written.is_err() {
+        // The first failure is the one to report.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
+}
+
+/// A file for its owner only: it holds in clear what the volume holds.
+fn create(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+fn notes(report: &Report) -> Exit {
+    for path in &report.sockets {
+        eprintln!("note: {path} is a socket, which an archive cannot hold");
+    }
+    for path in &report.left_out {
+        eprintln!("left out: {path} is another name of a file outside of the directory");
+    }
+    if report.left_out.is_empty() { Exit::Exact } else { Exit::Defects }
+}
+
+fn show(global: &GlobalArgs, snapshot: &Snapshot, path: &Path, report: &Report) -> Result<(), Failure> {
+    let body = &snapshot.body;
+    if global.json {
+        return output::json(&json!({
+            "message_type": "summary",
+            "snapshot_id": snapshot.id.to_string(),
+            "volume": body.volume.as_str(),
+            "hostname": body.source.as_str(),
+            "output": path,
+            "total_files": report.entries,
+            "total_bytes": report.bytes,
+        }));
+    }
+    if global.quiet {
+        return Ok(());
+    }
+    output::line(format_args!(
+        "exported {} of {} from {} into {}: {} in {} entries",
+        short(snapshot.id),
+        body.volume,
+        body.source,
+        path.display(),
+        output::size(report.bytes),
+        report.entries
+    ))
+}

@@ -1,0 +1,149 @@
+//! Telling the server what this command does for a volume, and what came of it.
+//!
+//! The record is for people: when it cannot be made, the work goes on, and the log says so.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use vsync_protocol::id::{JobId, MachineName, VolumeName};
+use vsync_protocol::limits::MAX_JOB_MESSAGE;
+use vsync_protocol::wire::job::plain;
+use vsync_protocol::wire::{JobKind, JobResult, JobStart, Outcome};
+
+use super::report::{Exit, Failure};
+use super::session::Session;
+use crate::progress::Progress;
+use crate::remote::{Remote, RemoteError};
+
+/// Names the job to a helper container, which does the work of the same one.
+pub(super) const VARIABLE: &str = "VSYNC_JOB";
+
+/// A job that the server was told of. Without [`Job::end`], as after a panic, it counts as
+/// interrupted.
+pub(super) struct Job<'a> {
+    remote: &'a Remote,
+    id: JobId,
+    begun: Instant,
+    known: Mutex<Known>,
+}
+
+struct Known {
+    result: JobResult,
+    progress: Option<Arc<Progress>>,
+}
+
+impl<'a> Job<'a> {
+    /// Tells the server that work on `volume` begins; of this machine, if no other is named.
+    pub(super) fn begin(
+        session: &'a Session,
+        kind: JobKind,
+        volume: &VolumeName,
+        source: Option<&MachineName>,
+    ) -> Self {
+        let id = given().unwrap_or_else(random);
+        let start = JobStart {
+            id,
+            kind,
+            volume: volume.clone(),
+            source: source.cloned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let remote = &session.remote;
+        log_failure(remote, &remote.begin_job(start));
+        let known = Known { result: JobResult::new(Outcome::Success), progress: None };
+        Self { remote, id, begun: Instant::now(), known: Mutex::new(known) }
+    }
+
+    /// Its id, for a helper that does its work.
+    pub(super) const fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// Counters that tell, if it fails, how far it had come.
+    pub(super) fn watch(&self, progress: &Arc<Progress>) {
+        self.lock().progress = Some(Arc::clone(progress));
+    }
+
+    /// Adds what is known of its result, such as how long applications were held.
+    pub(super) fn note(&self, add: impl FnOnce(&mut JobResult)) {
+        add(&mut self.lock().result);
+    }
+
+    /// Tells the server what came of it.
+    pub(super) fn end(self, outcome: &Result<Exit, Failure>) {
+        let Known { mut result, progress } = self.known.into_inner().unwrap_or_else(PoisonError::into_inner);
+        result.duration = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        (result.outcome, result.code, result.message) = described(outcome);
+        if let Some(progress) = progress {
+            result.read = result.read.max(progress.read.get()).max(progress.received.get());
+            result.files = result.files.max(progress.entries.get());
+        }
+        log_failure(self.remote, &self.remote.end_job(self.id, result));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn described(outcome: &Result<Exit, Failure>) -> (Outcome, u8, String) {
+    match outcome {
+        Ok(Exit::Exact) => (Outcome::Success, 0, String::new()),
+        Ok(exit @ Exit::Container) => {
+            (Outcome::Defects, *exit as u8, "a container could not be started again".to_owned())
+        }
+        Ok(exit @ Exit::Defects) => (Outcome::Defects, *exit as u8, String::new()),
+        Ok(exit @ Exit::Interrupted) => (Outcome::Interrupted, *exit as u8, String::new()),
+        Ok(exit) => (Outcome::Failed, *exit as u8, String::new()),
+        Err(failure) => {
+            let outcome = if failure.code == Exit::Interrupted { Outcome::Interrupted } else { Outcome::Failed };
+            let words: Vec<&str> =
+                std::iter::once(&failure.heading).chain(&failure.causes).map(String::as_str).collect();
+            (outcome, failure.code as u8, plain(&words.join(": "), MAX_JOB_MESSAGE))
+        }
+    }
+}
+
+/// The job that this process was started for as a helper.
+fn given() -> Option<JobId> {
+    std::env::var(VARIABLE).ok()?.parse().ok()
+}
+
+fn random() -> JobId {
+    let mut id = [0; JobId::LEN];
+    if let Err(error) = getrandom::fill(&mut id) {
+        // One that was used before: its record is not changed.
+        tracing::warn!("no randomness for a job's id: {error}");
+    }
+    JobId::from_bytes(id)
+}
+
+fn log_failure(remote: &Remote, told: &Result<(), RemoteError>) {
+    if let Err(error) = told {
+        tracing::warn!("{} has no record of this job: {error}", remote.server());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_becomes_one_plain_line() {
+        let failure = Failure {
+            causes: vec!["the first\n  cause".to_owned(), "\u{1b}[31mred".to_owned()],
+            ..Failure::new(Exit::Hook, "hook failed")
+        };
+        let (outcome, code, message) = described(&Err(failure));
+        assert_eq!((outcome, code), (Outcome::Failed, 20));
+        assert_eq!(message, "hook failed: the first cause: [31mred");
+    }
+
+    #[test]
+    fn what_a_person_stopped_is_interrupted() {
+        let (outcome, code, _) = described(&Err(Failure::new(Exit::Interrupted, "stopped")));
+        assert_eq!((outcome, code), (Outcome::Interrupted, 130));
+        assert_eq!(described(&Ok(Exit::Container)).0, Outcome::Defects, "there is a snapshot");
+        assert_eq!(described(&Ok(Exit::Damage)).0, Outcome::Failed);
+    }
+}

@@ -1,0 +1,187 @@
+//! How the server is and how every volume stands, put together from catalog, clock and
+//! configuration. Everything that shows it, on whatever way, shows this.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vsync_protocol::id::{MachineName, VolumeName};
+use vsync_protocol::limits::{MAX_STANDINGS, MAX_TREND};
+use vsync_protocol::manifest::{Manifest, SnapshotKind};
+use vsync_protocol::wire::overview::{Chore, LastDone, LastFailure, LastGood, Size};
+use vsync_protocol::wire::{JobKind, JobRecord, Overview, ServerStatus, Standing};
+
+use crate::archive::{Archive, ArchiveError};
+use crate::catalog::{CatalogError, Group, Known};
+use crate::upkeep::guard::Hold;
+use crate::upkeep::keeper::{COLLECTION, Notices, SCRUB};
+
+/// A volume that the configuration says is backed up to this server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// The machine that has it.
+    pub source: MachineName,
+    /// The volume.
+    pub volume: VolumeName,
+    /// How old its last snapshot may be.
+    pub max_age: Duration,
+    /// When its next backup is due, in milliseconds since 1970; none if nobody planned one.
+    pub due: Option<i64>,
+}
+
+/// What the configuration declares now; none if it cannot be understood. Asked anew each time,
+/// so that a changed configuration counts at once.
+pub type Declarations = Arc<dyn Fn() -> Option<Vec<Declared>> + Send + Sync>;
+
+/// What an overview is made from.
+pub(crate) struct Viewer {
+    pub(crate) archive: Arc<Archive>,
+    pub(crate) notices: Notices,
+    pub(crate) declared: Declarations,
+}
+
+impl Viewer {
+    /// How the server is.
+    pub(crate) fn status(&self) -> Result<ServerStatus, ArchiveError> {
+        let archive = &self.archive;
+        let totals = archive.catalog().totals()?;
+        Ok(ServerStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            now: archive.time().0.now,
+            snapshots: totals.snapshots,
+            blobs: totals.blobs,
+            packs: totals.packs,
+            bytes: totals.bytes,
+            free: archive.free()?,
+            read_only: archive.failure().map(str::to_owned),
+            warnings: self.warnings(),
+        })
+    }
+
+    /// Whether it is known what is to be backed up.
+    pub(crate) fn is_configured(&self) -> bool {
+        (self.declared)().is_some()
+    }
+
+    /// What an operator must look at.
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.notices.all();
+        // Whoever cannot be asked for them is broken, which is told elsewhere.
+        for Hold { group, reason, .. } in self.archive.held().unwrap_or_default() {
+            let Group { volume, source } = group;
+            warnings.push(format!(
+                "retention of {volume} from {source} is held: {reason}; `vsync release {volume}` if that is right"
+            ));
+        }
+        warnings.extend(self.frozen().filter(|clock| !warnings.contains(clock)));
+        if !self.is_configured() {
+            warnings
+                .push("the server's vsync.toml cannot be understood: what is to be backed up is not known".to_owned());
+        }
+        // A disk that does not say how full it is has worse to tell elsewhere.
+        warnings.extend(self.archive.scarcity().unwrap_or_default());
+        warnings
+    }
+
+    /// Why the clock is not believed, if it is not.
+    fn frozen(&self) -> Option<String> {
+        let (moment, kept) = self.archive.time();
+        kept.evidence(&moment).check(None).err().map(|frozen| frozen.to_string())
+    }
+
+    /// Everything, with the volumes of `source` alone if it is given.
+    pub(crate) fn overview(&self, source: Option<&MachineName>) -> Result<Overview, ArchiveError> {
+        let catalog = self.archive.catalog();
+        let oldest = catalog.least_checked()?.map(|(_, checked)| checked);
+        let uptime = self.archive.time().1.uptime;
+        Ok(Overview {
+            server: self.status()?,
+            space: self.archive.files.packs.size()?,
+            damaged: catalog.damaged()?,
+            frozen: self.frozen(),
+            collection: self.chore(COLLECTION)?,
+            scrub: self.chore(SCRUB)?,
+            unread: oldest.map_or(0, |checked| uptime.saturating_sub(checked)),
+            content: catalog.content()?,
+            volumes: self.standings(source)?,
+        })
+    }
+
+    fn chore(&self, name: &'static str) -> Result<Chore, CatalogError> {
+        let last = self.archive.catalog().chore(name)?;
+        Ok(Chore {
+            running: self.notices.is_running(name),
+            last: last.map(|(at, _)| at),
+            amount: last.map_or(0, |(_, amount)| amount),
+            failure: self.notices.of(name),
+        })
+    }
+
+    /// The declared volumes, then those that nobody declares any more but that have snapshots.
+    fn standings(&self, source: Option<&MachineName>) -> Result<Vec<Standing>, CatalogError> {
+        let mut declared = BTreeMap::new();
+        for one in (self.declared)().unwrap_or_default() {
+            let group = Group { source: one.source.clone(), volume: one.volume.clone() };
+            declared.insert(group, one);
+        }
+        let others = self.archive.catalog().groups()?;
+        let mut others: Vec<Group> = others.into_iter().filter(|group| !declared.contains_key(group)).collect();
+        others.sort();
+        let groups = declared.keys().chain(&others).filter(|group| source.is_none_or(|only| *only == group.source));
+        let standings = groups.take(MAX_STANDINGS).map(|group| self.standing(group, declared.get(group)));
+        // Who forgot a volume's last snapshot meant it.
+        let wanted = |standing: &Standing| standing.declared || standing.snapshots > 0;
+        standings.filter(|standing| standing.as_ref().map_or(true, wanted)).collect()
+    }
+
+    fn standing(&self, group: &Group, declared: Option<&Declared>) -> Result<Standing, CatalogError> {
+        let catalog = self.archive.catalog();
+        let (snapshots, newest) = catalog.newest(group)?;
+        let good = catalog.good_backups(group, MAX_TREND)?;
+        let since = newest.as_ref().map_or(i64::MIN, |known| known.received);
+        // A backup that ended well, or whose end was not heard of but whose snapshot is here,
+        // is no failure, nor is any before it.
+        let (failures, failure) = catalog.failed_backups(group, good.first().map_or(0, |job| job.number), since)?;
+        Ok(Standing {
+            source: group.source.clone(),
+            volume: group.volume.clone(),
+            declared: declared.is_some(),
+            snapshots,
+            last: newest.map(|known| self.last(&known, group)).transpose()?,
+            result: good.first().and_then(|job| job.result.clone()),
+            trend: good.iter().rev().filter_map(size).collect(),
+            failures,
+            failure: failure.and_then(last_failure),
+            running: catalog.running_backup(group)?,
+            verified: catalog.last_use(group, JobKind::Verify)?.and_then(last_done),
+            restored: catalog.last_use(group, JobKind::Restore)?.and_then(last_done),
+            max_age: declared.map(|one| u64::try_from(one.max_age.as_millis()).unwrap_or(u64::MAX)),
+            due: declared.and_then(|one| one.due),
+        })
+    }
+
+    fn last(&self, known: &Known, group: &Group) -> Result<LastGood, CatalogError> {
+        let id = known.hash.into();
+        let job = self.archive.catalog().backup_of(id, &group.source)?;
+        let partial = Manifest::parse(&known.manifest).is_ok_and(|it| it.body.kind == SnapshotKind::Partial);
+        // A job's beginning is the machine's word for when the snapshot's data was read; it
+        // cannot make a snapshot younger than its receipt.
+        let at = job.map_or(known.received, |job| job.started.min(known.received));
+        Ok(LastGood { id, at, partial })
+    }
+}
+
+fn size(job: &JobRecord) -> Option<Size> {
+    let result = job.result.as_ref()?;
+    Some(Size { at: job.started, bytes: result.size, stored: result.stored })
+}
+
+fn last_failure(job: JobRecord) -> Option<LastFailure> {
+    let result = job.result?;
+    Some(LastFailure { at: job.ended?, outcome: result.outcome, code: result.code, message: result.message })
+}
+
+fn last_done(job: JobRecord) -> Option<LastDone> {
+    let result = job.result?;
+    Some(LastDone { at: job.ended?, outcome: result.outcome, machine: job.machine, duration: result.duration })
+}

@@ -1,0 +1,219 @@
+//! Noticing that a volume has suddenly become another one: emptied by mistake, or encrypted by
+//! somebody who wants money for the key.
+//!
+//! A server without keys sees only which chunks come and go. When most bytes of a snapshot are
+//! not in the next one, and that is not usual for this volume, the last snapshot before is
+//! pinned, and retention leaves the whole volume alone until an administrator releases it. The
+//! pin is an entry of the log, so that a hold survives whatever the catalog does.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::PoisonError;
+
+use vsync_protocol::blob::BlobKind;
+use vsync_protocol::id::{Cid, MachineName, ManifestHash, VolumeName};
+use vsync_protocol::log::LogEntry;
+use vsync_protocol::manifest::{LogPosition, Manifest};
+
+use super::mark::{MarkError, Walk, root_of};
+use super::retention::RetentionError;
+use super::throttle::Throttle;
+use crate::archive::{Archive, ArchiveError};
+use crate::catalog::{Group, Known};
+
+/// How a pin of this room is signed; what comes after are the words.
+const BY: &str = "guard: ";
+
+/// A volume with fewer bytes has no habits.
+const LEAST: u64 = 1 << 20;
+
+/// So many of a hundred bytes gone is sudden.
+const SUDDEN: u64 = 75;
+
+/// So many of a hundred bytes gone in the step before means that this is usual.
+const USUAL: u64 = 50;
+
+/// Steps of a volume that are looked at after a start.
+const LOOK_BACK: usize = 8;
+
+/// What the log says of holds.
+#[derive(Default)]
+pub(crate) struct Holds {
+    /// How much of the log was read.
+    log: u64,
+    held: BTreeMap<ManifestHash, String>,
+    /// Snapshots whose hold was released: the step after them is known to be right.
+    released: HashSet<ManifestHash>,
+    /// The last snapshot of each volume that was looked at, by its place in the log.
+    seen: BTreeMap<Group, u64>,
+}
+
+/// A volume whose retention is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Which.
+    pub group: Group,
+    /// Why.
+    pub reason: String,
+    manifest: ManifestHash,
+}
+
+impl Archive {
+    /// Looks at what was committed since the last time, and holds volumes that suddenly changed.
+    ///
+    /// # Errors
+    /// When a tree cannot be read, or the store fails.
+    pub fn guard(&self, throttle: &Throttle) -> Result<(), MarkError> {
+        for group in self.catalog().groups()? {
+            let standing = self.catalog().standing(&group)?;
+            let Some(newest) = standing.last() else { continue };
+            let seen = self.holds()?.seen.get(&group).copied();
+            if seen == Some(newest.position) {
+                continue;
+            }
+            let first = standing.len().saturating_sub(LOOK_BACK + 1);
+            for at in first.max(1)..standing.len() {
+                if seen.is_none_or(|seen| standing[at].position > seen) {
+                    self.look(&standing[..=at], throttle)?;
+                }
+            }
+            self.holds()?.seen.insert(group, newest.position);
+        }
+        Ok(())
+    }
+
+    /// Looks at the last step of `standing`.
+    fn look(&self, standing: &[Known], throttle: &Throttle) -> Result<(), MarkError> {
+        let [.., old, new] = standing else { return Ok(()) };
+        {
+            let holds = self.holds()?;
+            if holds.released.contains(&old.hash) || holds.held.contains_key(&old.hash) {
+                return Ok(());
+            }
+        }
+        let step = self.step(old, new, throttle)?;
+        if !step.is_more_than(SUDDEN) {
+            return Ok(());
+        }
+        // What has no habits yet cannot break them.
+        let [.., before, _, _] = standing else { return Ok(()) };
+        if self.step(before, old, throttle)?.is_more_than(USUAL) {
+            return Ok(());
+        }
+        let body = Manifest::parse(&new.manifest).map_err(|_| MarkError::Manifest(new.hash.into()))?.body;
+        let (percent, id) = (step.percent(), vsync_protocol::id::SnapshotId::from(new.hash).short());
+        let words = format!("{percent} % of the content of {} is not in snapshot {id} of {}", body.volume, body.source);
+        tracing::error!("{words}; retention of it is held until `vsync release {}`", body.volume);
+        self.note(|at| {
+            let entry = LogEntry::Pin { manifest: old.hash, at, by: format!("{BY}{words}") };
+            Ok::<_, ArchiveError>(Some(entry))
+        })?;
+        Ok(())
+    }
+
+    /// How much of `old` is gone in `new`.
+    fn step(&self, old: &Known, new: &Known, throttle: &Throttle) -> Result<Step, MarkError> {
+        let (before, after) = (self.chunks(old, throttle)?, self.chunks(new, throttle)?);
+        let gone: Vec<Cid> = before.difference(&after).copied().collect();
+        let kept: Vec<Cid> = before.intersection(&after).copied().collect();
+        let (gone, kept) = (self.bytes_of(&gone)?, self.bytes_of(&kept)?);
+        Ok(Step { gone, of: gone + kept })
+    }
+
+    fn chunks(&self, known: &Known, throttle: &Throttle) -> Result<BTreeSet<Cid>, MarkError> {
+        let (snapshot, root) = root_of(known)?;
+        let (mut nodes, mut chunks) = (HashSet::new(), BTreeSet::new());
+        let mut walk = Walk { archive: self, throttle, snapshot, revive: false };
+        walk.from(root, |cid, kind| {
+            if kind == BlobKind::Chunk {
+                chunks.insert(*cid);
+            }
+            kind != BlobKind::Chunk && nodes.insert(*cid)
+        })?;
+        Ok(chunks)
+    }
+
+    /// Volumes whose retention is held.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn held(&self) -> Result<Vec<Hold>, ArchiveError> {
+        let held = self.holds()?.held.clone();
+        let mut found = Vec::new();
+        for (manifest, reason) in held {
+            let Some(known) = self.catalog().known(manifest.into())? else { continue };
+            let Ok(parsed) = Manifest::parse(&known.manifest) else { continue };
+            let group = Group { source: parsed.body.source, volume: parsed.body.volume };
+            found.push(Hold { group, reason, manifest });
+        }
+        Ok(found)
+    }
+
+    /// Lets retention of `volume` go on, by the order of `by`.
+    ///
+    /// # Errors
+    /// When nothing of it is held, or the store fails.
+    pub fn release(
+        &self,
+        volume: &VolumeName,
+        source: Option<&MachineName>,
+        by: &str,
+    ) -> Result<LogPosition, RetentionError> {
+        let mut held = self.held()?;
+        held.retain(|hold| hold.group.volume == *volume && source.is_none_or(|source| hold.group.source == *source));
+        if held.is_empty() {
+            return Err(RetentionError::NotHeld(volume.clone()));
+        }
+        for hold in held {
+            self.pin(hold.manifest.into(), false, by)?;
+        }
+        Ok(self.position())
+    }
+
+    /// What the log says of holds by now.
+    fn holds(&self) -> Result<std::sync::MutexGuard<'_, Holds>, ArchiveError> {
+        let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let entries = self.catalog().log(holds.log, 1 << 20)?;
+            if entries.is_empty() {
+                return Ok(holds);
+            }
+            holds.log += entries.len() as u64;
+            entries.into_iter().for_each(|entry| holds.learn(entry));
+        }
+    }
+}
+
+impl Holds {
+    fn learn(&mut self, entry: LogEntry) {
+        match entry {
+            LogEntry::Pin { manifest, by, .. } => {
+                if let Some(words) = by.strip_prefix(BY) {
+                    self.held.insert(manifest, words.to_owned());
+                }
+            }
+            LogEntry::Unpin { manifest, .. } | LogEntry::Forget { manifest, .. } => {
+                if self.held.remove(&manifest).is_some() {
+                    self.released.insert(manifest);
+                }
+            }
+            LogEntry::Commit { .. } | LogEntry::Undelete { .. } => {}
+        }
+    }
+}
+
+/// What is gone from one snapshot to the next, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    gone: u64,
+    of: u64,
+}
+
+impl Step {
+    fn percent(self) -> u64 {
+        self.gone.saturating_mul(100).checked_div(self.of).unwrap_or(0)
+    }
+
+    fn is_more_than(self, percent: u64) -> bool {
+        self.of >= LEAST && self.percent() > percent
+    }
+}

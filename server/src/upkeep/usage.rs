@@ -1,0 +1,134 @@
+//! How much of the store a machine or a volume takes: the bytes of all blobs that its snapshots
+//! need, whoever brought them. What two machines share counts for both.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use vsync_protocol::blob::BlobKind;
+use vsync_protocol::id::{Cid, MachineName, VolumeName};
+use vsync_protocol::limits::MAX_CIDS;
+use vsync_protocol::log::LogEntry;
+use vsync_protocol::manifest::Manifest;
+
+use super::mark::{MarkError, Walk, root_of};
+use super::throttle::Throttle;
+use crate::archive::{Archive, ArchiveError};
+use crate::pins::CidSet;
+
+/// What a quota is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// All that a machine backs up.
+    Machine(MachineName),
+    /// A volume, whichever machine it is from.
+    Volume(VolumeName),
+}
+
+/// The quotas that a backup of a volume from a machine is under, in bytes; asked anew each time.
+pub type Quotas = Arc<dyn Fn(&MachineName, &VolumeName) -> Vec<(Scope, u64)> + Send + Sync>;
+
+/// What a backup may still bring.
+#[derive(Clone, Debug)]
+pub(crate) struct Allowance {
+    /// Bytes.
+    pub(crate) left: u64,
+    /// Whose quota that is, and how large.
+    pub(crate) words: String,
+}
+
+/// What is known of one scope.
+#[derive(Default)]
+pub(crate) struct Usage {
+    /// How much of the log it covers, and the last place in it whose snapshot is counted.
+    log: u64,
+    position: u64,
+    blobs: CidSet,
+    bytes: u64,
+}
+
+pub(crate) type Usages = HashMap<Scope, Usage>;
+
+impl Archive {
+    /// The tightest of `quotas`; none when there are none.
+    pub(crate) fn allowance(&self, quotas: Vec<(Scope, u64)>) -> Result<Option<Allowance>, MarkError> {
+        let mut tightest: Option<Allowance> = None;
+        for (scope, quota) in quotas {
+            let used = self.used(&scope)?;
+            let left = quota.saturating_sub(used);
+            if tightest.as_ref().is_none_or(|tightest| left < tightest.left) {
+                let (what, name) = match &scope {
+                    Scope::Machine(name) => ("machine", name.as_str()),
+                    Scope::Volume(name) => ("volume", name.as_str()),
+                };
+                let words = format!("{what} {name} has a quota of {quota} bytes here, and its snapshots use {used}");
+                tightest = Some(Allowance { left, words });
+            }
+        }
+        Ok(tightest)
+    }
+
+    /// Bytes of all blobs that the snapshots of `scope` need.
+    ///
+    /// # Errors
+    /// When a tree cannot be read.
+    pub fn used(&self, scope: &Scope) -> Result<u64, MarkError> {
+        let mut usages = self.usages.lock().unwrap_or_else(PoisonError::into_inner);
+        let usage = usages.entry(scope.clone()).or_default();
+        loop {
+            let entries = self.catalog().log(usage.log, 1 << 20)?;
+            if entries.is_empty() {
+                break;
+            }
+            let log = usage.log + entries.len() as u64;
+            let removes = |entry: &LogEntry| matches!(entry, LogEntry::Forget { .. } | LogEntry::Undelete { .. });
+            if entries.iter().any(removes) {
+                // What only it needed cannot be told without looking at all others again.
+                *usage = Usage::default();
+            }
+            usage.log = log;
+        }
+        self.count(scope, usage)?;
+        Ok(usage.bytes)
+    }
+
+    fn count(&self, scope: &Scope, usage: &mut Usage) -> Result<(), MarkError> {
+        let throttle = Throttle::default();
+        loop {
+            let page = self.catalog().standing_after(usage.position, 16)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            let reached = last.position;
+            for known in &page {
+                let body = Manifest::parse(&known.manifest).map_err(|_| MarkError::Manifest(known.hash.into()))?.body;
+                let counts = match scope {
+                    Scope::Machine(name) => body.source == *name,
+                    Scope::Volume(name) => body.volume == *name,
+                };
+                if counts {
+                    let (snapshot, root) = root_of(known)?;
+                    let mut new = Vec::new();
+                    let mut walk = Walk { archive: self, throttle: &throttle, snapshot, revive: false };
+                    walk.from(root, |cid, kind| {
+                        let is_new = !usage.blobs.contains(cid);
+                        if is_new {
+                            usage.blobs.insert(cid);
+                            new.push(*cid);
+                        }
+                        is_new && kind != BlobKind::Chunk
+                    })?;
+                    usage.bytes += self.bytes_of(&new)?;
+                }
+            }
+            usage.position = reached;
+        }
+    }
+
+    /// Bytes of blobs as they are stored.
+    pub(super) fn bytes_of(&self, cids: &[Cid]) -> Result<u64, ArchiveError> {
+        let mut bytes = 0;
+        for cids in cids.chunks(MAX_CIDS) {
+            let entries = self.catalog().entries(cids)?;
+            bytes += entries.into_iter().flatten().map(|entry| u64::from(entry.len)).sum::<u64>();
+        }
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,164 @@
+//! What a server records of its clients' work, and what it says of every volume.
+
+use rustix::process::Signal;
+use serde_json::Value;
+use vsync_tests::{Realm, Server, Volume};
+
+/// A realm with one server, its machine `production2` with the volume `data`.
+struct Bed {
+    data: Volume,
+    realm: Realm,
+    server: Server,
+}
+
+impl Bed {
+    fn new(lines: &str) -> Self {
+        let data = Volume::new(1);
+        data.write("a", "some content");
+        let realm = Realm::new()
+            .server("annex2")
+            .directory_with("data", data.path(), lines)
+            .client("production2", &["data"])
+            .client("uat", &[])
+            .build();
+        let server = realm.serve("annex2");
+        Self { data, realm, server }
+    }
+
+    fn status(&self) -> Value {
+        self.realm.vsync("production2").run(["status", "--json"]).success().json()
+    }
+
+    fn volume(&self) -> Value {
+        self.status()["volumes"][0].clone()
+    }
+
+    /// Waits until the server says of the volume what `wanted` asks for.
+    fn wait_for(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..60 {
+            let volume = self.volume();
+            if wanted(&volume) {
+                return volume;
+            }
+            std::thread::sleep(std::time::Duration::from_secs(2));
+        }
+        panic!("it never comes to that: {}", self.volume());
+    }
+}
+
+#[test]
+fn status_tells_of_backups_verifications_and_restores() {
+    let bed = Bed::new("");
+    let client = bed.realm.vsync("production2");
+    client.run(["backup", "data"]).success();
+    bed.data.write("b", "twice as much of it, and more");
+    client.run(["backup", "data"]).success();
+    let volume = bed.volume();
+    assert_eq!(volume["total_size"], 12 + 29);
+    assert_eq!((&volume["previous_size"], &volume["snapshots_count"]), (&12.into(), &2.into()));
+    assert!(volume["data_added"].as_u64().unwrap() > 0 && volume["bytes_read"].as_u64().unwrap() >= 29, "{volume}");
+    assert_eq!((&volume["verified"], &volume["restored"]), (&Value::Null, &Value::Null));
+    assert_eq!((&volume["failures"], &volume["overdue"]), (&0.into(), &false.into()));
+    client.run(["verify", "--read-data"]).success();
+    let there = vsync_tests::scratch();
+    let there = there.path().join("there");
+    bed.realm.vsync("uat").run(["restore", "data", "--to-path", there.to_str().unwrap()]).success();
+    let volume = bed.volume();
+    assert_eq!(
+        (&volume["verified"]["outcome"], &volume["verified"]["hostname"]),
+        (&"success".into(), &"production2".into())
+    );
+    assert_eq!(volume["restored"]["hostname"], "uat");
+    client.run(["status", "--check", "--quiet"]).success();
+}
+
+#[test]
+fn failures_before_there_is_a_snapshot_are_recorded_with_their_reason() {
+    let bed = Bed::new("");
+    let client = bed.realm.vsync("production2");
+    client.run(["backup", "data"]).success();
+    let (away, here) = (bed.data.path().with_extension("away"), bed.data.path());
+    std::fs::rename(here, &away).unwrap();
+    client.run(["backup", "data"]).code(1);
+    client.run(["backup", "--stdin-from-command", "data", "--", "false"]).code(20);
+    std::fs::rename(&away, here).unwrap();
+    let volume = bed.volume();
+    assert_eq!(volume["failures"], 2, "{volume}");
+    assert_eq!((&volume["failure"]["outcome"], &volume["failure"]["reason"]), (&"failed".into(), &"hook".into()));
+    assert!(volume["failure"]["message"].as_str().unwrap().contains("false failed"), "{volume}");
+    let status = client.run(["status", "--check"]).code(3).stdout_contains("failed 2 times");
+    assert!(status.stderr().contains("failing: data of production2: "), "{status}");
+    client.run(["status"]).success();
+    client.run(["backup", "data"]).success();
+    assert_eq!(bed.volume()["failures"], 0);
+    client.run(["status", "--check"]).success();
+}
+
+#[test]
+fn a_backup_that_is_stopped_or_killed_is_interrupted() {
+    let bed = Bed::new("");
+    let client = bed.realm.vsync("production2");
+    let endless = ["backup", "--stdin-from-command", "data", "--", "cat", "/dev/zero"];
+    let stopped = client.spawn(endless);
+    bed.wait_for(|volume| volume["running_since"].is_string());
+    stopped.signal(Signal::TERM);
+    stopped.wait().code(130);
+    let volume = bed.volume();
+    assert_eq!((&volume["running_since"], &volume["failures"]), (&Value::Null, &1.into()));
+    assert_eq!(
+        (&volume["failure"]["outcome"], &volume["failure"]["reason"]),
+        (&"interrupted".into(), &"interrupted".into())
+    );
+    // Nobody reports this end: the server notices when the connection has been silent for too long.
+    let killed = client.spawn(endless);
+    bed.wait_for(|volume| volume["running_since"].is_string());
+    killed.kill();
+    let volume = bed.wait_for(|volume| volume["failures"] == 2);
+    assert!(volume["failure"]["message"].as_str().unwrap().contains("never ended"), "{volume}");
+}
+
+#[test]
+fn a_backup_goes_on_after_its_server_was_started_again() {
+    let mut bed = Bed::new("");
+    let client = bed.realm.vsync("production2");
+    let work = client.spawn(["backup", "--stdin-from-command", "data", "--", "sh", "-c", "sleep 8; echo done"]);
+    bed.wait_for(|volume| volume["running_since"].is_string());
+    bed.server.restart();
+    work.wait().success();
+    let volume = bed.volume();
+    assert_eq!((&volume["failures"], &volume["total_size"]), (&0.into(), &5.into()), "{volume}");
+}
+
+#[test]
+fn a_volume_over_its_age_is_overdue() {
+    let bed = Bed::new("max-age = \"1s\"");
+    let client = bed.realm.vsync("production2");
+    client.run(["status", "--check"]).code(3).stdout_contains("NEVER BACKED UP");
+    client.run(["backup", "data"]).success();
+    bed.wait_for(|volume| volume["overdue"] == true);
+    let status = client.run(["status", "--check"]).code(3).stdout_contains("OVERDUE");
+    assert!(status.stderr().contains("overdue on annex2: data of production2"), "{status}");
+    bed.realm.edit(|toml| toml.replace("max-age = \"1s\"", "max-age = \"1h\""));
+    client.run(["status", "--check"]).success();
+}
+
+#[test]
+fn jobs_survive_a_restart_and_a_rebuilt_catalog() {
+    let mut bed = Bed::new("");
+    let client = bed.realm.vsync("production2");
+    client.run(["backup", "data"]).success();
+    client.run(["backup", "--stdin-from-command", "data", "--", "false"]).code(20);
+    let before = bed.volume();
+    bed.server.stop().success();
+    let report = bed.realm.vsync("annex2").run(["server", "rebuild", "--json"]).success().json();
+    assert_eq!((&report["jobs"], &report["jobs_lost"]), (&2.into(), &false.into()));
+    bed.server = bed.realm.serve("annex2");
+    let after = bed.volume();
+    for field in ["total_size", "failures", "failure", "time", "sizes"] {
+        assert_eq!(after[field], before[field], "{field}");
+    }
+    bed.server.stop().success();
+    std::fs::remove_file(bed.realm.store("annex2").join("catalog.sqlite")).unwrap();
+    let rebuilt = bed.realm.vsync("annex2").run(["server", "rebuild"]).success();
+    assert!(rebuilt.stderr().contains("the record of earlier jobs could not be read"), "{rebuilt}");
+}
