@@ -33,8 +33,7 @@ use crate::progress::Progress;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vsync import-privateer privateer_montagu_data
-  vsync import-privateer /srv/privateer --dry-run
-  vsync restore montagu_orderly_volume --source production2 --to-volume copy")]
+  vsync import-privateer /srv/privateer --dry-run")]
 pub(super) struct ImportPrivateerArgs {
     /// privateer's data volume, or a directory like it
     #[arg(value_name = "DATA_VOLUME_OR_PATH")]

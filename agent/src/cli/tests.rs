@@ -185,11 +185,11 @@ fn every_command_has_examples_and_every_example_is_right() {
             let line = &line[line.find("vsync ").unwrap_or_else(|| panic!("{words}: {line:?} runs no vsync"))..];
             let line = line.split([';', '>', '|']).next().unwrap().split("  #").next().unwrap();
             let example = shell_words(line);
-            assert!(example.join(" ").starts_with(&words), "{words} shows another command: {line}");
             parse(&example).unwrap_or_else(|error| panic!("{line:?} in the help of {words}: {error}"));
-            count += 1;
+            // Another command may come before it, or after.
+            count += usize::from(example.join(" ").starts_with(&words));
         }
-        assert!(count > 0, "{words} has no examples");
+        assert!(count > 0, "{words} has no example of its own");
     }
 }
 

@@ -35,7 +35,7 @@ const SHOWN: usize = 50;
   vsync verify
   vsync verify barman_recover@latest --read-data
   vsync verify --read-data-subset 2.5%
-  vsync verify --read-data-subset 1/7       a seventh of all, another one each day of the week
+  vsync verify --read-data-subset 1/7  # a seventh of all, another one each day of the week
   vsync verify barman_recover --read-data-subset 10G
   vsync verify --against-source --sample 5%")]
 pub(super) struct VerifyArgs {

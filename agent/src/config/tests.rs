@@ -115,7 +115,7 @@ fn bad_configurations_are_told_what_is_wrong_and_where() {
         (
             "[retention]",
             "[zzz]",
-            "42:2 unknown key `zzz`; known here: realm, servers, clients, volumes, retention, keys",
+            "42:2 unknown key `zzz`; known here: realm, servers, clients, volumes, retention, keys, notify",
         ),
         ("data = \"/srv/vsync\"", "", "11:1 the key `data` is missing here"),
         ("\"pause\"", "\"freeze\"", "32:11 `freeze` is not one of: none, pause, stop, hooks"),

@@ -15,7 +15,7 @@ use crate::cli::report::{Exit, Failure, unexpected};
 /// after three days of uptime moves their packs to the trash, where these stay for another seven.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  vsync server gc --dry-run\n  vsync server gc --empty-trash\n  vsync server gc --at-once --empty-trash     all the space that can be had"
+    after_help = "Examples:\n  vsync server gc --dry-run\n  vsync server gc --empty-trash\n  vsync server gc --at-once --empty-trash  # all the space that can be had"
 )]
 pub(in crate::cli) struct GcArgs {
     /// Only say what would be done

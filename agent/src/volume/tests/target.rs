@@ -9,7 +9,7 @@ use super::*;
 fn restore(target: &Target, name: &str, staging: Staging, content: &[u8]) -> Placed {
     let file = target.create_file(&path(name), staging).unwrap();
     file.write_at(content, 0).unwrap();
-    file.finish(target, &file_entry(path(name))).unwrap()
+    file.finish(target, &Entry { size: content.len() as u64, ..file_entry(path(name)) }).unwrap()
 }
 
 fn count(root: &Path) -> usize {
@@ -24,7 +24,7 @@ fn a_file_appears_when_it_is_complete() {
         let file = target.create_file(&path("file"), staging).unwrap();
         file.write_at(b"content", 0).unwrap();
         assert!(!root.path().join("file").exists());
-        let placed = file.finish(&target, &file_entry(path("file"))).unwrap();
+        let placed = file.finish(&target, &Entry { size: 7, ..file_entry(path("file")) }).unwrap();
         assert!(placed.unrestored.is_empty());
         let metadata = fs::metadata(root.path().join("file")).unwrap();
         assert_eq!((metadata.mode(), metadata.nlink(), metadata.mtime()), (0o100_644, 1, 1_000_000));
