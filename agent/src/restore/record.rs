@@ -2,7 +2,7 @@
 //!
 //! A file that still is that inode and has not changed since need not be read to know its
 //! content. The record is a cache: where anything about it is in doubt, it is not used, and
-//! the next restore reads the files. `docs/decisions/0008` says what it rests on.
+//! the next restore reads the files. `docs/decisions/0009` says what it rests on.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
