@@ -239,7 +239,7 @@ fn names_cannot_play_with_the_terminal() {
     let site = Site::new(6);
     site.data.write("bad\n\u{1b}[31mname\u{7}", vec![1; 2 << 20]);
     let path = site.data.path().join("bad\n\u{1b}[31mname\u{7}");
-    let trace = ["strace", "-f", "-o", "/dev/null", "-e", "inject=pread64:error=EIO:when=1+", "-P"];
+    let trace = ["strace", "-f", "-o", "/dev/null", "-e", "inject=pread64,preadv2:error=EIO:when=1+", "-P"];
     let output = site.host().through(trace).through([path]).run(["backup", "data"]).code(3);
     assert!(!output.stderr().contains('\u{1b}') && !output.stderr().contains('\u{7}'), "{output:?}");
     assert!(output.stderr().contains("bad\\n\\u{1b}[31mname"), "{output}");
@@ -288,7 +288,7 @@ fn an_unreadable_file_is_listed() {
     site.data.random("bad", 3 << 20).write("good", "good").random("small", 5000);
     for name in ["bad", "small"] {
         let path = site.data.path().join(name);
-        let trace = ["strace", "-f", "-o", "/dev/null", "-e", "inject=pread64:error=EIO:when=1+", "-P"];
+        let trace = ["strace", "-f", "-o", "/dev/null", "-e", "inject=pread64,preadv2:error=EIO:when=1+", "-P"];
         let output = site.host().through(trace).through([path]).run(["backup", "data"]).code(3);
         assert!(output.stderr().contains(&format!("not exact: {name}: cannot be read")), "{output}");
     }

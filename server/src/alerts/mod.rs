@@ -70,7 +70,8 @@ impl Message {
     /// The message in one line: the gravest news, and how many others there are.
     #[must_use]
     pub fn headline(&self) -> String {
-        let gravest = self.news.iter().max_by_key(|news| (news.event != Event::Recovered, news.alert.severity));
+        // Of those that are equally grave, the first.
+        let gravest = self.news.iter().rev().max_by_key(|news| (news.event != Event::Recovered, news.alert.severity));
         let others = match self.news.len().saturating_sub(1) {
             0 => String::new(),
             count => format!(" (and {count} more)"),

@@ -195,11 +195,12 @@ async fn requests_beyond_the_limit_wait() {
     let bed = Bed::new();
     let client = bed.open("data").await;
     let mut streams = Vec::new();
-    for _ in 0..vsync_transport::MAX_REQUESTS {
-        streams.push(tokio::time::timeout(Duration::from_secs(5), client.quic.open_bi()).await.unwrap().unwrap());
+    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(500), client.quic.open_bi()).await {
+        streams.push(stream.unwrap());
     }
-    let one_more = tokio::time::timeout(Duration::from_millis(300), client.quic.open_bi());
-    assert!(one_more.await.is_err(), "one more than there may be");
+    // QUIC has not yet told of the two that are done with, those of `Hello` and `Open`.
+    let most = vsync_transport::MAX_REQUESTS as usize;
+    assert!((most - 2..=most).contains(&streams.len()), "{} at once", streams.len());
     // When some are done with, the next may begin: QUIC tells the asker now and then, not each time.
     for (mut send, mut recv) in streams.drain(..streams.len() / 2) {
         send.write_all(&encode_message(&Request::Status)).await.unwrap();

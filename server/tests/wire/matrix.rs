@@ -51,7 +51,7 @@ const TABLE: [Row; 25] = [
     ("Overview", ["Overview"; 5]),
     ("Collect", [NO, NO, NO, NO, "Collected"]),
     ("Scrub", [NO, NO, NO, NO, "Scrubbed"]),
-    ("Release", [NO, NO, NO, NO, "Done"]),
+    ("Release", [NO, NO, NO, NO, "NoSnapshot"]),
 ];
 
 /// The table's name of a request. A new verb does not compile until it has one, and has no

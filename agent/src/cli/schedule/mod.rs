@@ -80,7 +80,7 @@ impl From<LockError> for Failure {
     fn from(error: LockError) -> Self {
         let hint = match &error {
             LockError::Held { holder, .. } => Some(format!("wait for {holder} to end")),
-            LockError::Io { .. } => None,
+            LockError::Io { .. } => Some("give another --state-dir, or make room there".to_owned()),
         };
         Self::of(&error, Exit::Failed).hint(hint)
     }
