@@ -87,7 +87,7 @@ fn a_browser_shows_how_everything_is() {
     agent.run(["backup", "orderly"]).success();
     let away = data.path().with_extension("away");
     fs::rename(data.path(), &away).expect("a rename");
-    agent.run(["backup", "orderly"]).code(11);
+    agent.run(["backup", "orderly"]).code(1);
     fs::rename(&away, data.path()).expect("a rename");
 
     let browser = Browser { profile: scratch(), url };
