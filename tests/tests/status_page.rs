@@ -94,7 +94,7 @@ fn a_browser_shows_how_everything_is() {
     let elements = browser.elements();
     for expected in [
         "<h1 id=\"name\">vsync annex2</h1>",
-        "2 to look at",
+        " to look at<",
         "production2/never is declared, and was never backed up",
         "production2/orderly could not be backed up",
         "never backed up",
