@@ -82,7 +82,7 @@ fn dump_brings_back_bytes_and_archives() {
     bed.run("dump data -o data.tar").success().stderr_contains("special/socket is a socket");
     let there = vsync_tests::scratch();
     let status = Command::new("tar")
-        .args(["--extract", "--same-owner", "--same-permissions", "--xattrs", "--xattrs-include=*", "--file"])
+        .args(["--extract", "--same-owner", "--same-permissions", "--acls", "--xattrs", "--xattrs-include=*", "--file"])
         .args([archive.as_path(), "--directory".as_ref(), there.path()])
         .status()
         .unwrap();
