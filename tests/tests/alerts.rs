@@ -49,7 +49,10 @@ fn a_failure_its_turn_for_the_worse_and_its_end_are_told_once_each_on_every_way(
     // Declared, and never backed up: that is the first thing to say. Nothing is critical, so the watchdog is told, too.
     let first = sinks.wait_for(PATIENCE, hook_says("began", "never"));
     let said = first["body"]["text"].as_str().expect("a text");
-    assert!(said.starts_with("🟡 vsync annex2: warning: production2/data is declared, and was never backed up"), "{said}");
+    assert!(
+        said.starts_with("🟡 vsync annex2: warning: production2/data is declared, and was never backed up"),
+        "{said}"
+    );
     sinks.wait_for(PATIENCE, |delivery| delivery["path"] == "/watchdog" && delivery["method"] == "GET");
     let mail = sinks.wait_for(PATIENCE, |delivery| delivery["way"] == "mail");
     assert_eq!(mail["encrypted"], true, "{mail}");
@@ -62,12 +65,12 @@ fn a_failure_its_turn_for_the_worse_and_its_end_are_told_once_each_on_every_way(
 
     let hidden = data.path().with_extension("away");
     fs::rename(data.path(), &hidden).expect("a rename");
-    agent.run(["backup", "data"]).code(11);
+    agent.run(["backup", "data"]).code(1);
     sinks.wait_for(PATIENCE, hook_says("began", "failing"));
     // A restart makes nobody forget, and nobody hear it again.
     server.restart();
     sinks.refuse(true);
-    agent.run(["backup", "data"]).code(11);
+    agent.run(["backup", "data"]).code(1);
     std::thread::sleep(Duration::from_secs(3));
     sinks.refuse(false);
     sinks.wait_for(PATIENCE, hook_says("worse", "failing"));

@@ -1,6 +1,7 @@
 //! News by e-mail.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lettre::message::{Mailbox, header::ContentType};
 use lettre::transport::smtp::authentication::Credentials;
@@ -9,6 +10,9 @@ use lettre::{SmtpTransport, Transport as _};
 
 use super::SinkError;
 use crate::alerts::{Message, Sink};
+
+/// A mail server that is silent for so long is given up.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server that takes mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +71,7 @@ fn transport(smtp: &Smtp, password: Option<String>) -> Result<SmtpTransport, Sin
         SmtpTls::Upgraded => Tls::Required(parameters()?),
         SmtpTls::Whole => Tls::Wrapper(parameters()?),
     };
-    let mut builder = SmtpTransport::builder_dangerous(&smtp.host).port(smtp.port).tls(tls);
+    let mut builder = SmtpTransport::builder_dangerous(&smtp.host).port(smtp.port).tls(tls).timeout(Some(PATIENCE));
     if let (Some(user), Some(password)) = (&smtp.user, password) {
         builder = builder.credentials(Credentials::new(user.clone(), password));
     }
