@@ -557,7 +557,7 @@ const SILENCED: [Silenced; 8] = [
     ("Have", &["backup", "data"], |request| matches!(request, Request::Have { .. })),
     ("Flush", &["backup", "data"], |request| matches!(request, Request::Flush { .. })),
     ("Commit", &["backup", "data"], |request| matches!(request, Request::Commit { .. })),
-    ("Status", &["status"], |request| matches!(request, Request::Status)),
+    ("Overview", &["status"], |request| matches!(request, Request::Overview)),
 ];
 
 /// What a command ends with when all answers to a verb are kept from it.
