@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -138,7 +139,10 @@ impl Filesystem for Recorder {
 
 /// A mounted ext4 file system; unmounted when dropped.
 #[derive(Debug)]
-pub struct Mounted(PathBuf);
+pub struct Mounted {
+    at: PathBuf,
+    device: String,
+}
 
 impl Mounted {
     /// Mounts the file system in `image` at `at`, as after a power cut: its journal is replayed.
@@ -148,15 +152,19 @@ impl Mounted {
     #[must_use]
     #[track_caller]
     pub fn new(image: &Path, at: &Path) -> Self {
-        shell::run("mount", ["-o".as_ref(), "loop".as_ref(), image.as_os_str(), at.as_os_str()]);
-        Self(at.to_owned())
+        // `mount -o loop` would take the device that an image of this name had before, which goes only after a while,
+        // and with it what the kernel remembers of the old content.
+        let device = shell::run("losetup", ["--find".as_ref(), "--show".as_ref(), image.as_os_str()]).trim().to_owned();
+        shell::run("mount", [OsStr::new(&device), at.as_os_str()]);
+        Self { at: at.to_owned(), device }
     }
 }
 
 impl Drop for Mounted {
     fn drop(&mut self) {
         // A panic here would hide another.
-        drop(shell::attempt(std::process::Command::new("umount").arg(&self.0)));
+        drop(shell::attempt(Command::new("umount").arg(&self.at)));
+        drop(shell::attempt(Command::new("losetup").arg("--detach").arg(&self.device)));
     }
 }
 
