@@ -107,8 +107,7 @@ impl Session {
                 Err(_) => return Err(cut_off()),
             }
             let head = FrameHead::decode(&head).ok_or_else(|| refusal(RefusalCode::Malformed, "frame too long"))?;
-            let mut blob = vec![0; head.len];
-            from.read_exact(&mut blob).await.map_err(|_| cut_off())?;
+            let blob = read_blob(from, head.len).await?;
             // A blob larger than the queue has it for itself.
             let cost = head.len.clamp(LEAST_COST, QUEUE) as u32;
             let cost = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| closed())?;
@@ -152,6 +151,16 @@ impl Session {
         // When the thread is gone there is nothing left to close.
         let _ = self.queue.send(Item::Close);
     }
+}
+
+/// The next `len` bytes of a stream, copied once into memory that was not cleared before.
+async fn read_blob(from: &mut quinn::RecvStream, len: usize) -> Result<Vec<u8>, Refusal> {
+    let mut blob = Vec::with_capacity(len);
+    while blob.len() < len {
+        let part = from.read_chunk(len - blob.len(), true).await.map_err(|_| cut_off())?;
+        blob.extend_from_slice(&part.ok_or_else(cut_off)?.bytes);
+    }
+    Ok(blob)
 }
 
 fn closed() -> Refusal {

@@ -110,12 +110,23 @@ async fn frames(
             continue;
         }
         connector.before_receiving(head.len as u64).await;
-        let mut blob = vec![0; head.len];
-        read(connector, &mut stream, &mut blob).await?;
+        let blob = read_blob(connector, &mut stream, head.len).await?;
         wanted.remove(&head.cid);
         deliver(Fetched::Blob(head.cid, blob));
     }
     Ok(())
+}
+
+/// The next `len` bytes, copied once into memory that was not cleared before.
+async fn read_blob(connector: &Connector, stream: &mut RecvStream, len: usize) -> Result<Vec<u8>, RemoteError> {
+    let mut blob = Vec::with_capacity(len);
+    while blob.len() < len {
+        let room = len - blob.len();
+        let part = async { stream.read_chunk(room, true).await.map_err(|error| connector.lost(&error)) };
+        let part = connector.part(part).await?.ok_or_else(|| connector.lost(&"the answer ends too early"))?;
+        blob.extend_from_slice(&part.bytes);
+    }
+    Ok(blob)
 }
 
 /// Fills `buffer`, however slowly, as long as something comes.

@@ -51,6 +51,9 @@ pub struct Sealer {
     vault: Arc<Vault>,
     compressor: zstd::bulk::Compressor<'static>,
     decompressor: zstd::bulk::Decompressor<'static>,
+    /// Where payloads are compressed to, and decompressed again: they grow to what the longest
+    /// chunk needs and are never cleared.
+    packed: Vec<u8>,
     check: Vec<u8>,
     /// Where blobs are made.
     buffer: Vec<u8>,
@@ -66,6 +69,7 @@ impl Sealer {
             vault,
             compressor: zstd::bulk::Compressor::new(COMPRESSION_LEVEL).map_err(SealError::Compressor)?,
             decompressor: zstd::bulk::Decompressor::new().map_err(SealError::Compressor)?,
+            packed: Vec::new(),
             check: Vec::new(),
             buffer: Vec::new(),
         })
@@ -115,36 +119,42 @@ impl Sealer {
     /// Appends `plain`, compressed where that helps and padded, to `out`.
     fn encode(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), SealError> {
         let head = out.len();
-        let start = head + ENCODED_HEAD_LEN;
-        // Room for less than the plaintext: what would not save 1/32 is kept as it is.
-        out.resize(start + plain.len() - plain.len() / 32, 0);
-        let compressed = self.compressor.compress_to_buffer(plain, &mut out[start..]).ok();
-        out.truncate(compressed.map_or(head, |len| start + len));
-        let (codec, payload_len) = match compressed {
+        // Room for less than the plaintext: what would not save 1/32 is kept as it is. zstd's
+        // choices depend on the room that it has, so it is always exactly this.
+        let room = at_least(&mut self.packed, plain.len() - plain.len() / 32);
+        let compressed = self.compressor.compress_to_buffer(plain, room).ok();
+        let (codec, payload) = match compressed {
             Some(len) => {
-                self.verify(&out[start..], plain)?;
-                (Codec::Zstd, len)
+                let check = at_least(&mut self.check, plain.len());
+                verify(&mut self.decompressor, &self.packed[..len], plain, check)?;
+                (Codec::Zstd, &self.packed[..len])
             }
-            None => (Codec::Raw, plain.len()),
+            None => (Codec::Raw, plain),
         };
-        let mut encoded_head = Vec::with_capacity(ENCODED_HEAD_LEN);
-        blob::write_encoded_head(&mut encoded_head, codec, plain.len() as u32, payload_len as u32);
-        if compressed.is_none() {
-            out.extend_from_slice(&encoded_head);
-            out.extend_from_slice(plain);
-        } else {
-            out[head..start].copy_from_slice(&encoded_head);
-        }
-        out.resize(head + padme(ENCODED_HEAD_LEN + payload_len), 0);
+        blob::write_encoded_head(out, codec, plain.len() as u32, payload.len() as u32);
+        out.extend_from_slice(payload);
+        out.resize(head + padme(ENCODED_HEAD_LEN + payload.len()), 0);
         Ok(())
     }
+}
 
-    /// Encoders have lost data before: what does not decode is never uploaded.
-    fn verify(&mut self, payload: &[u8], plain: &[u8]) -> Result<(), SealError> {
-        self.check.resize(plain.len(), 0);
-        match self.decompressor.decompress_to_buffer(payload, &mut self.check[..]) {
-            Ok(len) if self.check[..len] == *plain => Ok(()),
-            _ => Err(SealError::Unfaithful),
-        }
+/// The first `len` bytes of `buffer`, whatever they hold.
+fn at_least(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    &mut buffer[..len]
+}
+
+/// Encoders have lost data before: what does not decode is never uploaded.
+fn verify(
+    decompressor: &mut zstd::bulk::Decompressor<'_>,
+    payload: &[u8],
+    plain: &[u8],
+    check: &mut [u8],
+) -> Result<(), SealError> {
+    match decompressor.decompress_to_buffer(payload, check) {
+        Ok(len) if check[..len] == *plain => Ok(()),
+        _ => Err(SealError::Unfaithful),
     }
 }
