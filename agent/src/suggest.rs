@@ -18,9 +18,9 @@ pub fn suffix<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> 
     nearest(name, candidates).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default()
 }
 
-/// How many letters must be put in, taken out or replaced, without regard to case.
+/// How many letters must be put in, taken out, replaced, or swapped with the next, without regard to case.
 fn distance(from: &str, to: &str) -> usize {
-    strsim::levenshtein(&from.to_lowercase(), &to.to_lowercase())
+    strsim::osa_distance(&from.to_lowercase(), &to.to_lowercase())
 }
 
 #[cfg(test)]
@@ -35,6 +35,7 @@ mod tests {
             ("montagu-db-volume", Some("montagu_db_volume")),
             ("UAT", Some("uat")),
             ("ua", Some("uat")),
+            ("aut", Some("uat")),
             ("production", None),
             ("", None),
         ] {
