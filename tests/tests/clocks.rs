@@ -1,7 +1,5 @@
 //! A server whose clock is not the agent's: it is said, nothing is decided by it, and what is backed up is right.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
-
 use std::fs;
 
 use vsync_protocol::wire::Reply;
