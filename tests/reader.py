@@ -19,6 +19,7 @@ CHUNK, LEAF, INNER, ROOT = 1, 2, 3, 4
 FILE, DIRECTORY, SYMLINK, HARD_LINK, CHARACTER, BLOCK, FIFO, SOCKET = range(8)
 NODE_TYPES = {CHARACTER: stat.S_IFCHR, BLOCK: stat.S_IFBLK, FIFO: stat.S_IFIFO, SOCKET: stat.S_IFSOCK}
 SUITES = {1: ChaCha20Poly1305, 2: AESGCM}
+BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 
 MAX_RAW, MAX_REFS, MAX_BLOB, MAX_MANIFEST = 8 << 20, 65536, 11_010_048, 256 << 10
 MAX_ENTRY, MAX_DEPTH, MAX_EXTENTS, MAX_PATH, MAX_RECORDS, MAX_WINDOW = 64 << 10, 16, 64, 256 << 10, 65536, 1 << 23
@@ -50,9 +51,6 @@ def decoded(data):
 
 def derived(context, material, length=32):
     return blake3.blake3(material, derive_key_context="vsync.v1 2026-11 " + context).digest(length=length)
-
-
-BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 
 
 def bech32_checksum(part, values):

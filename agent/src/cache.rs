@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use thiserror::Error;
+use vsync_protocol::encode;
 use vsync_protocol::id::{Cid, Pid, SnapshotId};
 use vsync_protocol::manifest::ChunkerParameters;
 use vsync_protocol::tree::Child;
@@ -213,7 +214,7 @@ impl Cache {
     /// # Errors
     /// When SQLite fails.
     pub fn finish(&mut self, parent: &Parent) -> Result<(), CacheError> {
-        let chunker = minicbor::to_vec(parent.chunker).unwrap_or_default();
+        let chunker = encode(&parent.chunker);
         let finish = |connection: &Connection| {
             connection.execute("DELETE FROM node WHERE run = 0", [])?;
             connection.execute("DELETE FROM parent", [])?;

@@ -9,10 +9,9 @@ use globset::{Glob, GlobMatcher};
 use thiserror::Error;
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::Cid;
-use vsync_protocol::limits::MAX_TREE_DEPTH;
-use vsync_protocol::tree::{Child, ChildSummary, Entry, EntryPath, Inner, Leaf, Record, Root};
+use vsync_protocol::tree::{Entry, EntryPath, Leaf, Record, Root};
 
-use crate::tree::{Node, NodeSource, Reference, TreeError};
+use crate::tree::{Children, Node, NodeSource, Reference, TreeError, decode, load};
 
 /// Matches remembered; beyond that, nodes are read again.
 const REMEMBERED: usize = 200_000;
@@ -62,8 +61,8 @@ pub struct Search {
 /// What a node is known to hold.
 #[derive(Clone)]
 enum Known {
-    /// Matching entries of a leaf.
-    Entries(Rc<[Entry]>),
+    /// A leaf, and its matching entries.
+    Entries(Cid, Rc<[Entry]>),
     /// Children in which something matches, and whether they are leaves.
     Nodes(Rc<[(Reference, usize)]>),
 }
@@ -71,7 +70,7 @@ enum Known {
 impl Known {
     fn is_empty(&self) -> bool {
         match self {
-            Self::Entries(entries) => entries.is_empty(),
+            Self::Entries(_, entries) => entries.is_empty(),
             Self::Nodes(nodes) => nodes.is_empty(),
         }
     }
@@ -99,9 +98,7 @@ impl Search {
         } else {
             let Node { refs, payload } = load(nodes, BlobKind::Root, root)?;
             let node: Root = decode(root.cid, &payload)?;
-            let subtree = node.subtree;
-            let known =
-                self.children(nodes, root.cid, subtree.depth as usize, refs, &subtree.children, &subtree.summaries)?;
+            let known = self.children(nodes, root.cid, Children::of_root(refs, node.subtree))?;
             self.remember(root.cid, known)
         };
         self.tell(nodes, known, &mut None, found)
@@ -117,11 +114,10 @@ impl Search {
         found: &mut dyn FnMut(&Entry),
     ) -> Result<(), TreeError<N::Error>> {
         match known {
-            Known::Entries(entries) => {
+            Known::Entries(leaf, entries) => {
                 for entry in entries.iter() {
                     if last.as_ref().is_some_and(|last| *last >= entry.path) {
-                        let (cid, reason) = (Cid::from_bytes([0; 32]), format!("{} is out of order", entry.path));
-                        return Err(TreeError::Malformed { cid, reason });
+                        return Err(TreeError::malformed(leaf, format!("{} is out of order", entry.path)));
                     }
                     *last = Some(entry.path.clone());
                     found(entry);
@@ -148,8 +144,8 @@ impl Search {
         }
         if depth > 1 {
             let Node { refs, payload } = load(nodes, BlobKind::Inner, node)?;
-            let inner: Inner = decode(node.cid, &payload)?;
-            let known = self.children(nodes, node.cid, depth - 1, refs, &inner.children, &inner.summaries)?;
+            let children = Children::of_inner(depth, refs, decode(node.cid, &payload)?);
+            let known = self.children(nodes, node.cid, children)?;
             return Ok(self.remember(node.cid, known));
         }
         let leaf: Leaf = decode(node.cid, &load(nodes, BlobKind::Leaf, node)?.payload)?;
@@ -157,7 +153,7 @@ impl Search {
             Record::Entry(entry) if self.pattern.fits(&entry.path) => Some(*entry),
             _ => None,
         });
-        let known = Known::Entries(entries.collect());
+        let known = Known::Entries(node.cid, entries.collect());
         Ok(self.remember(node.cid, known))
     }
 
@@ -165,22 +161,13 @@ impl Search {
         &mut self,
         nodes: &mut N,
         cid: Cid,
-        depth: usize,
-        refs: Vec<Cid>,
-        children: &[Child],
-        summaries: &[ChildSummary],
+        children: Result<Children, &'static str>,
     ) -> Result<Known, TreeError<N::Error>> {
-        let fits = refs.len() == children.len() && refs.len() == summaries.len();
-        if !fits || depth > MAX_TREE_DEPTH || (depth == 0 && !refs.is_empty()) {
-            return Err(TreeError::Malformed { cid, reason: "counts or depth do not fit".into() });
-        }
-        let all = refs.into_iter().zip(children).zip(summaries);
+        let children = children.map_err(|reason| TreeError::malformed(cid, reason))?;
+        let (kind, depth) = (children.kind(), children.depth);
         // A node of content alone holds no path.
-        let worth: Vec<Reference> = all
-            .filter(|(_, summary)| summary.entries > 0)
-            .map(|((cid, child), _)| Reference { cid, child: *child })
-            .collect();
-        let kind = if depth == 1 { BlobKind::Leaf } else { BlobKind::Inner };
+        let worth = children.nodes.into_iter().filter(|(_, summary)| summary.entries > 0);
+        let worth: Vec<Reference> = worth.map(|(node, _)| node).collect();
         let mut matching = Vec::new();
         for (at, child) in worth.iter().enumerate() {
             if at % READ_AHEAD == 0 {
@@ -196,7 +183,7 @@ impl Search {
     }
 
     fn remember(&mut self, cid: Cid, known: Known) -> Known {
-        if let Known::Entries(entries) = &known {
+        if let Known::Entries(_, entries) = &known {
             self.remembered += entries.len();
         }
         if self.remembered > REMEMBERED {
@@ -206,17 +193,6 @@ impl Search {
         self.known.insert(cid, known.clone());
         known
     }
-}
-
-fn load<N: NodeSource>(nodes: &mut N, kind: BlobKind, node: &Reference) -> Result<Node, TreeError<N::Error>> {
-    nodes.load(kind, node).map_err(|source| TreeError::Node { cid: node.cid, source })
-}
-
-fn decode<'b, T: minicbor::Decode<'b, ()>, E: std::error::Error + 'static>(
-    cid: Cid,
-    payload: &'b [u8],
-) -> Result<T, TreeError<E>> {
-    minicbor::decode(payload).map_err(|error| TreeError::Malformed { cid, reason: error.to_string() })
 }
 
 #[cfg(test)]

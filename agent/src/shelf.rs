@@ -4,6 +4,7 @@ use std::io;
 use std::marker::PhantomData;
 
 use minicbor::{Decode, Encode};
+use vsync_protocol::encode_into;
 
 /// Bytes of encoded things that are compressed together.
 const PAGE: usize = 256 << 10;
@@ -29,8 +30,7 @@ impl<T> Default for Shelf<T> {
 impl<T: Encode<()> + for<'b> Decode<'b, ()>> Shelf<T> {
     /// Adds one at the end.
     pub(crate) fn push(&mut self, thing: &T) -> io::Result<()> {
-        // Writing to a vector cannot fail.
-        minicbor::encode(thing, &mut self.open).map_err(|error| io::Error::other(error.to_string()))?;
+        encode_into(thing, &mut self.open);
         self.len += 1;
         if self.open.len() >= PAGE {
             self.pages.push((self.open.len(), zstd::bulk::compress(&self.open, LEVEL)?));

@@ -2,6 +2,7 @@
 
 use ed25519_dalek::{Signer, SigningKey};
 use thiserror::Error;
+use vsync_protocol::encode;
 use vsync_protocol::id::{MachineKey, Pid, RealmId, SnapshotId};
 use vsync_protocol::manifest::{self, Body, Manifest, ManifestError, Sealed};
 use vsync_protocol::tree::Child;
@@ -48,12 +49,9 @@ pub fn make(
     reader: &age::x25519::Recipient,
     key: &SigningKey,
 ) -> Result<Vec<u8>, SnapshotError> {
-    let encoded = |result: Result<Vec<u8>, minicbor::encode::Error<std::convert::Infallible>>| {
-        result.map_err(|error| SnapshotError::Seal(error.to_string()))
-    };
-    let body = encoded(minicbor::to_vec(body))?;
+    let body = encode(body);
     let sealed = Sealed { body: *blake3::hash(&body).as_bytes(), ..sealed };
-    let plain = zeroize::Zeroizing::new(encoded(minicbor::to_vec(&sealed))?);
+    let plain = zeroize::Zeroizing::new(encode(&sealed));
     let sealed = age::encrypt(reader, &plain).map_err(|error| SnapshotError::Seal(error.to_string()))?;
     Ok(manifest::assemble(&body, &sealed, |message| key.sign(message).to_bytes()))
 }

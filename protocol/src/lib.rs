@@ -15,6 +15,7 @@
 //! - [`registry`]: `vsync.pub`, the public keys of a realm
 
 pub mod blob;
+mod encode;
 pub mod id;
 pub mod limits;
 pub mod log;
@@ -23,6 +24,8 @@ pub mod plan;
 pub mod registry;
 pub mod tree;
 pub mod wire;
+
+pub use encode::{encode, encode_into};
 
 #[cfg(test)]
 mod testing;

@@ -2,6 +2,7 @@
 //! full; an agent hears only what it can act on.
 
 use quinn::VarInt;
+use vsync_protocol::encode;
 use vsync_protocol::wire::{Refusal, RefusalCode};
 
 use crate::archive::{ArchiveError, report};
@@ -21,8 +22,7 @@ pub(crate) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal 
 /// is closed for a refusal carries it as its error code.
 pub(crate) fn number(code: RefusalCode) -> VarInt {
     // Codes are small CBOR integers: one byte, the number itself.
-    let byte = minicbor::to_vec(code).ok().and_then(|bytes| bytes.first().copied());
-    VarInt::from(byte.unwrap_or_default())
+    VarInt::from(encode(&code).first().copied().unwrap_or_default())
 }
 
 impl From<StoreError> for Refusal {

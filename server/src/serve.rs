@@ -15,6 +15,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use vsync_protocol::encode;
 use vsync_protocol::id::{MachineKey, MachineName, RealmId, SnapshotId, VolumeName};
 use vsync_protocol::limits::{MAX_MESSAGE_LEN, MAX_VERDICTS};
 use vsync_protocol::plan::{Fate, Verdict};
@@ -410,7 +411,7 @@ impl Shared {
         let own = (!member.may_read && !member.may_admin).then_some(&member.name);
         let mut overview = self.viewer.overview(own)?;
         // Bounds hold on average; this one always.
-        while minicbor::to_vec(&overview).map_or(0, |bytes| bytes.len()) > PAGE && !overview.volumes.is_empty() {
+        while encode(&overview).len() > PAGE && !overview.volumes.is_empty() {
             overview.volumes.truncate(overview.volumes.len() * 3 / 4);
         }
         Ok(Reply::Overview(Box::new(overview)))

@@ -125,3 +125,33 @@ fn failures_have_the_codes_that_are_promised() {
     let error: serde_json::Value = serde_json::from_str(json.stderr().lines().last().expect("a line")).expect("JSON");
     assert_eq!((&error["message_type"], &error["code"]), (&"exit_error".into(), &10.into()));
 }
+
+/// A script that sets a realm up reads JSON from the first command on.
+#[test]
+fn setting_up_speaks_json_too() {
+    let home = scratch();
+    let vsync = Vsync::at(home.path()).with(["--json"]);
+    std::fs::write(home.path().join(".gitignore"), "target").expect("a file");
+    let made = vsync.run(["init", "--realm", "montagu"]).success().json();
+    assert_eq!(made["realm"], "montagu", "{made}");
+    let ignored = std::fs::read_to_string(home.path().join(".gitignore")).expect("a file");
+    assert_eq!(ignored, "target\n.vsync_identity\n");
+    let page = vsync.run(["key", "recovery-kit"]).success().json();
+    assert!(page["page"].as_str().is_some_and(|page| page.contains("vsync1")), "{page}");
+    let written = vsync.run(["key", "recovery-kit", "--out", "kit.txt"]).success().json();
+    assert_eq!(written["written"], "kit.txt");
+    let more = "[[servers]]\nname = \"store\"\naddress = \"127.0.0.1:1\"\ndata = \"/nowhere\"\n\
+                [[clients]]\nname = \"host\"\nbackup = [\"data\"]\n[[volumes]]\nname = \"dta\"\n";
+    let toml = format!("[realm]\nname = \"montagu\"\n{more}");
+    std::fs::write(home.path().join("vsync.toml"), toml).expect("a file");
+    let checked = vsync.run(["config", "check"]).success().json();
+    let warning = checked["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains("dta") && warning.contains("did you mean `data`"), "{warning}");
+    vsync.run(["keygen", "--all"]).success();
+    let configured = vsync.run(["configure", "host"]).success().json();
+    assert_eq!((&configured["machine"], &configured["role"]), (&"host".into(), &"full".into()));
+    vsync.run(["configure", "hots"]).code(2).stderr_contains("vsync configure NAME");
+    std::fs::write(home.path().join(".vsync_identity"), "").expect("a file");
+    vsync.run(["check"]).code(1).stdout_contains(".vsync_identity does not hold the name of a machine");
+    vsync.run(["snapshots", "--kit", "no-such-kit"]).code(12).stderr_contains("vsync key recovery-kit");
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use vsync_tests::{Site, Tree, Volume, assert_same, shell};
@@ -29,31 +30,60 @@ fn an_unchanged_volume_is_neither_opened_nor_sent() {
     assert_eq!(second.text("parent"), first.text("snapshot_id"));
     assert_ne!(second.text("snapshot_id"), first.text("snapshot_id"));
 
-    // The kernel's word for it: no read of anything in the volume.
+    // The kernel's word for it: no file of the volume is opened, and nothing in it is read.
     let log = vsync_tests::scratch();
     let log = log.path().join("calls");
-    let calls = "trace=read,readv,pread64,preadv,preadv2,copy_file_range,mmap";
+    let calls = "trace=read,readv,pread64,preadv,preadv2,copy_file_range,mmap,open,openat,openat2";
     let traced = site.host().through(["strace", "-f", "-y", "-e", calls, "-o", log.to_str().unwrap()]);
     traced.run(["backup", "data", "-q"]).success();
     let text = fs::read_to_string(&log).unwrap();
     let name = site.data.path().to_str().unwrap();
-    let reads: Vec<_> = text.lines().filter(|line| line.contains(name)).collect();
+    let (opens, reads): (Vec<_>, Vec<_>) = text
+        .lines()
+        .filter(|line| line.contains(name) && !line.contains(" resumed>"))
+        .partition(|line| line.split_whitespace().nth(1).is_some_and(|call| call.starts_with("open")));
     assert!(reads.is_empty(), "{reads:#?}");
-    assert!(text.lines().count() > 20, "the trace is empty");
+    // Directories are listed; what is only looked at is not opened.
+    let (directories, files): (Vec<&str>, Vec<&str>) =
+        opens.into_iter().partition(|line| line.contains("O_DIRECTORY") || line.contains("O_PATH"));
+    assert!(files.is_empty(), "{files:#?}");
+    assert!(directories.len() > 3, "the trace is empty: {text}");
+}
+
+/// How many blobs of each kind the store's packs hold, as their tables say: chunks, leaves, inner nodes, roots.
+fn kinds(store: &Path) -> [u64; 4] {
+    let mut counts = [0; 4];
+    for shelf in fs::read_dir(store.join("packs")).unwrap().map(|entry| entry.unwrap().path()) {
+        let packs = fs::read_dir(shelf).unwrap().map(|entry| entry.unwrap().path());
+        for pack in packs.filter(|path| path.extension().is_some_and(|extension| extension == "pack")) {
+            let bytes = fs::read(pack).unwrap();
+            let end = bytes.len() - 48;
+            let length = usize::try_from(u64::from_le_bytes(bytes[end..end + 8].try_into().unwrap())).unwrap();
+            let rows = bytes[end - length..end].chunks_exact(48);
+            rows.for_each(|row| counts[usize::from(row[44]) - 1] += 1);
+        }
+    }
+    counts
 }
 
 #[test]
 fn one_page_sends_one_chunk_one_leaf_and_its_ancestors() {
     let site = Site::new(2);
-    site.data.random("base/1/1259", 96 << 20).random("archive", 96 << 20).many("many", 2000, 200);
+    site.data.random("base/1/1259", 256 << 20).random("archive", 96 << 20).many("many", 2000, 200);
     std::thread::sleep(SETTLED);
     let first = site.backup();
     assert!(first.number("data_blobs") > 2000, "{first:?}");
+    let before = kinds(&site.store());
+    assert_eq!(before.iter().sum::<u64>(), first.number("data_blobs"), "{before:?}");
     site.data.patch("base/1/1259", 50 << 20, [0x5a; 8192]);
     let second = site.backup();
     assert_eq!(second.number("files_opened"), 1, "{second:?}");
-    // A cut point may move: two chunks; the leaf, a node above it, the root.
-    assert!(second.number("data_blobs") <= 5, "{second:?}");
+    let after = kinds(&site.store());
+    let new: Vec<u64> = after.iter().zip(before).map(|(after, before)| after - before).collect();
+    assert_eq!(new.iter().sum::<u64>(), second.number("data_blobs"), "{new:?}");
+    // A cut point may move, in the file and in the tree: two chunks, two leaves; then one node on each level, the root.
+    let [chunks, leaves, inner, roots] = new[..] else { panic!("{new:?}") };
+    assert!((1..=2).contains(&chunks) && (1..=2).contains(&leaves) && inner <= 1 && roots == 1, "{new:?}");
     assert!(second.number("data_added_packed") < 2 * CHUNK + OVERHEAD, "{second:?}");
 
     site.data.insert("archive", 50 << 20, "inserted");

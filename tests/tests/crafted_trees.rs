@@ -22,7 +22,7 @@ use vsync_protocol::tree::{
     Child, ChildSummary, Entry, EntryKind, EntryPath, Extent, Inner, Leaf, Record, Root, Subtree, Time, VolumeInfo,
     Xattr,
 };
-use vsync_tests::{Output, Site, Tree, assert_same};
+use vsync_tests::{Output, Site, Tree, Volume, assert_same};
 
 /// A machine's keys in the wrong hands.
 struct Forger<'a> {
@@ -250,7 +250,7 @@ fn meet_all_but(site: &Site, victim: &Victim, what: &str, id: &str, left_out: &s
         &["dump", &snapshot],
         &["find", "*", "--volume", "data"],
         &["diff", "data@latest~1", &snapshot],
-        &["stats", "data"],
+        &["stats", "--json"],
         &["snapshots", "data"],
     ]
     .into_iter()
@@ -585,7 +585,12 @@ const CASES: [Case; 24] = [
 
 #[test]
 fn trees_that_cannot_be_are_refused() {
-    let site = Site::new(23);
+    // Of its size, too, a machine may say what it likes; the sum of all is shown.
+    let other = Volume::new(1023);
+    other.write("file", "content");
+    let path = other.path().to_owned();
+    let site = Site::with(23, |realm| realm.client("host2", &["other"]).directory("other", &path));
+    site.realm.vsync("host2").run(["backup", "other"]).success();
     for (what, make, may_work) in CASES {
         let mut forger = Forger::new(&site);
         let top = make(&mut forger);

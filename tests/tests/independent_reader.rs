@@ -206,6 +206,13 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// Short enough to be read before it is trusted.
+#[test]
+fn the_reader_is_short() {
+    let lines = fs::read_to_string(reader()).expect("the reader").lines().count();
+    assert!(lines <= 400, "{lines} lines");
+}
+
 #[test]
 fn both_implementations_derive_the_same_keys() {
     let derived = script(

@@ -390,17 +390,85 @@ fn history_that_went_back_or_forked_is_refused() {
             _ => {}
         }),
     ];
+    let target = vsync_tests::scratch();
     for (what, change) in changes {
-        for command in [&["backup", "data"][..], &["verify", "data"]] {
+        for command in [
+            &["backup", "data"][..],
+            &["verify", "data"],
+            &["restore", "data", "--source", "host", "--to-path", target.path().to_str().unwrap()],
+            &["dump", "data:small", "--source", "host"],
+            &["ls", "data", "--source", "host"],
+            &["snapshots"],
+            &["status"],
+        ] {
             let (vsync, _liar) = stage.victim(move |_, mut honest| {
                 change(&mut honest.reply);
                 honest.say()
             });
-            said(what, &vsync.run(command), &[14], "history of store");
+            let output = vsync.run(command);
+            let code = output.status().unwrap_or(-1);
+            let all = format!("{}{}", output.stdout(), output.stderr());
+            assert_eq!(code, 14, "{what}: {output}");
+            assert!(all.contains("history of store"), "{what}: {output}");
         }
     }
+    assert_eq!(fs::read_dir(target.path()).unwrap().count(), 0, "something was written");
     // None of it was believed: the honest server is still the right one.
     stage.recovers();
+}
+
+/// The greeting says where the log stands: nobody asks for more of it who has seen that.
+#[test]
+fn a_history_that_is_known_is_not_asked_for() {
+    let stage = Stage::new(12);
+    let asked = Arc::new(AtomicU64::new(0));
+    let (vsync, _liar) = stage.victim({
+        let asked = asked.clone();
+        move |request, honest| {
+            asked.fetch_add(u64::from(matches!(request, Request::Log { .. })), Ordering::Relaxed);
+            honest.say()
+        }
+    });
+    for _ in 0..2 {
+        let _ = vsync.run(["snapshots"]).success();
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    // What is new is, once.
+    stage.site.realm.vsync("host2").run(["backup", "data"]).success();
+    for _ in 0..2 {
+        let _ = vsync.run(["snapshots"]).success();
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+/// A server's words, and those of other machines, are shown without what moves a terminal.
+#[test]
+fn words_cannot_play_with_the_terminal() {
+    let stage = Stage::new(13);
+    let evil = "\u{1b}[2Jevil\u{7}\u{202e}";
+    stage.honest().run(["backup", "data", "--tag", &format!("by={evil}")]).success();
+    let listed = stage.honest().run(["snapshots", "data"]).success();
+    let (vsync, _liar) = stage.victim(move |request, mut honest| {
+        if matches!(request, Request::Snapshots(_)) {
+            honest.reply = Reply::Refused(Refusal { code: RefusalCode::Store, message: evil.to_owned() });
+        }
+        if let Reply::Status(status) = &mut honest.reply {
+            status.version = evil.to_owned();
+            status.warnings = vec![evil.to_owned()];
+        }
+        if let Reply::Overview(overview) = &mut honest.reply {
+            overview.server.read_only = Some(evil.to_owned());
+        }
+        honest.say()
+    });
+    let refused = vsync.run(["snapshots", "data"]).code(1);
+    let checked = vsync.run(["check", "--connection"]);
+    let status = vsync.run(["status"]);
+    for output in [listed, refused, checked, status] {
+        let all = format!("{}{}", output.stdout(), output.stderr());
+        assert!(all.contains("evil"), "{output:?}");
+        assert!(!all.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{output:?}");
+    }
 }
 
 #[test]

@@ -119,10 +119,10 @@ fn show(
         }));
     }
     for path in report.unreadable.iter().take(SHOWN) {
-        eprintln!("unreadable here: {path}");
+        output::say(format_args!("unreadable here: {path}"));
     }
     for path in report.differing.iter().take(SHOWN) {
-        eprintln!("differs: {path}");
+        output::say(format_args!("differs: {path}"));
     }
     if global.quiet {
         return Ok(());

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 use vsync_protocol::id::{MachineName, VolumeName};
 
+use super::output;
 use super::report::{Exit, Failure};
 use crate::config::{Command, HookFailure, RunHooks, Volume};
 use crate::progress::Progress;
@@ -78,7 +79,7 @@ impl<'a> Around<'a> {
         for (name, command) in [(name, command), ("run-finally", &self.hooks.finally)] {
             // These tidy up: an interrupted backup needs them, too.
             if let Err(error) = self.command(name, command.as_ref(), told.clone(), &|| false) {
-                eprintln!("{error}");
+                output::say(error);
                 if let Ok(done) = &mut done
                     && matches!(done.exit, Exit::Exact | Exit::Defects)
                 {

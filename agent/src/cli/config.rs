@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use vsync_protocol::id::RealmName;
+use vsync_protocol::id::{RealmName, VolumeName};
 
 use super::GlobalArgs;
 use super::context::load_config;
@@ -12,6 +12,7 @@ use super::output::{self, Align, Table};
 use super::report::{Exit, Failure};
 use crate::config::{Config, ConfigError, find, privateer};
 use crate::keys::{Existing, file};
+use crate::suggest;
 
 /// Check the configuration, or make one of privateer's
 #[derive(Debug, clap::Subcommand)]
@@ -80,7 +81,7 @@ impl ImportArgs {
             file::write_public(&output, &converted.toml, Existing::Refuse)?;
         }
         for warning in converted.warnings.iter().filter(|_| !global.json || to_stdout) {
-            eprintln!("warning: {warning}");
+            output::say(format_args!("warning: {warning}"));
         }
         if to_stdout {
             return Ok(Exit::Exact);
@@ -98,18 +99,32 @@ impl ImportArgs {
 
 fn check(global: &GlobalArgs) -> Result<Exit, Failure> {
     let config = load_config(global)?;
+    let warnings = unused_volumes(&config);
     if global.json {
         output::json(&json!({
             "realm": config.realm.as_str(),
             "servers": config.servers.iter().map(|server| server.machine.name.as_str()).collect::<Vec<_>>(),
             "clients": config.clients.iter().map(|client| client.name.as_str()).collect::<Vec<_>>(),
             "volumes": config.backed_up().iter().map(|volume| volume.as_str()).collect::<Vec<_>>(),
+            "warnings": warnings,
         }))?;
     } else if !global.quiet {
+        warnings.iter().for_each(|warning| output::say(format_args!("warning: {warning}")));
         output::line(format_args!("{} is well formed: realm {}\n", config.path.display(), config.realm))?;
         output::line(machines(&config))?;
     }
     Ok(Exit::Exact)
+}
+
+/// Settings of volumes that no machine backs up, which nobody may ever look at.
+fn unused_volumes(config: &Config) -> Vec<String> {
+    let backed_up = config.backed_up();
+    let unused = config.volumes.iter().filter(|volume| !backed_up.contains(&&volume.name));
+    let warning = |name: &VolumeName| {
+        let near = suggest::suffix(name.as_str(), backed_up.iter().map(|volume| volume.as_str()));
+        format!("no machine lists volume {name} under `backup`: its settings are for a stream of that name{near}")
+    };
+    unused.map(|volume| warning(&volume.name)).collect()
 }
 
 fn machines(config: &Config) -> Table<4> {

@@ -1,5 +1,6 @@
 //! `vsync configure`.
 
+use serde_json::json;
 use vsync_protocol::id::MachineName;
 
 use super::GlobalArgs;
@@ -28,7 +29,11 @@ impl ConfigureArgs {
         belongs(&bundle, &load_registry(&config)?)?;
         let path = find::identity_path(&config.path);
         file::write_public(&path, &format!("{}\n", machine.name), Existing::Replace)?;
-        if !global.quiet && !global.json {
+        if global.json {
+            output::json(&json!({
+                "machine": machine.name.as_str(), "realm": config.realm.as_str(), "role": bundle.role.to_string(),
+            }))?;
+        } else if !global.quiet {
             output::line(format_args!(
                 "This machine is {} of realm {}, role {}.",
                 machine.name, config.realm, bundle.role

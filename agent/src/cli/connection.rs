@@ -63,7 +63,7 @@ fn server(global: &GlobalArgs, server: &Server, findings: &mut Vec<Finding>) {
             }
         }
     }
-    let session = match Session::open(global, Some(name)) {
+    let session = match Session::connect(global, Some(name)) {
         Ok(session) => session,
         Err(failure) => return findings.push(Finding::failure(failure)),
     };

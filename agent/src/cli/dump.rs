@@ -9,6 +9,7 @@ use jiff::Zoned;
 use vsync_protocol::id::MachineName;
 
 use super::GlobalArgs;
+use super::output;
 use super::progress::Display;
 use super::report::{Exit, Failure, io_exit};
 use super::session::Session;
@@ -107,10 +108,10 @@ impl DumpArgs {
 
 fn show(report: &Report) -> Exit {
     for path in &report.sockets {
-        eprintln!("note: {path} is a socket, which an archive cannot hold");
+        output::say(format_args!("note: {path} is a socket, which an archive cannot hold"));
     }
     for path in &report.left_out {
-        eprintln!("left out: {path} is another name of a file outside of the directory");
+        output::say(format_args!("left out: {path} is another name of a file outside of the directory"));
     }
     if report.left_out.is_empty() { Exit::Exact } else { Exit::Defects }
 }

@@ -130,10 +130,10 @@ fn create(path: &Path) -> io::Result<File> {
 
 fn notes(report: &Report) -> Exit {
     for path in &report.sockets {
-        eprintln!("note: {path} is a socket, which an archive cannot hold");
+        output::say(format_args!("note: {path} is a socket, which an archive cannot hold"));
     }
     for path in &report.left_out {
-        eprintln!("left out: {path} is another name of a file outside of the directory");
+        output::say(format_args!("left out: {path} is another name of a file outside of the directory"));
     }
     if report.left_out.is_empty() { Exit::Exact } else { Exit::Defects }
 }

@@ -63,7 +63,7 @@ impl ForgetArgs {
         if !self.dry_run {
             order(&session, &Request::Forget { ids })?;
             if !global.quiet && !global.json {
-                eprintln!("forgotten; `vsync undelete ID` brings one back until its data is collected");
+                output::say("forgotten; `vsync undelete ID` brings one back until its data is collected");
             }
         }
         Ok(Exit::Exact)

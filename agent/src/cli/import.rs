@@ -96,7 +96,7 @@ impl ImportArgs {
         if outcome.is_err()
             && let Err(error) = engine.remove_volume(name).await
         {
-            eprintln!("volume {name} is incomplete and could not be removed again: {error}");
+            output::say(format_args!("volume {name} is incomplete and could not be removed again: {error}"));
         }
         outcome
     }
@@ -153,15 +153,15 @@ impl ImportArgs {
             }));
         }
         for unrestored in report.unrestored.iter().take(SHOWN) {
-            eprintln!("not restored: {unrestored}");
+            output::say(format_args!("not restored: {unrestored}"));
         }
         for (path, what) in report.lost.iter().take(SHOWN) {
-            eprintln!("not restored: {path}: {what}");
+            output::say(format_args!("not restored: {path}: {what}"));
         }
         let all = report.unrestored.len() + report.lost.len();
         let shown = report.unrestored.len().min(SHOWN) + report.lost.len().min(SHOWN);
         if all > shown {
-            eprintln!("and {} more", all - shown);
+            output::say(format_args!("and {} more", all - shown));
         }
         if global.quiet {
             return Ok(());

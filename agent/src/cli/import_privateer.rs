@@ -67,7 +67,7 @@ impl ImportPrivateerArgs {
         let root = self.root()?;
         let (found, odd) = look(&root)?;
         for path in &odd {
-            eprintln!("skipped: {} is no CLIENT/VOLUME directory", path.display());
+            output::say(format_args!("skipped: {} is no CLIENT/VOLUME directory", path.display()));
         }
         if found.is_empty() {
             let heading = format!("{} holds nothing of privateer's: no directory CLIENT/VOLUME", root.display());
@@ -255,7 +255,7 @@ impl Work<'_> {
             }));
         }
         for (path, reason) in report.iter().flat_map(|report| &report.defects) {
-            eprintln!("not exact: {client}/{volume}/{path}: {reason}");
+            output::say(format_args!("not exact: {client}/{volume}/{path}: {reason}"));
         }
         if self.global.quiet {
             return Ok(());

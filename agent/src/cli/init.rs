@@ -1,7 +1,9 @@
 //! `vsync init`.
 
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
+use serde_json::json;
 use vsync_protocol::blob::Suite;
 use vsync_protocol::id::RealmName;
 use vsync_protocol::registry::Registry;
@@ -9,7 +11,7 @@ use vsync_protocol::registry::Registry;
 use super::GlobalArgs;
 use super::context::{ContextError, load_registry};
 use super::output;
-use super::report::{Exit, Failure};
+use super::report::{Exit, Failure, io_exit};
 use crate::config::{Config, KeysConfig, find};
 use crate::keys::{Existing, KeyFileError, KeyStore, Kit, RealmKey, file};
 
@@ -61,7 +63,14 @@ impl InitArgs {
         let registry = registry.unwrap_or_else(|| realm.registry());
         file::write_public(&config.registry_path(), &realm.sign(&registry), existing)?;
         ignore_identity(&config)?;
-        if !global.quiet {
+        if global.json {
+            output::json(&json!({
+                "realm": config.realm.as_str(),
+                "configuration": config.path.display().to_string(),
+                "registry": config.registry_path().display().to_string(),
+                "secret": store.realm_place(),
+            }))?;
+        } else if !global.quiet {
             output::line(next_steps(&config, &store.realm_place()))?;
         }
         Ok(Exit::Exact)
@@ -113,7 +122,12 @@ impl InitArgs {
 }
 
 pub(super) fn read_kit(path: &Path) -> Result<Kit, Failure> {
-    Ok(Kit::parse(&file::read(path)?)?)
+    match file::read(path) {
+        Err(error @ KeyFileError::Missing { .. }) => Err(Failure::of(&error, Exit::NotAuthorised).hint(
+            "give the file that `vsync key recovery-kit` made, or type the kit's line `secret` into one".to_owned(),
+        )),
+        text => Ok(Kit::parse(&text?)?),
+    }
 }
 
 /// The realm of a recovery kit, and the `vsync.pub` that git has, if it has one.
@@ -138,12 +152,23 @@ pub(super) fn name_of_directory(config: &Path) -> Option<RealmName> {
     absolute.parent()?.file_name()?.to_str()?.parse().ok()
 }
 
-/// The identity differs on every machine, so git must not carry it from one to the other.
-fn ignore_identity(config: &Config) -> Result<(), KeyFileError> {
-    match file::write_public(&config.path.with_file_name(".gitignore"), ".vsync_identity\n", Existing::Refuse) {
-        Err(KeyFileError::Exists { .. }) => Ok(()),
-        result => result,
+/// The identity differs on every machine, so git must not carry it from one to the other. Keys are kept from git in
+/// their own directory; what somebody wrote here stays.
+fn ignore_identity(config: &Config) -> Result<(), Failure> {
+    let path = config.path.with_file_name(".gitignore");
+    let cannot = |error: io::Error| Failure {
+        causes: vec![error.to_string()],
+        ..Failure::new(io_exit(&error), format!("cannot add .vsync_identity to {}", path.display()))
+    };
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        read => read.map_err(cannot)?,
+    };
+    if text.lines().any(|line| line.trim().trim_start_matches('/') == ".vsync_identity") {
+        return Ok(());
     }
+    let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    fs::write(&path, format!("{text}{newline}.vsync_identity\n")).map_err(cannot)
 }
 
 fn next_steps(config: &Config, secret: &str) -> String {

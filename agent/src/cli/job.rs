@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use vsync_protocol::id::{JobId, MachineName, VolumeName};
 use vsync_protocol::limits::MAX_JOB_MESSAGE;
-use vsync_protocol::wire::job::plain;
+use vsync_protocol::wire::plain::plain;
 use vsync_protocol::wire::{JobKind, JobResult, JobStart, Outcome};
 
 use super::report::{Exit, Failure};

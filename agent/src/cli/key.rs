@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use jiff::Zoned;
+use serde_json::json;
 
 use super::GlobalArgs;
 use super::context::{ContextError, load_config, load_registry};
@@ -32,13 +33,14 @@ impl KeyCommand {
         let config = load_config(global)?;
         let kit = Kit::new(KeyStore::new(&config.keys).realm()?, servers(&config)?);
         let page = kit.page(Zoned::now().date());
+        if let Some(path) = out {
+            file::write(path, &page, Existing::Refuse)?;
+        }
         match out {
-            Some(path) => {
-                file::write(path, &page, Existing::Refuse)?;
-                if !global.quiet {
-                    output::line(format_args!("Wrote {}. Print it, then delete the file.", path.display()))?;
-                }
-            }
+            Some(path) if global.json => output::json(&json!({"written": path.display().to_string()}))?,
+            Some(_) if global.quiet => {}
+            Some(path) => output::line(format_args!("Wrote {}. Print it, then delete the file.", path.display()))?,
+            None if global.json => output::json(&json!({"page": page.trim_end()}))?,
             None => output::line(page.trim_end())?,
         }
         Ok(Exit::Exact)

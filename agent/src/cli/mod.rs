@@ -2,6 +2,9 @@
 //!
 //! Commands parse, call the rooms below, and print. What can go wrong ends in [`report`].
 
+// `eprintln!` panics when stderr is full or gone; `output::say` goes on.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod against;
 mod around;
 mod backup;
@@ -28,6 +31,7 @@ mod keygen;
 mod load;
 mod ls;
 mod man;
+mod missing;
 mod moved_in;
 pub mod output;
 mod pin;

@@ -1,4 +1,4 @@
-//! What commands print: tables, sizes, durations, JSON. Stdout only; see `report` for errors.
+//! What commands print: results on stdout, remarks on stderr; tables, sizes, durations, JSON. See `report` for errors.
 
 use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
@@ -32,6 +32,12 @@ pub fn print(bytes: &[u8]) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Says something on stderr. Whether anybody hears it changes nothing of what the command does.
+pub fn say(text: impl Display) {
+    // In one piece, so that the words of two threads do not mix.
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Prints `value` as one line of JSON.

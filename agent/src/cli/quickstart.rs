@@ -148,7 +148,7 @@ impl Show<'_> {
         let line = format!("{mark} {:<10} {size:>8} in {time:>7} {speed:>10}   {}", step.verb, step.note);
         self.line(line.trim_end())?;
         if !self.global.json {
-            step.defects.iter().for_each(|defect| eprintln!("  not exact: {defect}"));
+            step.defects.iter().for_each(|defect| output::say(format_args!("  not exact: {defect}")));
         }
         Ok(())
     }

@@ -53,8 +53,8 @@ pub(super) async fn tidy(global: &GlobalArgs, engine: &Engine) {
 
 /// Tells of what is not undone, also when nothing else is told.
 pub(super) fn tell_undone(undone: &Undone) {
-    undone.not_released.iter().for_each(|stuck| eprintln!("{stuck}"));
-    undone.failed_hooks.iter().for_each(|failed| eprintln!("{failed}"));
+    undone.not_released.iter().for_each(output::say);
+    undone.failed_hooks.iter().for_each(output::say);
 }
 
 /// What can hold the containers of a volume that is backed up; `None` if nobody wants any held.
@@ -183,10 +183,10 @@ pub(super) fn judge(global: &GlobalArgs, released: &Released, exit: Result<Exit,
     {
         let names: Vec<String> = released.containers.iter().map(|(name, how)| format!("{name} ({how})")).collect();
         let who = if names.is_empty() { "between its commands".to_owned() } else { names.join(", ") };
-        eprintln!("held for {}: {who}", output::duration(held_for));
+        output::say(format_args!("held for {}: {who}", output::duration(held_for)));
     }
-    released.failed_hooks.iter().for_each(|failed| eprintln!("{failed}"));
-    released.not_released.iter().for_each(|stuck| eprintln!("{stuck}"));
+    released.failed_hooks.iter().for_each(output::say);
+    released.not_released.iter().for_each(output::say);
     let stuck = !released.not_released.is_empty();
     // Nothing else matters as much as an application that is down.
     let exit = exit.map_err(|failure| if stuck { Failure { code: Exit::Container, ..failure } } else { failure })?;

@@ -4,34 +4,20 @@
 //! and its exit code cannot disagree.
 
 mod archive;
+mod engine;
 mod keys;
+mod remote;
+mod server;
+mod setup;
+mod work;
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 
-use vsync_protocol::manifest::ManifestError;
-use vsync_protocol::registry::RegistryError;
-use vsync_protocol::wire::{RefusalCode, Reply};
-
-use super::context::ContextError;
-use super::keygen::KeygenError;
 use super::output::{self, Colour};
-use super::spec::SpecError;
-use super::time::TimeError;
-use crate::backup::BackupError;
-use crate::cache::CacheError;
-use crate::config::ConfigError;
-use crate::docker::DockerError;
-use crate::dump::DumpError;
-use crate::find::BadPattern;
-use crate::keys::{KeyFileError, KitError};
-use crate::quiesce::{HookFailed, QuiesceError};
-use crate::remote::{NodeError, RemoteError};
-use crate::restore::RestoreError;
-use crate::snapshot::SnapshotError;
-use crate::tree::TreeError;
-use crate::verify::VerifyError;
+
+pub(super) use remote::unexpected;
 
 /// What the process returns. The numbers are promised to scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,12 +120,11 @@ impl Failure {
             let message = std::iter::once(&self.heading).chain(&self.causes).cloned().collect::<Vec<_>>().join(": ");
             let hint = &self.hint;
             let code = self.code as u8;
-            eprintln!(
-                "{}",
-                serde_json::json!({"message_type": "exit_error", "code": code, "message": message, "hint": hint})
+            output::say(
+                serde_json::json!({"message_type": "exit_error", "code": code, "message": message, "hint": hint}),
             );
         } else {
-            eprintln!("{}{self}", Colour::stderr().red("error: "));
+            output::say(format_args!("{}{self}", Colour::stderr().red("error: ")));
         }
     }
 }
@@ -161,314 +146,27 @@ pub fn io_exit(error: &io::Error) -> Exit {
     }
 }
 
-impl From<ConfigError> for Failure {
-    fn from(error: ConfigError) -> Self {
-        let code = match &error {
-            ConfigError::Read { source, .. } => io_exit(source),
-            _ => Exit::Usage,
-        };
-        Self::of(&error, code).hint(error.hint())
-    }
-}
-
-impl From<KeyFileError> for Failure {
-    fn from(error: KeyFileError) -> Self {
-        let code = match &error {
-            KeyFileError::Io { source, .. } => io_exit(source),
-            KeyFileError::Exists { .. } => Exit::Failed,
-            _ => Exit::NotAuthorised,
-        };
-        Self::of(&error, code).hint(error.hint())
-    }
-}
-
-impl From<KitError> for Failure {
-    fn from(error: KitError) -> Self {
-        Self::of(&error, Exit::NotAuthorised).hint(error.hint().to_owned())
-    }
-}
-
-impl From<RegistryError> for Failure {
-    fn from(error: RegistryError) -> Self {
-        Self::of(&error, Exit::Usage).hint("restore the line from git, or run `vsync keygen`".to_owned())
-    }
-}
-
-impl From<ContextError> for Failure {
-    fn from(error: ContextError) -> Self {
-        let hint = error.hint();
-        match error {
-            ContextError::Config(error) => error.into(),
-            ContextError::Keys(error) => error.into(),
-            ContextError::Registry(error) => error.into(),
-            ContextError::ReadRegistry { ref source, .. } => Self::of(&error, io_exit(source)).hint(hint),
-            ContextError::NoRegistry { .. } | ContextError::OtherName { .. } | ContextError::NoStateDir => {
-                Self::of(&error, Exit::Usage).hint(hint)
-            }
-            ContextError::OtherRealm { .. } | ContextError::LockedOut { .. } | ContextError::OtherKey { .. } => {
-                Self::of(&error, Exit::NotAuthorised).hint(hint)
-            }
-        }
-    }
-}
-
-impl From<KeygenError> for Failure {
-    fn from(error: KeygenError) -> Self {
-        let hint = error.hint();
-        match error {
-            KeygenError::Keys(error) => error.into(),
-            other => Self::of(&other, Exit::Failed).hint(hint),
-        }
-    }
-}
-
-impl From<TimeError> for Failure {
-    fn from(error: TimeError) -> Self {
-        Self::of(&error, Exit::Usage).hint(output::TIME_FORMS.to_owned())
-    }
-}
-
-impl From<SpecError> for Failure {
-    fn from(error: SpecError) -> Self {
-        Self::of(&error, Exit::Usage)
-            .hint("write VOLUME, VOLUME@latest~2, VOLUME@ID, VOLUME@TIME, each with :PATH if wanted".to_owned())
-    }
-}
-
-/// A server answered another question than the one asked.
-pub(super) fn unexpected(reply: &Reply) -> Failure {
-    RemoteError::unexpected(reply).into()
-}
-
-impl From<RemoteError> for Failure {
-    fn from(error: RemoteError) -> Self {
-        let (code, hint) = match &error {
-            RemoteError::Resolve { .. } => (Exit::Unreachable, "check `address` in vsync.toml and this machine's DNS"),
-            RemoteError::Unreachable { .. } => (
-                Exit::Unreachable,
-                "is `vsync server run` running there, and is its UDP port open in every firewall on the way? \
-                 (`vsync check --connection` tests this)",
-            ),
-            RemoteError::Lost { .. } => (Exit::Unreachable, "run the same command again: it goes on from where it was"),
-            RemoteError::Identity { .. } => {
-                (Exit::NotAuthorised, "both machines need the same, current vsync.pub; `vsync check` compares keys")
-            }
-            RemoteError::Refused { refusal, .. } => return Self::refused(&error, refusal.code),
-            RemoteError::History { .. } => (
-                Exit::RolledBack,
-                "the store may have been restored from an old copy, or tampered with: find out before backing up to it",
-            ),
-            RemoteError::HeadFile { .. } | RemoteError::Runtime(_) | RemoteError::Transport(_) => {
-                return Self::of(&error, Exit::Failed);
-            }
-            RemoteError::Listed { .. } => (
-                Exit::Damage,
-                "its catalog is damaged, or it is not to be trusted: `vsync server rebuild` there makes a new catalog",
-            ),
-            RemoteError::Protocol(_) => (Exit::Failed, "use the same version of vsync on both machines"),
-        };
-        Self::of(&error, code).hint(hint.to_owned())
-    }
-}
-
-impl Failure {
-    fn refused(error: &RemoteError, code: RefusalCode) -> Self {
-        let (exit, hint) = match code {
-            RefusalCode::NotAuthorised => (
-                Exit::NotAuthorised,
-                "do it as a machine that may: orders about snapshots are for servers (`--as NAME`), reading is for role \"full\"",
-            ),
-            RefusalCode::WrongRealm => (Exit::NotAuthorised, "compare vsync.toml and vsync.pub on both machines"),
-            RefusalCode::NoSpace => (Exit::NoSpace, "free space on the server, or move its `data` directory"),
-            RefusalCode::NoSnapshot => (Exit::NotFound, "list those there are with `vsync snapshots`"),
-            RefusalCode::Protected => (Exit::Failed, "nothing was changed for that snapshot"),
-            RefusalCode::Collected => (Exit::NotFound, "restore another snapshot of the volume"),
-            RefusalCode::Clock => {
-                (Exit::Failed, "compare the clocks of both machines, then `vsync server confirm-clock`")
-            }
-            RefusalCode::Quota => {
-                (Exit::NoSpace, "raise `quota` in vsync.toml on the server, or have retention keep fewer snapshots")
-            }
-            RefusalCode::Damaged => (Exit::Damage, "run `vsync server scrub`, then back the volumes up again"),
-            RefusalCode::ReadOnly | RefusalCode::Store => (Exit::Failed, "look at the server's log"),
-            RefusalCode::Draining => (Exit::Unreachable, "the server is stopping; try again when it is back"),
-            RefusalCode::OutOfSequence => {
-                (Exit::Failed, "another backup of this volume was made meanwhile; run it again")
-            }
-            RefusalCode::Version => (Exit::Failed, "use the same version of vsync on both machines"),
-            // Met only when telling of jobs, which never fails a command.
-            RefusalCode::NoJob | RefusalCode::TooManyJobs => return Self::of(error, Exit::Failed),
-            RefusalCode::NoSession | RefusalCode::Malformed | RefusalCode::WrongName | RefusalCode::BadManifest => {
-                return Self::of(error, Exit::Failed);
-            }
-        };
-        Self::of(error, exit).hint(hint.to_owned())
-    }
-}
-
-impl From<CacheError> for Failure {
-    fn from(error: CacheError) -> Self {
-        Self::of(&error, Exit::Failed).hint("give another --state-dir, or make room there".to_owned())
-    }
-}
-
-impl From<SnapshotError> for Failure {
-    fn from(error: SnapshotError) -> Self {
-        let (code, hint) = match &error {
-            SnapshotError::Manifest(ManifestError::Signature { .. }) => (
-                Exit::NotAuthorised,
-                Some("if that machine was removed on purpose, keep its key as a `retired` line in vsync.pub"),
-            ),
-            SnapshotError::Manifest(_) | SnapshotError::Sealed { .. } => (Exit::Damage, None),
-            SnapshotError::Realm(_) | SnapshotError::NotReader { .. } => (Exit::NotAuthorised, None),
-            SnapshotError::Seal(_) => (Exit::Failed, None),
-        };
-        Self::of(&error, code).hint(hint.map(str::to_owned))
-    }
-}
-
-impl From<BackupError> for Failure {
-    fn from(error: BackupError) -> Self {
-        match error {
-            BackupError::Remote(error) => error.into(),
-            BackupError::Cache(error) => error.into(),
-            BackupError::Snapshot(error) => error.into(),
-            BackupError::Quiesce(error) => error.into(),
-            BackupError::Interrupted => Self::of(&error, Exit::Interrupted),
-            BackupError::Missing { .. } => {
-                Self::of(&error, Exit::Damage).hint("run `vsync verify`, and look at the server's disk".to_owned())
-            }
-            BackupError::Stream(ref source) if source.kind() == io::ErrorKind::Other => Self::of(&error, Exit::Hook),
-            other => Self::of(&other, Exit::Failed),
-        }
-    }
-}
-
-impl From<RestoreError> for Failure {
-    fn from(error: RestoreError) -> Self {
-        match error {
-            RestoreError::Remote(error) => error.into(),
-            RestoreError::Snapshot(error) => error.into(),
-            RestoreError::Tree(TreeError::Node { source: NodeError::Remote(error), .. }) => error.into(),
-            RestoreError::Tree(_) | RestoreError::Blob { .. } => Self::of(&error, Exit::Damage).hint(
-                "try an older snapshot; the next backup of the volume repairs what the source still has".to_owned(),
-            ),
-            RestoreError::NoSpace { .. } => Self::of(&error, Exit::NoSpace).hint(
-                "make room and run the same command again: what is there already is not fetched twice".to_owned(),
-            ),
-            RestoreError::NothingSelected { .. } => {
-                Self::of(&error, Exit::NotFound).hint("`vsync ls` shows what there is".to_owned())
-            }
-            RestoreError::Pattern { .. } => Self::of(&error, Exit::Usage),
-            RestoreError::Interrupted => Self::of(&error, Exit::Interrupted),
-            RestoreError::Target(_)
-            | RestoreError::Walk(_)
-            | RestoreError::Opener(_)
-            | RestoreError::Output(_)
-            | RestoreError::Deferred(_)
-            | RestoreError::Stopped => Self::of(&error, Exit::Failed),
-        }
-    }
-}
-
-impl From<TreeError<NodeError>> for Failure {
-    fn from(error: TreeError<NodeError>) -> Self {
-        RestoreError::Tree(error).into()
-    }
-}
-
-impl From<DumpError> for Failure {
-    fn from(error: DumpError) -> Self {
-        match error {
-            DumpError::Restore(error) => error.into(),
-            DumpError::Remote(error) => error.into(),
-            DumpError::Tree { .. } | DumpError::Blob { .. } | DumpError::Length { .. } => {
-                Self::of(&error, Exit::Damage).hint(
-                    "what was written is right, but not all: use an older snapshot, or `vsync restore`".to_owned(),
-                )
-            }
-            DumpError::NotFound(_) => {
-                Self::of(&error, Exit::NotFound).hint("`vsync ls` shows what there is".to_owned())
-            }
-            DumpError::NoContent { .. } => Self::of(&error, Exit::Usage),
-            DumpError::NoDirectory(_) => {
-                Self::of(&error, Exit::Usage).hint("`vsync dump` writes the content of one file".to_owned())
-            }
-            DumpError::Output(ref source) => Self::of(&error, io_exit(source)),
-            DumpError::Interrupted => Self::of(&error, Exit::Interrupted),
-            DumpError::Opener(_) => Self::of(&error, Exit::Failed),
-        }
-    }
-}
-
-impl From<VerifyError> for Failure {
-    fn from(error: VerifyError) -> Self {
-        match error {
-            VerifyError::Remote(error) => error.into(),
-            VerifyError::Opener(_) => Self::of(&error, Exit::Failed),
-            VerifyError::Interrupted => Self::of(&error, Exit::Interrupted),
-        }
-    }
-}
-
-impl From<BadPattern> for Failure {
-    fn from(error: BadPattern) -> Self {
-        Self::of(&error, Exit::Usage)
-    }
-}
-
-impl From<QuiesceError> for Failure {
-    fn from(error: QuiesceError) -> Self {
-        let (code, hint) = match &error {
-            QuiesceError::Docker(_) | QuiesceError::Refused { .. } => (Exit::Failed, None),
-            QuiesceError::Label { container, .. } => (
-                Exit::Usage,
-                Some(format!(
-                    "run {container} again with the label set right, or have it ignored for once: --quiesce MODE"
-                )),
-            ),
-            QuiesceError::Record { .. } => {
-                (Exit::Failed, Some("nothing was held; give another --state-dir, or make room there".to_owned()))
-            }
-            QuiesceError::Act { to_type, container, .. } if to_type.is_empty() => {
-                (Exit::Failed, Some(format!("those before it go on; look at `docker inspect {container}`")))
-            }
-            QuiesceError::Act { to_type, .. } => (Exit::Container, Some(to_type.join("\n         "))),
-            QuiesceError::Hook(_) => {
-                (Exit::Hook, Some("no snapshot was made; repair it, or set hook-failure to continue".to_owned()))
-            }
-            QuiesceError::Moved { .. } => (
-                Exit::Failed,
-                Some("what was read is no moment of it; run the same command again, and leave it alone".to_owned()),
-            ),
-            QuiesceError::Interrupted => (Exit::Interrupted, None),
-        };
-        Self::of(&error, code).hint(hint)
-    }
-}
-
-impl From<HookFailed> for Failure {
-    fn from(error: HookFailed) -> Self {
-        let hint = "nothing was backed up; repair it, or set hook-failure to continue".to_owned();
-        Self::of(&error, Exit::Hook).hint(hint)
-    }
-}
-
-impl From<DockerError> for Failure {
-    fn from(error: DockerError) -> Self {
-        let code = match &error {
-            DockerError::NoSuchVolume { .. } => Exit::NotFound,
-            _ => Exit::Failed,
-        };
-        Self::of(&error, code)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
+    use vsync_protocol::id::{RealmId, SnapshotId};
+    use vsync_protocol::wire::{Refusal, RefusalCode};
+    use vsync_server::ServerError;
+    use vsync_server::archive::ArchiveError;
+    use vsync_server::store::StoreError;
+    use vsync_server::upkeep::mark::MarkError;
+    use vsync_transport::TransportError;
+
     use super::*;
+    use crate::backup::BackupError;
+    use crate::cli::keygen::KeygenError;
+    use crate::config::ConfigError;
+    use crate::keys::{KeyFileError, KitError};
+    use crate::remote::RemoteError;
+    use crate::restore::RestoreError;
+    use crate::snapshot::SnapshotError;
+    use crate::volume::TargetError;
 
     #[test]
     fn codes_are_as_documented() {
@@ -512,5 +210,59 @@ mod tests {
             assert_eq!(failure.code, code, "{failure}");
             assert!(failure.to_string().starts_with(words), "{failure}");
         }
+    }
+
+    /// Whatever an operator can do something about says what.
+    #[test]
+    fn failures_say_what_to_do() {
+        let io = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let path = || PathBuf::from("/somewhere");
+        let address = || "127.0.0.1:10022".parse().unwrap();
+        let id = || SnapshotId::from_bytes([1; 16]);
+        let target = |operation| TargetError::Root { path: path(), operation, source: rustix::io::Errno::ACCESS };
+        let refused = |code| RemoteError::Refused {
+            server: "store".into(),
+            refusal: Refusal { code, message: "it is so".into() },
+        };
+        let store = |error| ServerError::Archive(ArchiveError::Store(error));
+        let realm = RealmId::from_bytes([1; 16]);
+        let failures: Vec<Failure> = vec![
+            ServerError::Transport(TransportError::Bind { address: address(), source: io() }).into(),
+            ServerError::Status { address: address(), source: io() }.into(),
+            ServerError::Thread(io()).into(),
+            store(StoreError::OtherRealm { path: path(), found: realm, wanted: realm }).into(),
+            store(StoreError::NotAStore(path())).into(),
+            store(StoreError::Locked(path())).into(),
+            store(StoreError::Io { operation: "write", path: path(), source: io() }).into(),
+            store(StoreError::Log { path: path(), offset: 1, what: "torn" }).into(),
+            MarkError::Manifest(id()).into(),
+            MarkError::Stopped.into(),
+            RestoreError::Target(target("open")).into(),
+            RestoreError::Output(io()).into(),
+            RestoreError::Deferred(io()).into(),
+            RestoreError::Stopped.into(),
+            RestoreError::NothingSelected { snapshot: id() }.into(),
+            BackupError::Stream(io()).into(),
+            BackupError::Receipt.into(),
+            BackupError::DamagedCache("x".into()).into(),
+            BackupError::Stopped.into(),
+            BackupError::Missing { count: 1 }.into(),
+            SnapshotError::NotReader { snapshot: id(), epoch: 1 }.into(),
+            SnapshotError::Sealed { snapshot: id(), reason: "x".into() }.into(),
+            SnapshotError::Realm(id()).into(),
+            RemoteError::HeadFile { path: "x".into(), source: io() }.into(),
+            RemoteError::Runtime(io()).into(),
+            refused(RefusalCode::BadManifest).into(),
+            refused(RefusalCode::WrongName).into(),
+            refused(RefusalCode::NoSession).into(),
+            refused(RefusalCode::Malformed).into(),
+            ConfigError::Unknown { what: "machine", name: "hots".into(), path: path(), suggestion: String::new() }
+                .into(),
+        ];
+        for failure in failures {
+            assert!(failure.hint.is_some(), "{failure}");
+        }
+        let full = RestoreError::Target(TargetError::NoSpace { path: Default::default(), operation: "write" });
+        assert_eq!(Failure::from(full).code, Exit::NoSpace);
     }
 }

@@ -258,7 +258,7 @@ impl Work<'_> {
 
     fn note(&self, text: &str) {
         if !self.global.quiet && !self.global.json {
-            eprintln!("{text}");
+            output::say(text);
         }
     }
 
@@ -336,17 +336,20 @@ impl Work<'_> {
             return output::json(&self.summary(report, target));
         }
         for (path, reason) in report.damaged.iter().take(SHOWN) {
-            eprintln!("damaged: {path}: {reason}");
+            output::say(format_args!("damaged: {path}: {reason}"));
         }
         for unrestored in report.unrestored.iter().take(SHOWN) {
-            eprintln!("not restored: {unrestored}");
+            output::say(format_args!("not restored: {unrestored}"));
         }
         let more = (report.damaged.len() + report.unrestored.len()).saturating_sub(2 * SHOWN);
         if more > 0 {
-            eprintln!("and {more} more");
+            output::say(format_args!("and {more} more"));
         }
         if !report.defects.is_empty() {
-            eprintln!("note: the snapshot itself is not exact in {} entries", self.snapshot.sealed.defects);
+            output::say(format_args!(
+                "note: the snapshot itself is not exact in {} entries",
+                self.snapshot.sealed.defects
+            ));
         }
         if self.global.quiet {
             return Ok(());

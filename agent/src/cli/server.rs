@@ -9,7 +9,7 @@ mod repair;
 mod scrub;
 
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -23,13 +23,12 @@ use vsync_protocol::plan::{Policy, Zone};
 use vsync_protocol::registry::{RECOVERY_MACHINE, Registry};
 use vsync_protocol::wire::{Reply, Request};
 use vsync_server::archive::ArchiveError;
-use vsync_server::catalog::CatalogError;
 use vsync_server::store::StoreError;
 use vsync_server::upkeep::Signers;
 use vsync_server::upkeep::mark::MarkError;
 use vsync_server::upkeep::usage::{Quotas, Scope};
 use vsync_server::{
-    Declarations, Declared, Member, Members, Policies, Running, Server, ServerConfig, ServerError, StatusConfig, Upkeep,
+    Declarations, Declared, Member, Members, Policies, Running, Server, ServerConfig, StatusConfig, Upkeep,
 };
 
 use super::GlobalArgs;
@@ -116,7 +115,7 @@ impl RunArgs {
         let server = own_entry(&context)?;
         let listen = match (self.listen, &server.address) {
             (Some(listen), _) => listen,
-            (None, Some(address)) => (Ipv6Addr::UNSPECIFIED, address.port).into(),
+            (None, Some(address)) => everywhere(address.port),
             (None, None) => {
                 return Err(Failure::new(
                     Exit::Usage,
@@ -134,22 +133,30 @@ impl RunArgs {
         let notify = notify::notify(&context.config, &server.machine.name, every)?;
         let running = start(&context.config, server, context.bundle.identity(), listen, Windows { status, notify })?;
         if !global.quiet {
-            eprintln!(
+            output::say(format_args!(
                 "{} listening on {} (UDP), data in {}",
                 server.machine.name,
                 running.address(),
                 server.data.display()
-            );
+            ));
             if let Some(status) = running.status_address() {
-                eprintln!("{} shows its status at http://{status}/ (TCP)", server.machine.name);
+                output::say(format_args!("{} shows its status at http://{status}/ (TCP)", server.machine.name));
             }
         }
         stop.wait();
-        if !global.quiet {
-            eprintln!("{} stopping: running requests may finish", server.machine.name);
-        }
         running.stop();
+        if !global.quiet {
+            output::say(format_args!("{} stopped: running requests have finished", server.machine.name));
+        }
         Ok(Exit::Exact)
+    }
+}
+
+/// All of the host's addresses; those of IPv4 alone where the kernel has no other.
+fn everywhere(port: u16) -> SocketAddr {
+    match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+        Ok(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
+        Err(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
     }
 }
 
@@ -176,7 +183,10 @@ impl RebuildArgs {
         }
         if report.jobs.lost && !global.quiet {
             // No backup is the poorer for it.
-            eprintln!("the record of earlier jobs could not be read; {} of them were kept", report.jobs.jobs);
+            output::say(format_args!(
+                "the record of earlier jobs could not be read; {} of them were kept",
+                report.jobs.jobs
+            ));
         }
         if report.damaged_packs + report.damaged_blobs + report.lost_manifests == 0 {
             return Ok(Exit::Exact);
@@ -214,16 +224,6 @@ fn ordered<T>(
             Ok(Ordered::Answered(session.remote.request(request)?))
         }
         done => Ok(Ordered::Done(done?)),
-    }
-}
-
-impl From<MarkError> for Failure {
-    fn from(error: MarkError) -> Self {
-        let exit = match error {
-            MarkError::Node { .. } | MarkError::Manifest(_) => Exit::Damage,
-            _ => Exit::Failed,
-        };
-        Self::of(&error, exit)
     }
 }
 
@@ -497,24 +497,5 @@ impl Access {
             within: retention.within.map(millis),
             floor: retention.floor.map_or(DEFAULT_FLOOR, millis),
         }
-    }
-}
-
-impl From<ServerError> for Failure {
-    fn from(error: ServerError) -> Self {
-        let mends = |error: &ArchiveError| {
-            matches!(
-                error,
-                ArchiveError::Store(StoreError::Log { .. }) | ArchiveError::Catalog(CatalogError::Damaged(_))
-            )
-        };
-        let (exit, hint) = match &error {
-            ServerError::Archive(error) if mends(error) => (
-                Exit::Damage,
-                Some("`vsync server repair` mends what can be mended, and keeps what it replaces".to_owned()),
-            ),
-            _ => (Exit::Failed, None),
-        };
-        Self::of(&error, exit).hint(hint)
     }
 }

@@ -1,9 +1,10 @@
 //! A connection to a server of the realm, and finding snapshots there.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::{Timestamp, Zoned};
+use jiff::Timestamp;
 use vsync_protocol::id::{MachineName, SnapshotId, VolumeName};
 use vsync_protocol::manifest::{Body, Manifest, ManifestError};
 use vsync_protocol::wire::{Listing, SnapshotRecord};
@@ -16,9 +17,8 @@ use super::report::{Exit, Failure};
 use super::server::{self, Hosted};
 use super::spec::{At, Spec};
 use crate::backup::Writer;
-use crate::remote::{HeadStore, Identity, Remote, ServerAddress};
+use crate::remote::{HeadStore, Identity, Remote, RemoteError, ServerAddress};
 use crate::snapshot::Snapshot;
-use crate::suggest;
 use crate::vault::Vault;
 
 /// How many sources are looked for before none is named.
@@ -42,8 +42,18 @@ pub(crate) struct Listed {
 }
 
 impl Session {
-    /// Connects to `server`, or to the only one.
+    /// Connects to `server`, or to the only one, whose history must go on from where this machine has seen it.
     pub(crate) fn open(global: &GlobalArgs, server: Option<&MachineName>) -> Result<Self, Failure> {
+        let session = Self::connect(global, server)?;
+        // Whoever has only the kit has seen nothing yet.
+        if global.recovery.kit.is_none() {
+            session.check_history()?;
+        }
+        Ok(session)
+    }
+
+    /// Connects to `server`, or to the only one, whatever has become of its history.
+    pub(crate) fn connect(global: &GlobalArgs, server: Option<&MachineName>) -> Result<Self, Failure> {
         match &global.recovery.kit {
             Some(kit) => recovery::open(global, kit, server),
             None => Self::with(Context::load(global)?, server),
@@ -73,6 +83,18 @@ impl Session {
     pub(crate) fn new(context: Context, remote: Remote, hosted: Option<Hosted>) -> Self {
         warn_of_clock(&remote);
         Self { context, remote, _hosted: hosted }
+    }
+
+    /// Asks for nothing when the greeting shows what was seen last.
+    fn check_history(&self) -> Result<(), Failure> {
+        match self.remote.check_history(&self.heads()) {
+            // Nobody must be kept from a restore by a disk on which nothing can be noted; a backup insists on it.
+            Err(ref error @ RemoteError::HeadFile { ref source, .. }) if source.kind() != ErrorKind::InvalidData => {
+                tracing::warn!("what is seen of the history of {} is not noted: {error}", self.remote.server());
+                Ok(())
+            }
+            checked => Ok(checked?),
+        }
     }
 
     fn realm_dir(&self) -> PathBuf {
@@ -205,11 +227,11 @@ impl Session {
                     seen += 1;
                     seen == 2
                 })?;
-                self.only_one(prefix, found, spec)
+                self.only_one(prefix, found, (spec, source))
             }
             At::Latest(back) => {
                 listing.source = self.source_of(spec, source)?;
-                listing.limit = u32::try_from(back + 1).unwrap_or(u32::MAX).min(SOURCES_PAGE);
+                listing.limit = u32::try_from(back.saturating_add(1)).unwrap_or(u32::MAX).min(SOURCES_PAGE);
                 let mut seen = 0;
                 let mut found = self.list(&listing, |_| {
                     seen += 1;
@@ -219,7 +241,7 @@ impl Session {
                     found.extend(self.imports(&listing)?);
                 }
                 let count = found.len();
-                if count > *back { Ok(found.swap_remove(*back)) } else { Err(self.not_found(spec, count)) }
+                if count > *back { Ok(found.swap_remove(*back)) } else { Err(self.not_found(spec, source, count)) }
             }
             At::Time(time) => {
                 listing.source = self.source_of(spec, source)?;
@@ -227,7 +249,7 @@ impl Session {
                 let before = |listed: &Listed| listed.record.received <= time.as_millisecond();
                 let own = self.list(&listing, before)?.pop().filter(before);
                 let imported = || Ok::<_, Failure>(self.imports(&listing)?.into_iter().find(before));
-                own.map_or_else(imported, |own| Ok(Some(own)))?.ok_or_else(|| self.not_found(spec, 0))
+                own.map_or_else(imported, |own| Ok(Some(own)))?.ok_or_else(|| self.not_found(spec, source, 0))
             }
         }
     }
@@ -240,10 +262,15 @@ impl Session {
         }
     }
 
-    fn only_one(&self, prefix: &str, mut found: Vec<Listed>, spec: &Spec) -> Result<Listed, Failure> {
+    fn only_one(
+        &self,
+        prefix: &str,
+        mut found: Vec<Listed>,
+        (spec, source): (&Spec, Option<&MachineName>),
+    ) -> Result<Listed, Failure> {
         match (found.pop(), found.pop()) {
             (Some(one), None) => Ok(one),
-            (None, _) => Err(self.not_found(spec, 0)),
+            (None, _) => Err(self.not_found(spec, source, 0)),
             (Some(_), Some(_)) => {
                 Err(Failure::new(Exit::Usage, format!("more than one snapshot's id begins with {prefix}"))
                     .hint("give more digits".to_owned()))
@@ -281,34 +308,6 @@ impl Session {
         let names: Vec<String> = sources.iter().map(ToString::to_string).collect();
         Err(Failure::new(Exit::Usage, format!("{volume} has snapshots from {}", names.join(" and ")))
             .hint("say which with --source NAME".to_owned()))
-    }
-
-    /// Says what is missing, and what there is instead.
-    fn not_found(&self, spec: &Spec, count: usize) -> Failure {
-        let server = self.remote.server();
-        let known: Vec<&str> = self.context.config.backed_up().into_iter().map(VolumeName::as_str).collect();
-        let (heading, hint) = match (&spec.volume, &spec.at) {
-            (Some(volume), At::Latest(back)) if count == 0 => (
-                format!("{server} has no snapshot of {volume}{}", if *back > 0 { " at all" } else { "" }),
-                suggest::nearest(volume.as_str(), known.iter().copied())
-                    .filter(|near| *near != volume.as_str())
-                    .map(|near| format!("did you mean {near}? `vsync snapshots` lists what there is")),
-            ),
-            (Some(volume), At::Latest(back)) => {
-                (format!("{server} has only {count} snapshots of {volume}, not {}", back + 1), None)
-            }
-            (Some(volume), At::Time(time)) => (
-                format!(
-                    "{server} has no snapshot of {volume} from {} or before",
-                    super::time::format(*time, &Zoned::now())
-                ),
-                None,
-            ),
-            (_, At::Id(prefix)) => (format!("{server} has no snapshot {prefix}"), None),
-            (None, _) => (format!("{server} has no snapshot"), None),
-        };
-        let hint = hint.unwrap_or_else(|| "`vsync snapshots` lists what there is".to_owned());
-        Failure::new(Exit::NotFound, heading).hint(hint)
     }
 }
 

@@ -3,19 +3,32 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::output;
 use super::report::{Exit, Failure};
 use crate::progress::Progress;
 use crate::quiesce;
 
+/// How long the last words may take: a pipe that nobody reads takes none.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// The last words of a process that ends at once.
 fn leave_word() {
     let held = quiesce::held_now();
-    if !held.is_empty() {
-        eprintln!("STILL HELD: {}; `vsync unhold` lets them go on", held.join(", "));
+    if held.is_empty() {
+        return;
     }
+    let (said, heard) = channel();
+    let speaker = thread::Builder::new().spawn(move || {
+        output::say(format_args!("STILL HELD: {}; `vsync unhold` lets them go on", held.join(", ")));
+        let _ = said.send(());
+    });
+    // Without a thread there are no words, and the sender is gone.
+    drop(speaker);
+    let _ = heard.recv_timeout(LAST_WORDS);
 }
 
 async fn hung_up(hangup: Option<&mut Signal>) {
@@ -103,10 +116,11 @@ impl Stop {
     pub(crate) fn cancels(self, progress: Arc<Progress>) {
         let waiter = thread::Builder::new().name("cancel".into()).spawn(move || {
             if self.0.recv().is_ok() {
-                eprintln!("stopping; once more to stop at once");
-                // In this order: nothing is held any more once it is let go.
+                // In this order: nothing is held any more once it is let go, and whoever reads
+                // the words may have stopped reading.
                 progress.cancel();
                 quiesce::let_go_of_what_is_read();
+                output::say("stopping; once more to stop at once");
             }
         });
         if let Err(error) = waiter {

@@ -5,6 +5,7 @@ use serde_json::json;
 use vsync_protocol::id::{MachineName, VolumeName};
 use vsync_protocol::manifest::SnapshotKind;
 use vsync_protocol::wire::Listing;
+use vsync_protocol::wire::plain::{MAX_WORDS, plain};
 
 use super::GlobalArgs;
 use super::output::{self, Align, Table};
@@ -63,12 +64,15 @@ impl SnapshotsArgs {
                 Some(seen) == self.limit
             })?
         };
+        if listed.is_empty() {
+            session.check_known(self.volume.as_ref(), self.source.as_ref())?;
+        }
         listed.retain(|listed| self.has_tags(&listed.body.tags));
         if global.json {
             let rows: Vec<_> = listed.iter().map(|listed| row(&session, listed)).collect();
             output::json(&rows)?;
         } else if listed.is_empty() {
-            eprintln!("no snapshots on {}", session.remote.server());
+            output::say(format_args!("no snapshots on {}", session.remote.server()));
         } else {
             print(&session, &listed)?;
         }
@@ -130,7 +134,8 @@ fn print(session: &Session, listed: &[Listed]) -> Result<(), Failure> {
     for listed in listed {
         let body = &listed.body;
         let snapshot = sealed(session, listed);
-        let mut notes = body.tags.clone();
+        // Whoever holds a machine's key writes what he likes.
+        let mut notes: Vec<String> = body.tags.iter().map(|tag| plain(tag, MAX_WORDS)).collect();
         if listed.record.pinned {
             notes.insert(0, "pinned".to_owned());
         }

@@ -36,12 +36,14 @@ struct Volume {
     bytes: u64,
 }
 
+type Volumes = BTreeMap<(VolumeName, MachineName), Volume>;
+
 impl StatsArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let session = Session::open(global, self.server.as_ref())?;
         session.require_reader()?;
         let listing = Listing { volume: self.volume.clone(), source: self.source.clone(), ..Listing::default() };
-        let mut volumes: BTreeMap<(VolumeName, MachineName), Volume> = BTreeMap::new();
+        let mut volumes = Volumes::new();
         for listed in session.list(&listing, |_| false)? {
             let snapshot = session.open_snapshot(&listed)?;
             let bytes = snapshot.sealed.bytes;
@@ -54,20 +56,16 @@ impl StatsArgs {
                 })
                 .or_insert(Volume { snapshots: 1, newest: snapshot, bytes });
         }
-        if let Some(volume) = &self.volume
-            && volumes.is_empty()
-        {
-            return Err(Failure::new(
-                Exit::NotFound,
-                format!("{} has no snapshot of {volume}", session.remote.server()),
-            )
-            .hint("`vsync snapshots` lists what there is".to_owned()));
+        if volumes.is_empty() && self.volume.is_some() {
+            return Err(session.no_snapshot(self.volume.as_ref(), self.source.as_ref()));
+        }
+        if volumes.is_empty() {
+            session.check_known(None, self.source.as_ref())?;
         }
         let status = session.remote.status()?;
         // A ratio needs all that the server stores on one side, and all that it stands for on the other.
         let whole = self.volume.is_none() && self.source.is_none();
-        let ratio = ratio(volumes.values().map(|volume| volume.bytes).fold(0, u64::saturating_add), status.bytes)
-            .filter(|_| whole);
+        let ratio = ratio(total(&volumes), status.bytes).filter(|_| whole);
         if global.json { json(&volumes, &status, ratio) } else { print(&volumes, &status, ratio) }?;
         Ok(Exit::Exact)
     }
@@ -77,7 +75,10 @@ fn ratio(restorable: u64, stored: u64) -> Option<f64> {
     (stored > 0 && restorable > 0).then(|| restorable as f64 / stored as f64)
 }
 
-type Volumes = BTreeMap<(VolumeName, MachineName), Volume>;
+/// Bytes of all snapshots of all volumes. Each source says itself how many its own are.
+fn total(volumes: &Volumes) -> u64 {
+    volumes.values().map(|volume| volume.bytes).fold(0, u64::saturating_add)
+}
 
 fn json(volumes: &Volumes, status: &ServerStatus, ratio: Option<f64>) -> Result<(), Failure> {
     let rows = volumes.iter().map(|((name, source), volume)| {
@@ -97,7 +98,7 @@ fn json(volumes: &Volumes, status: &ServerStatus, ratio: Option<f64>) -> Result<
         "total_blob_count": status.blobs,
         "total_pack_count": status.packs,
         "total_size": status.bytes,
-        "total_uncompressed_size": volumes.values().map(|volume| volume.bytes).sum::<u64>(),
+        "total_uncompressed_size": total(volumes),
         "compression_ratio": ratio,
         "free": status.free,
     }))

@@ -88,7 +88,7 @@ impl StatusArgs {
             print_volumes(&asked, &declared)?;
         }
         if !global.json {
-            problems.iter().for_each(|problem| eprintln!("{}", Colour::stderr().red(problem)));
+            problems.iter().for_each(|problem| output::say(Colour::stderr().red(problem)));
         }
         Ok(match exit_of(&asked) {
             Exit::Exact if self.check && !problems.is_empty() => Exit::Defects,

@@ -54,11 +54,11 @@ pub(super) fn show(global: &GlobalArgs, summary: &Value) -> Result<(), Failure> 
     let defects = summary["defects"].as_array().map(Vec::as_slice).unwrap_or_default();
     for defect in defects.iter().take(SHOWN_DEFECTS) {
         let path = defect["path"].as_str().filter(|path| !path.is_empty()).unwrap_or(".");
-        eprintln!("not exact: {path}: {}", defect["reason"].as_str().unwrap_or_default());
+        output::say(format_args!("not exact: {path}: {}", defect["reason"].as_str().unwrap_or_default()));
     }
     let more = number("defect_count").saturating_sub(SHOWN_DEFECTS as u64);
     if more > 0 {
-        eprintln!("not exact: {more} more");
+        output::say(format_args!("not exact: {more} more"));
     }
     if global.quiet {
         return Ok(());

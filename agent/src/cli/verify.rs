@@ -86,13 +86,12 @@ impl VerifyArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let session = Session::open(global, self.server.as_ref())?;
         session.require_reader()?;
-        session.remote.check_history(&session.heads())?;
         if self.against_source {
             return super::against::run(global, &session, self.what.as_deref(), self.sample.unwrap_or(1.0));
         }
         let (snapshots, unreadable) = self.snapshots(&session)?;
         for Unreadable { id, failure } in unreadable.iter().filter(|_| !global.json) {
-            eprintln!("damaged: snapshot {} cannot be read: {failure}", short(*id));
+            output::say(format_args!("damaged: snapshot {} cannot be read: {failure}", short(*id)));
         }
         let mut jobs = Jobs::begin(&session, &snapshots);
         let done = self.verify(global, &session, (&snapshots, &unreadable), &mut jobs);
@@ -138,7 +137,7 @@ impl VerifyArgs {
         let names = snapshots.iter().map(|snapshot| (snapshot.id, snapshot)).collect();
         report.damage.iter().take(SHOWN).for_each(|damage| print_damage(global, damage, &names));
         if report.damage_count > SHOWN as u64 && !global.json {
-            eprintln!("and {} more", report.damage_count - SHOWN as u64);
+            output::say(format_args!("and {} more", report.damage_count - SHOWN as u64));
         }
         ended?;
         show(global, session, &report, unreadable, damaged, begun)?;
@@ -180,9 +179,7 @@ impl VerifyArgs {
             audit(session)?;
         }
         if listed.is_empty() && unreadable.is_empty() {
-            let what = self.what.as_ref().map_or(String::new(), |what| format!(" of {what}"));
-            return Err(Failure::new(Exit::NotFound, format!("{} has no snapshot{what}", session.remote.server()))
-                .hint("`vsync snapshots` lists what there is".to_owned()));
+            return Err(session.no_snapshot(listing.volume.as_ref(), self.source.as_ref()));
         }
         let unreadable = unreadable.into_iter();
         let mut unreadable: Vec<Unreadable> = unreadable
@@ -256,7 +253,7 @@ fn print_damage(global: &GlobalArgs, damage: &Damage, names: &BTreeMap<SnapshotI
     let path = if damage.path.is_root() { ".".to_owned() } else { damage.path.to_string() };
     let more = if damage.entries > 1 { format!(" and {} more entries", damage.entries - 1) } else { String::new() };
     let id = short(damage.snapshot);
-    eprintln!("damaged: {id}{volume}: {path}{more}: blob {} is {}", damage.blob, damage.reason);
+    output::say(format_args!("damaged: {id}{volume}: {path}{more}: blob {} is {}", damage.blob, damage.reason));
 }
 
 fn show(

@@ -1,7 +1,7 @@
 //! From a volume's name to a directory that can be read or written.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use vsync_protocol::id::VolumeName;
 use vsync_protocol::tree::VolumeInfo;
@@ -61,7 +61,12 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
 pub(crate) fn locate(global: &GlobalArgs, context: &Context, name: &VolumeName) -> Result<Place, Failure> {
     if let Some(path) = context.config.volume(name).and_then(|volume| volume.path.clone()) {
         // In a container, the machine's directory is mounted as a volume would be.
-        return Ok(Place::Directory(docker::mounted_inside(name).unwrap_or(path)));
+        let path = docker::mounted_inside(name).unwrap_or(path);
+        return if path.try_exists().unwrap_or(true) {
+            Ok(Place::Directory(path))
+        } else {
+            Err(no_directory(name, &path))
+        };
     }
     block_on(locate_volume(global, name))?
 }
@@ -96,6 +101,11 @@ async fn locate_volume(global: &GlobalArgs, name: &VolumeName) -> Result<Place, 
         Access::Helper => Ok(Place::Helper(volume)),
         Access::Refused { reason } => Err(Failure::new(Exit::Failed, format!("{name} cannot be read: {reason}"))),
     }
+}
+
+fn no_directory(name: &VolumeName, path: &Path) -> Failure {
+    Failure::new(Exit::NotFound, format!("the directory of {name} is not there: {}", path.display()))
+        .hint("mount it, or correct its `path` under [[volumes]] in vsync.toml".to_owned())
 }
 
 async fn no_such_volume(engine: &Engine, name: &VolumeName) -> Failure {

@@ -18,10 +18,9 @@ use super::raw::{
     Text,
 };
 use super::{
-    Command, Config, KeysConfig, KvVersion, Machine, Problem, Quiesce, Retention, RunHooks, Schedule, Server,
+    Command, Config, KeysConfig, KvVersion, Machine, Problem, Quiesce, Retention, Role, RunHooks, Schedule, Server,
     VaultConfig, Volume,
 };
-use crate::keys::Role;
 use crate::schedule::{self, Calendar, Jitter, USUAL_JITTER};
 use crate::suggest;
 

@@ -11,6 +11,7 @@ mod notify;
 pub mod privateer;
 mod problem;
 mod raw;
+mod role;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +27,7 @@ use vsync_protocol::id::{MachineName, RealmName, VolumeName};
 pub(crate) use self::check::parse_duration;
 pub use self::hooks::{Command, HookFailure, RunHooks};
 pub use self::problem::{ConfigError, Problem};
-use crate::keys::Role;
+pub use self::role::Role;
 use crate::schedule::{Calendar, Jitter};
 use crate::suggest;
 

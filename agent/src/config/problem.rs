@@ -78,7 +78,12 @@ impl ConfigError {
                 Some("run `vsync configure NAME` with its name in vsync.toml, or give --as NAME".to_owned())
             }
             Self::WhichServer { .. } => Some("name one with --server NAME".to_owned()),
-            Self::Read { .. } | Self::Invalid { .. } | Self::Unknown { .. } => None,
+            Self::Unknown { what: "machine", .. } => Some(
+                "name one of vsync.toml with `vsync configure NAME` or --as NAME, or add it there and run `vsync keygen`"
+                    .to_owned(),
+            ),
+            Self::Unknown { path, .. } => Some(format!("use a name that is in {}", path.display())),
+            Self::Read { .. } | Self::Invalid { .. } => None,
         }
     }
 }

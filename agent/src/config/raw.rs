@@ -4,8 +4,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::notify::RawNotify;
-use super::{Command, HookFailure, Profile, Quiesce};
-use crate::keys::Role;
+use super::{Command, HookFailure, Profile, Quiesce, Role};
 
 pub(super) type Text = Spanned<String>;
 pub(super) type RawCommand = Option<Spanned<Command>>;

@@ -18,7 +18,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::path::Path;
 
 use age::x25519::{Identity, Recipient};
@@ -31,36 +31,7 @@ use zeroize::Zeroizing;
 use super::derive::{EpochSecret, NameKey, WriterKeys, WriterSecret};
 use super::file::{self, KeyFileError};
 use super::secret::Secret;
-
-/// What a machine can do, by the secrets that it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Stores backups and reads none: holds no secret of the realm.
-    Server,
-    /// Backs up, and cannot read any backup, its own included.
-    Writer,
-    /// Backs up and restores.
-    Full,
-}
-
-impl Role {
-    /// The role's name in the configuration.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Server => "server",
-            Self::Writer => "writer",
-            Self::Full => "full",
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+use crate::config::Role;
 
 /// What a machine holds of one epoch.
 #[derive(Debug)]
@@ -260,6 +231,7 @@ impl RawGrant {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::RootSecret;
     use crate::keys::realm::RealmKey;
 
     fn realm() -> RealmKey {
@@ -284,6 +256,22 @@ mod tests {
             assert_eq!(*read.to_toml(), *made.to_toml());
             assert_eq!(read.public_key(), made.public_key());
             assert_eq!((read.role, read.suite, read.epoch), (role, Suite::Aes256Gcm, 2));
+        }
+    }
+
+    /// Key files are kept for as long as backups are.
+    #[test]
+    fn golden_key_files_stay() {
+        let root = RootSecret::new(Secret::new(std::array::from_fn(|at| u8::try_from(at).unwrap())));
+        let mut realm = RealmKey { root, ..realm() };
+        assert_eq!(*realm.to_toml(), include_str!("realm.golden"));
+        assert_eq!(*bundle(&realm, Role::Full).to_toml(), include_str!("bundle.golden"));
+        realm.epoch = 1;
+        assert_eq!(*bundle(&realm, Role::Writer).to_toml(), include_str!("writer.golden"));
+        let path = Path::new("golden");
+        assert_eq!(RealmKey::parse(path, include_str!("realm.golden")).unwrap().root.realm_id(), realm.root.realm_id());
+        for text in [include_str!("bundle.golden"), include_str!("writer.golden")] {
+            assert_eq!(*Bundle::parse(path, text).unwrap().to_toml(), text);
         }
     }
 

@@ -23,7 +23,7 @@ pub mod source;
 pub mod store;
 pub mod vault;
 
-pub use bundle::{Bundle, Role};
+pub use bundle::Bundle;
 pub use derive::{EpochSecret, NameKey, RootSecret, WriterKeys, WriterSecret};
 pub use file::{Existing, KeyFileError};
 pub use kit::{Kit, KitError, KitServer};
@@ -31,3 +31,6 @@ pub use realm::{RealmKey, recovery_machine};
 pub use secret::Secret;
 pub use store::{KeyStore, KeyStoreError};
 pub use vault::VaultError;
+
+// Said in the configuration, and written into key files.
+pub use crate::config::Role;

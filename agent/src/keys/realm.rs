@@ -17,10 +17,11 @@ use vsync_protocol::id::{MachineKey, MachineName, RealmName};
 use vsync_protocol::registry::{self, RECOVERY_MACHINE, Realm, Registry};
 use zeroize::Zeroizing;
 
-use super::bundle::{Bundle, Grant, Role};
+use super::bundle::{Bundle, Grant};
 use super::derive::RootSecret;
 use super::file::{self, KeyFileError};
 use super::secret::Secret;
+use crate::config::Role;
 
 /// The realm's root secret, and what goes with it.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use vsync_protocol::encode;
 use vsync_protocol::id::{LogHead, SnapshotId};
 use vsync_protocol::log::{GENESIS, LogEntry, chain};
 use vsync_protocol::manifest::LogPosition;
@@ -86,8 +87,7 @@ impl History {
     }
 
     fn learn(&mut self, entry: &LogEntry) -> Result<(), String> {
-        let bytes = minicbor::to_vec(entry).unwrap_or_default();
-        (self.index, self.head) = (self.index + 1, chain(self.head, &bytes));
+        (self.index, self.head) = (self.index + 1, chain(self.head, &encode(entry)));
         let id = SnapshotId::from(entry.manifest());
         match entry {
             LogEntry::Commit { .. } => {

@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use vsync_protocol::id::{JobId, MachineKey, MachineName};
 use vsync_protocol::log::GENESIS;
 use vsync_protocol::manifest::LogPosition;
+use vsync_protocol::wire::plain::{MAX_WORDS, plain};
 use vsync_protocol::wire::{self, JobStart, MESSAGE_HEAD_LEN, Reply, Request, SERVER_NAME, VERSION};
 
 use super::pace::{Limits, Pace};
@@ -99,7 +100,7 @@ impl Connector {
     }
 
     pub(super) fn lost(&self, reason: &dyn std::fmt::Display) -> RemoteError {
-        RemoteError::Lost { server: self.server.name.to_string(), reason: reason.to_string() }
+        RemoteError::Lost { server: self.server.name.to_string(), reason: plain(&reason.to_string(), MAX_WORDS) }
     }
 
     /// The first connection: whoever is not there now is an error at once.
@@ -290,7 +291,7 @@ impl Connector {
             wire::message_len(head).ok_or_else(|| RemoteError::Protocol("a reply is longer than any may be".into()))?;
         let mut message = vec![0; len];
         receive.read_exact(&mut message).await.map_err(|error| self.lost(&error))?;
-        match minicbor::decode(&message) {
+        match minicbor::decode(&message).map(Reply::made_plain) {
             Ok(Reply::Refused(refusal)) => Err(RemoteError::Refused { server: self.server.name.to_string(), refusal }),
             Ok(reply) => Ok((reply, receive)),
             Err(error) => Err(RemoteError::Protocol(format!("unreadable reply: {error}"))),

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use vsync_protocol::encode;
 use vsync_protocol::log::{GENESIS, chain};
 use vsync_protocol::manifest::LogPosition;
 use vsync_protocol::wire::{Reply, Request};
@@ -60,14 +61,18 @@ impl HeadStore {
 
 /// Replaces `path`: a crash leaves the old or the new content.
 fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(directory)?;
-    let temporary = path.with_extension("new");
+    let parent = path.parent().unwrap_or_else(|| Path::new("."));
+    fs::create_dir_all(parent)?;
+    let directory = File::open(parent)?;
+    // Several commands may note something at a time, each under the same name. Closing unlocks.
+    directory.lock()?;
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
     let mut file = File::create(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
-    File::open(directory)?.sync_all()
+    directory.sync_all()
 }
 
 /// The server must show that its log continues the one that was seen before.
@@ -92,8 +97,7 @@ pub(super) fn check(remote: &Remote, store: &HeadStore) -> Result<(), RemoteErro
             return Err(broken(format!("it shows {} of {} log entries", at.index, now.index)));
         }
         for entry in entries.iter().take((now.index - at.index) as usize) {
-            let bytes = minicbor::to_vec(entry).unwrap_or_default();
-            at = LogPosition { index: at.index + 1, head: chain(at.head, &bytes) };
+            at = LogPosition { index: at.index + 1, head: chain(at.head, &encode(entry)) };
         }
     }
     if at.head != now.head {

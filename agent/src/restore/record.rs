@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 use rustix::time::{ClockId, clock_gettime};
+use vsync_protocol::encode;
 use vsync_protocol::tree::{Entry, EntryPath, Time};
 
 use crate::volume::{Place, Placed, State};
@@ -94,9 +95,7 @@ pub(super) fn name(path: &Path) -> Option<String> {
 /// Stands for what a file has besides its content.
 pub(super) fn attributes(entry: &Entry) -> Vec<u8> {
     let about = (entry.mode, entry.uid, entry.gid, entry.mtime, &entry.xattrs);
-    // Writing to a vector cannot fail; an empty one is equal to no digest.
-    let bytes = minicbor::to_vec(about).unwrap_or_default();
-    blake3::hash(&bytes).as_bytes()[..16].to_vec()
+    blake3::hash(&encode(&about)).as_bytes()[..16].to_vec()
 }
 
 /// Writes the record of a restore. Nothing is kept of one that is dropped.
@@ -265,7 +264,7 @@ impl Reader {
 }
 
 fn put(output: &mut impl Write, thing: &impl Encode<()>) -> io::Result<()> {
-    let bytes = minicbor::to_vec(thing).map_err(|error| io::Error::other(error.to_string()))?;
+    let bytes = encode(thing);
     output.write_all(&(bytes.len() as u64).to_le_bytes())?;
     output.write_all(&bytes)
 }

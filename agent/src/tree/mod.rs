@@ -1,6 +1,7 @@
 //! Writing and reading the sealed description of a snapshot.
 
 mod reader;
+mod shape;
 mod writer;
 
 use vsync_protocol::blob::BlobKind;
@@ -8,6 +9,8 @@ use vsync_protocol::id::Cid;
 use vsync_protocol::tree::{Child, Entry};
 
 pub use reader::{Head, TreeError, TreeReader};
+pub use shape::Children;
+pub(crate) use shape::{decode, load};
 pub use writer::{Totals, TreeWriter};
 
 /// A run of a file's content, with all that is needed to fetch it.

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use thiserror::Error;
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::Cid;
-use vsync_protocol::limits::MAX_TREE_DEPTH;
-use vsync_protocol::tree::{Child, ChildSummary, Entry, EntryKind, EntryPath, Extent, Inner, Leaf, Record, Root};
+use vsync_protocol::tree::{ChildSummary, Entry, EntryKind, EntryPath, Extent, Leaf, Record, Root};
 
-use super::{Item, Node, NodeSource, Piece, Reference};
+use super::shape::{self, NOTHING};
+use super::{Children, Item, Node, NodeSource, Piece, Reference, decode, load};
 
 /// How many nodes are announced ahead of the one that is read.
 const READ_AHEAD: usize = 16;
@@ -34,6 +34,13 @@ pub enum TreeError<E: std::error::Error + 'static> {
     },
 }
 
+impl<E: std::error::Error + 'static> TreeError<E> {
+    /// The node `cid` makes no sense.
+    pub(crate) fn malformed(cid: Cid, reason: impl Into<String>) -> Self {
+        Self::Malformed { cid, reason: reason.into() }
+    }
+}
+
 /// Offsets of files are signed on Linux.
 const LONGEST_FILE: u64 = i64::MAX as u64;
 
@@ -44,7 +51,10 @@ pub struct TreeReader<N> {
     stack: Vec<Level>,
     records: VecDeque<Record>,
     pieces: VecDeque<Piece>,
-    leaf: Option<(Cid, Vec<Reference>)>,
+    /// The node whose records are read: the root before the first leaf.
+    at: Cid,
+    /// The chunks that it refers to.
+    chunks: Vec<Reference>,
     last: Option<EntryPath>,
     in_file: bool,
     /// Bytes of the current file's content that have come by, at most [`LONGEST_FILE`].
@@ -92,15 +102,15 @@ impl<N: NodeSource> TreeReader<N> {
             stack: Vec::new(),
             records: VecDeque::new(),
             pieces: VecDeque::new(),
-            leaf: None,
+            at: root.cid,
+            chunks: Vec::new(),
             last: None,
             in_file: false,
             content: 0,
             from,
         };
-        let depth = node.subtree.depth as usize;
-        let subtree = &node.subtree;
-        reader.push_level(root.cid, depth, refs, subtree.children.clone(), subtree.summaries.clone())?;
+        let children = Children::of_root(refs, node.subtree.clone());
+        reader.push_level(children.map_err(|reason| TreeError::malformed(root.cid, reason))?);
         Ok((node, reader))
     }
 
@@ -159,10 +169,9 @@ impl<N: NodeSource> TreeReader<N> {
     }
 
     fn resolve(&self, extent: Extent) -> Result<Piece, TreeError<N::Error>> {
-        let refs = self.leaf.as_ref().map_or(&[][..], |(_, refs)| refs);
         let piece = match extent {
             Extent::Hole(len) => Some(Piece::Hole(len)),
-            Extent::Chunk(position) => refs.get(position as usize).copied().map(Piece::Chunk),
+            Extent::Chunk(position) => self.chunks.get(position as usize).copied().map(Piece::Chunk),
         };
         piece
             .filter(|piece| !piece.is_empty())
@@ -170,8 +179,7 @@ impl<N: NodeSource> TreeReader<N> {
     }
 
     fn malformed(&self, reason: String) -> TreeError<N::Error> {
-        let cid = self.leaf.as_ref().map_or(Cid::from_bytes([0; 32]), |(cid, _)| *cid);
-        TreeError::Malformed { cid, reason }
+        TreeError::malformed(self.at, reason)
     }
 
     /// What comes next, without taking it. A node is not loaded for that.
@@ -290,46 +298,30 @@ impl<N: NodeSource> TreeReader<N> {
         let Some((node, summary)) = level.children.pop_front() else { return Ok(false) };
         level.announced = level.announced.saturating_sub(1);
         let Node { refs, payload } = load(&mut self.source, kind, &node)?;
-        // Nothing would come of reading on, however often such a node is referred to.
-        let empty = || TreeError::Malformed { cid: node.cid, reason: "it holds nothing".into() };
+        let malformed = |reason| TreeError::malformed(node.cid, reason);
         if kind == BlobKind::Inner {
-            let inner: Inner = decode(node.cid, &payload)?;
-            if inner.children.is_empty() {
-                return Err(empty());
-            }
-            self.push_level(node.cid, depth - 1, refs, inner.children, inner.summaries)?;
+            let children = Children::of_inner(depth, refs, decode(node.cid, &payload)?).map_err(malformed)?;
+            self.push_level(children);
             return Ok(false);
         }
         let leaf: Leaf = decode(node.cid, &payload)?;
         if leaf.records.is_empty() {
-            return Err(empty());
+            return Err(malformed(NOTHING));
         }
-        let references = pair(node.cid, refs, leaf.chunks)?;
+        let chunks = shape::references(refs, leaf.chunks).map_err(malformed)?;
         // After a jump, a leaf that continues a file begins inside it: that content is
         // before the place looked for.
         if self.last.is_none() && summary.continues && self.from.is_none() {
-            return Err(TreeError::Malformed { cid: node.cid, reason: "it continues nothing".into() });
+            return Err(malformed("it continues nothing"));
         }
-        self.leaf = Some((node.cid, references));
+        (self.at, self.chunks) = (node.cid, chunks);
         self.records = leaf.records.into();
         Ok(true)
     }
 
-    fn push_level(
-        &mut self,
-        cid: Cid,
-        depth: usize,
-        refs: Vec<Cid>,
-        children: Vec<Child>,
-        summaries: Vec<ChildSummary>,
-    ) -> Result<(), TreeError<N::Error>> {
-        let references = pair(cid, refs, children)?;
-        let deep = depth > MAX_TREE_DEPTH || (depth == 0 && !references.is_empty());
-        if references.len() != summaries.len() || deep {
-            return Err(TreeError::Malformed { cid, reason: "counts or depth do not fit".into() });
-        }
-        let kind = if depth == 1 { BlobKind::Leaf } else { BlobKind::Inner };
-        let mut children: VecDeque<_> = references.into_iter().zip(summaries).collect();
+    fn push_level(&mut self, children: Children) {
+        let (kind, depth) = (children.kind(), children.depth);
+        let mut children: VecDeque<_> = children.nodes.into();
         if let Some(from) = &self.from {
             let begins =
                 |summary: &ChildSummary| summary.first < *from || (summary.first == *from && !summary.continues);
@@ -337,7 +329,6 @@ impl<N: NodeSource> TreeReader<N> {
             children.drain(..skip);
         }
         self.stack.push(Level { kind, depth, children, announced: 0 });
-        Ok(())
     }
 }
 
@@ -355,27 +346,4 @@ impl Level {
         }
         self.announced = upto;
     }
-}
-
-fn load<N: NodeSource>(source: &mut N, kind: BlobKind, node: &Reference) -> Result<Node, TreeError<N::Error>> {
-    source.load(kind, node).map_err(|source| TreeError::Node { cid: node.cid, source })
-}
-
-fn decode<'b, T, E>(cid: Cid, payload: &'b [u8]) -> Result<T, TreeError<E>>
-where
-    T: minicbor::Decode<'b, ()>,
-    E: std::error::Error + 'static,
-{
-    minicbor::decode(payload).map_err(|error| TreeError::Malformed { cid, reason: error.to_string() })
-}
-
-fn pair<E: std::error::Error + 'static>(
-    cid: Cid,
-    refs: Vec<Cid>,
-    children: Vec<Child>,
-) -> Result<Vec<Reference>, TreeError<E>> {
-    if refs.len() != children.len() {
-        return Err(TreeError::Malformed { cid, reason: "references and children differ in number".into() });
-    }
-    Ok(refs.into_iter().zip(children).map(|(cid, child)| Reference { cid, child }).collect())
 }

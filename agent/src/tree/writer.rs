@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use vsync_protocol::blob::BlobKind;
+use vsync_protocol::encode;
 use vsync_protocol::id::{Cid, Pid};
 use vsync_protocol::limits::{MAX_EXTENTS, MAX_REFS};
 use vsync_protocol::tree::{
@@ -268,12 +269,4 @@ fn pid_key(pid: Pid) -> u64 {
 
 fn first_eight(bytes: &[u8]) -> u64 {
     bytes.first_chunk::<8>().map_or(0, |first| u64::from_le_bytes(*first))
-}
-
-fn encode<T: minicbor::Encode<()>>(value: &T) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    // Writing into a vector cannot fail, nor do these types refuse a value.
-    let encoded = minicbor::encode(value, &mut bytes);
-    debug_assert!(encoded.is_ok());
-    bytes
 }

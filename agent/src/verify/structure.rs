@@ -6,14 +6,13 @@ use std::rc::Rc;
 
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, SnapshotId};
-use vsync_protocol::limits::MAX_TREE_DEPTH;
 use vsync_protocol::tree::{Child, ChildSummary, Entry, EntryKind, EntryPath, Extent, Inner, Leaf, Record, Root};
 
 use super::chunks::{Bad, ChunkCheck, Use};
 use super::{Checked, Damage, Report, VerifyError, fatal, short};
 use crate::progress::Progress;
 use crate::remote::NodeError;
-use crate::tree::{Node, NodeSource, Reference};
+use crate::tree::{Children, Node, NodeSource, Reference};
 
 /// Nodes asked for ahead.
 const READ_AHEAD: usize = 16;
@@ -77,9 +76,7 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
             }
         };
         let stream = root.volume.kind == "stream";
-        let subtree = root.subtree;
-        let children = Children { refs: node.refs, children: subtree.children, summaries: subtree.summaries };
-        let facts = self.children(&above, subtree.depth as usize, children, progress)?;
+        let facts = self.children(&above, Children::of_root(node.refs, root.subtree), progress)?;
         if self.tainted.contains(&reference.cid) {
             return Ok(());
         }
@@ -104,19 +101,18 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
     fn children(
         &mut self,
         above: &Rc<Above>,
-        depth: usize,
-        children: Children,
+        children: Result<Children, &'static str>,
         progress: &Progress,
     ) -> Result<Option<Facts>, VerifyError> {
-        let Children { refs, children, summaries } = children;
-        let fits = refs.len() == children.len() && refs.len() == summaries.len();
-        if !fits || depth > MAX_TREE_DEPTH || (depth == 0 && !refs.is_empty()) {
-            self.damage(above, Place { path: EntryPath::root(), entries: 0 }, "counts or depth do not fit".into());
-            return Ok(None);
-        }
-        let kind = if depth == 1 { BlobKind::Leaf } else { BlobKind::Inner };
-        let references: Vec<Reference> =
-            refs.into_iter().zip(children).map(|(cid, child)| Reference { cid, child }).collect();
+        let children = match children {
+            Ok(children) => children,
+            Err(reason) => {
+                self.damage(above, Place { path: EntryPath::root(), entries: 0 }, reason.into());
+                return Ok(None);
+            }
+        };
+        let (kind, depth) = (children.kind(), children.depth);
+        let (references, summaries): (Vec<Reference>, Vec<ChildSummary>) = children.nodes.into_iter().unzip();
         let mut sum: Option<Facts> = None;
         // Beside a damaged node nothing adds up: what is below the others is still looked at.
         let mut whole = true;
@@ -195,10 +191,7 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
         let Some(node) = self.load(kind, reference, here, place())? else { return Ok(None) };
         let facts = if kind == BlobKind::Inner {
             match minicbor::decode::<Inner>(&node.payload) {
-                Ok(Inner { children, summaries }) => {
-                    let children = Children { refs: node.refs, children, summaries };
-                    self.children(here, depth - 1, children, progress)?
-                }
+                Ok(inner) => self.children(here, Children::of_inner(depth, node.refs, inner), progress)?,
                 Err(error) => {
                     self.damage(here, place(), error.to_string());
                     None
@@ -303,12 +296,6 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
 struct Place {
     path: EntryPath,
     entries: u64,
-}
-
-struct Children {
-    refs: Vec<Cid>,
-    children: Vec<Child>,
-    summaries: Vec<ChildSummary>,
 }
 
 type Wrong = (EntryPath, String);

@@ -28,7 +28,7 @@ const PRIVATE_DIRECTORY: Mode = Mode::from_raw_mode(0o700);
 #[derive(Debug, Error)]
 pub enum TargetError {
     /// The target cannot be opened, looked through or made durable.
-    #[error("Failed to {operation} {}", .path.display())]
+    #[error("cannot {operation} {}", .path.display())]
     Root {
         /// The volume's directory.
         path: PathBuf,
@@ -39,7 +39,7 @@ pub enum TargetError {
         source: Errno,
     },
     /// The file system is full, or the owner's quota is: further attempts are useless.
-    #[error("No space left to {operation} \"{path}\"")]
+    #[error("cannot {operation} \"{path}\": no space is left")]
     NoSpace {
         /// The entry.
         path: EntryPath,
@@ -53,7 +53,7 @@ pub enum TargetError {
         path: EntryPath,
     },
     /// The system refused.
-    #[error("Failed to {operation} \"{path}\"")]
+    #[error("cannot {operation} \"{path}\"")]
     Io {
         /// The entry.
         path: EntryPath,

@@ -16,7 +16,7 @@ use super::sys::{CONFINED, Directory, Identity, Stat, open_unnoticed, pin};
 
 /// Why a volume cannot be read at all.
 #[derive(Debug, Error)]
-#[error("Failed to {operation} {}", .path.display())]
+#[error("cannot {operation} {}", .path.display())]
 pub struct WalkError {
     /// The volume's directory.
     pub path: PathBuf,

@@ -6,6 +6,7 @@
 
 use minicbor::{Decode, Encode};
 
+use super::plain::is_plain;
 use crate::id::{JobId, MachineName, SnapshotId, VolumeName};
 use crate::limits::{MAX_JOB_MESSAGE, MAX_JOB_VERSION};
 
@@ -67,12 +68,6 @@ impl Outcome {
             Self::Interrupted => "interrupted",
             Self::Failed => "failed",
         }
-    }
-
-    /// Whether something came of it: a snapshot, a restored volume.
-    #[must_use]
-    pub const fn is_good(self) -> bool {
-        matches!(self, Self::Success | Self::Defects)
     }
 }
 
@@ -263,36 +258,6 @@ impl JobResult {
 /// An exbibyte: no volume has more, and it fits into the signed numbers of a database.
 const MOST: u64 = 1 << 60;
 
-/// Whether `text` is one line without anything that steers a terminal or turns text around.
-#[must_use]
-pub fn is_plain(text: &str) -> bool {
-    text.chars().all(is_plain_char)
-}
-
-fn is_plain_char(c: char) -> bool {
-    // Control characters; line and paragraph separators; marks that turn the direction of
-    // text around, or that cannot be seen.
-    !(c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'))
-}
-
-/// `text` on one line, without what [`is_plain`] refuses, cut to at most `most` bytes.
-#[must_use]
-pub fn plain(text: &str, most: usize) -> String {
-    let mut line = String::new();
-    for c in text.chars().map(|c| if is_plain_char(c) { c } else { ' ' }) {
-        if line.len() + c.len_utf8() > most {
-            break;
-        }
-        // Several in a row, as at line breaks with an indent, are one.
-        if c != ' ' || !line.ends_with(' ') {
-            line.push(c);
-        }
-    }
-    line.truncate(line.trim_end().len());
-    line
-}
-
 /// A job as the server has recorded it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -353,23 +318,6 @@ pub struct JobListing {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn texts_that_steer_a_terminal_are_refused() {
-        assert!(is_plain("cannot read päth/名 (permission denied)"));
-        for bad in ["two\nlines", "\u{1b}[2J", "\u{7f}", "\u{9b}31m", "a\u{202e}b", "a\u{2028}b", "\u{feff}", "a\tb"] {
-            assert!(!is_plain(bad), "{bad:?}");
-            let made = plain(bad, 100);
-            assert!(is_plain(&made), "{made:?}");
-        }
-    }
-
-    #[test]
-    fn long_texts_are_cut_between_characters() {
-        assert_eq!(plain("ääääää", 5), "ää");
-        assert_eq!(plain("one\n  because: two\n", 100), "one because: two");
-        assert_eq!(plain("", 10), "");
-    }
 
     #[test]
     fn results_are_bounded() {

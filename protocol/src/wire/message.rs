@@ -84,7 +84,7 @@ pub enum Request {
     #[n(8)]
     Status,
     /// A fetched blob did not match its name. The server looks at its own copy again and
-    /// answers `Have` with no if it agrees.
+    /// answers whether it agrees.
     #[n(9)]
     Damaged {
         /// The blob.
@@ -378,7 +378,7 @@ pub enum Reply {
         #[cbor(with = "minicbor::bytes")]
         Vec<u8>,
     ),
-    /// To `Forget`, `Undelete`, `Pin`, `Unpin`, `ConfirmClock`: done, and where the log
+    /// To `Forget`, `Undelete`, `Pin`, `Unpin`, `Release`, `ConfirmClock`: done, and where the log
     /// stands. What was so already needs no entry.
     #[n(13)]
     Done(#[n(0)] LogPosition),

@@ -9,6 +9,7 @@ pub mod cids;
 pub mod job;
 pub mod message;
 pub mod overview;
+pub mod plain;
 pub mod spki;
 pub mod upkeep;
 
@@ -20,6 +21,7 @@ pub use message::{
 pub use overview::{Overview, Standing};
 pub use upkeep::{Affected, GcOrder, GcReport, ScrubReport};
 
+use crate::encode_into;
 use crate::id::Cid;
 use crate::limits::{MAX_BLOB_LEN, MAX_MESSAGE_LEN, MAX_UPLOAD_STREAMS};
 
@@ -39,9 +41,7 @@ pub const MESSAGE_HEAD_LEN: usize = 4;
 #[must_use]
 pub fn encode_message<T: minicbor::Encode<()>>(message: &T) -> Vec<u8> {
     let mut bytes = vec![0; MESSAGE_HEAD_LEN];
-    // Writing into a vector cannot fail, nor do these types refuse a value.
-    let encoded = minicbor::encode(message, &mut bytes);
-    debug_assert!(encoded.is_ok());
+    encode_into(message, &mut bytes);
     let len = (bytes.len() - MESSAGE_HEAD_LEN) as u32;
     bytes[..MESSAGE_HEAD_LEN].copy_from_slice(&len.to_le_bytes());
     bytes

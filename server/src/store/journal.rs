@@ -13,6 +13,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use vsync_protocol::encode;
 use vsync_protocol::id::LogHead;
 use vsync_protocol::log::{GENESIS, LogEntry, chain};
 use vsync_protocol::manifest::LogPosition;
@@ -97,10 +98,8 @@ impl Journal {
     /// what is on disk whether the entry exists.
     pub fn append(&mut self, entry: LogEntry) -> Result<Logged, StoreError> {
         self.health.check()?;
-        let mut bytes = Vec::new();
-        // Writing into a vector cannot fail.
-        let encoded = minicbor::encode(&entry, &mut bytes);
-        debug_assert!(encoded.is_ok() && bytes.len() <= MAX_ENTRY_LEN);
+        let bytes = encode(&entry);
+        debug_assert!(bytes.len() <= MAX_ENTRY_LEN);
         let logged = logged(self.mark, entry, bytes);
         let record = record(&logged);
         let (file, steps) = (&mut self.file, self.health.steps());
@@ -192,9 +191,7 @@ fn repeat(entries: &[LogEntry]) -> Vec<Logged> {
     let mut mark = Mark::START;
     let mut repeated = Vec::with_capacity(entries.len());
     for entry in entries {
-        // Writing into a vector cannot fail.
-        let bytes = minicbor::to_vec(entry).unwrap_or_default();
-        let next = logged(mark, entry.clone(), bytes);
+        let next = logged(mark, entry.clone(), encode(entry));
         mark = next.mark;
         repeated.push(next);
     }

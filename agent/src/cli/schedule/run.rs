@@ -297,7 +297,7 @@ impl<'a> Runner<'a> {
 
     fn log(&self, text: &str) {
         if !self.global.quiet || text.contains("FAILED") {
-            eprintln!("{} {}", moment(Timestamp::now()), text.replace('\n', " "));
+            output::say(format_args!("{} {}", moment(Timestamp::now()), text.replace('\n', " ")));
         }
     }
 }

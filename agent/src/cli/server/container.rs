@@ -53,7 +53,7 @@ impl StartArgs {
         let server = own_entry(&context)?;
         let service = self.service(&context, server)?;
         if let Some((what, to_do)) = connection::small_buffers() {
-            eprintln!("{}{what}\n  to do: {to_do}", Colour::stderr().red("warning: "));
+            output::say(format_args!("{}{what}\n  to do: {to_do}", Colour::stderr().red("warning: ")));
         }
         block_on(async {
             let (engine, _) = service::local_engine().await?;

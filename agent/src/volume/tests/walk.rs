@@ -204,5 +204,5 @@ fn nested_mounts_are_reported_and_not_entered() {
 #[test]
 fn a_missing_volume_is_an_error_that_names_it() {
     let error = Walker::open(Path::new("/no/such/volume")).unwrap_err();
-    assert_eq!(error.to_string(), "Failed to open /no/such/volume");
+    assert_eq!(error.to_string(), "cannot open /no/such/volume");
 }
