@@ -2,7 +2,7 @@
 
     python sinks.py DIRECTORY
 
-writes `ports` (HTTP, SMTP) into the directory when both listen, the authority's certificate as `ca.pem`, and every
+writes `ports` (HTTP, SMTP, HTTPS) into the directory when both listen, the authority's certificate as `ca.pem`, and every
 delivery as a line of JSON into `deliveries`. A file `refuse` in the directory makes both say no.
 """
 
@@ -105,8 +105,12 @@ def certificate():
     return context
 
 
+context = certificate()
 web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web)
-threading.Thread(target=web.serve_forever, daemon=True).start()
+secure = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web)
+secure.socket = context.wrap_socket(secure.socket, server_side=True)
+for server in (web, secure):
+    threading.Thread(target=server.serve_forever, daemon=True).start()
 # aiosmtpd cannot be asked which port it was given.
 with socket.create_server(("127.0.0.1", 0)) as free:
     port = free.getsockname()[1]
@@ -114,13 +118,13 @@ mail = Controller(
     Mailbox(),
     hostname="127.0.0.1",
     port=port,
-    tls_context=certificate(),
+    tls_context=context,
     require_starttls=True,
     authenticator=authenticate,
     auth_required=True,
 )
 mail.start()
-(PLACE / "ports.new").write_text(f"{web.server_port} {port}\n")
+(PLACE / "ports.new").write_text(f"{web.server_port} {port} {secure.server_port}\n")
 (PLACE / "ports.new").rename(PLACE / "ports")
 while True:
     time.sleep(3600)

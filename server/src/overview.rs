@@ -2,7 +2,7 @@
 //! configuration. Everything that shows it, on whatever way, shows this.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vsync_protocol::id::{MachineName, VolumeName};
@@ -37,12 +37,44 @@ pub type Declarations = Arc<dyn Fn() -> Option<Vec<Declared>> + Send + Sync>;
 pub(crate) struct Viewer {
     pub(crate) archive: Arc<Archive>,
     pub(crate) notices: Notices,
-    pub(crate) declared: Declarations,
+    declared: Declarations,
+    /// What was declared when the configuration was last understood.
+    last: Mutex<Vec<Declared>>,
+}
+
+/// An overview, and what only the server itself has to know.
+pub(crate) struct View {
+    pub(crate) overview: Overview,
+    /// Whether the configuration is understood. If not, what it declared before still counts: a slip of the pen must
+    /// not make everything look as if nobody expected anything.
+    pub(crate) configured: bool,
+    /// Volumes whose retention is held.
+    pub(crate) held: Vec<Hold>,
 }
 
 impl Viewer {
+    pub(crate) fn new(archive: Arc<Archive>, notices: Notices, declared: Declarations) -> Self {
+        Self { archive, notices, declared, last: Mutex::default() }
+    }
+
+    /// What is declared, and whether it is known to be so now.
+    fn declared(&self) -> (Vec<Declared>, bool) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match (self.declared)() {
+            Some(declared) => {
+                last.clone_from(&declared);
+                (declared, true)
+            }
+            None => (last.clone(), false),
+        }
+    }
+
     /// How the server is.
     pub(crate) fn status(&self) -> Result<ServerStatus, ArchiveError> {
+        self.server(&self.held(), self.declared().1)
+    }
+
+    fn server(&self, held: &[Hold], configured: bool) -> Result<ServerStatus, ArchiveError> {
         let archive = &self.archive;
         let totals = archive.catalog().totals()?;
         Ok(ServerStatus {
@@ -54,27 +86,26 @@ impl Viewer {
             bytes: totals.bytes,
             free: archive.free()?,
             read_only: archive.failure().map(str::to_owned),
-            warnings: self.warnings(),
+            warnings: self.warnings(held, configured),
         })
     }
 
-    /// Whether it is known what is to be backed up.
-    pub(crate) fn is_configured(&self) -> bool {
-        (self.declared)().is_some()
+    fn held(&self) -> Vec<Hold> {
+        // Whoever cannot be asked for them is broken, which is told elsewhere.
+        self.archive.held().unwrap_or_default()
     }
 
     /// What an operator must look at.
-    fn warnings(&self) -> Vec<String> {
+    fn warnings(&self, held: &[Hold], configured: bool) -> Vec<String> {
         let mut warnings = self.notices.all();
-        // Whoever cannot be asked for them is broken, which is told elsewhere.
-        for Hold { group, reason, .. } in self.archive.held().unwrap_or_default() {
+        for Hold { group, reason, .. } in held {
             let Group { volume, source } = group;
             warnings.push(format!(
                 "retention of {volume} from {source} is held: {reason}; `vsync release {volume}` if that is right"
             ));
         }
         warnings.extend(self.frozen().filter(|clock| !warnings.contains(clock)));
-        if !self.is_configured() {
+        if !configured {
             warnings
                 .push("the server's vsync.toml cannot be understood: what is to be backed up is not known".to_owned());
         }
@@ -91,11 +122,27 @@ impl Viewer {
 
     /// Everything, with the volumes of `source` alone if it is given.
     pub(crate) fn overview(&self, source: Option<&MachineName>) -> Result<Overview, ArchiveError> {
+        Ok(self.look(source)?.overview)
+    }
+
+    /// The same, with what only the server itself has to know.
+    pub(crate) fn look(&self, source: Option<&MachineName>) -> Result<View, ArchiveError> {
+        let (held, (declared, configured)) = (self.held(), self.declared());
+        let server = self.server(&held, configured)?;
+        Ok(View { overview: self.all(server, declared, source)?, configured, held })
+    }
+
+    fn all(
+        &self,
+        server: ServerStatus,
+        declared: Vec<Declared>,
+        source: Option<&MachineName>,
+    ) -> Result<Overview, ArchiveError> {
         let catalog = self.archive.catalog();
         let oldest = catalog.least_checked()?.map(|(_, checked)| checked);
         let uptime = self.archive.time().1.uptime;
         Ok(Overview {
-            server: self.status()?,
+            server,
             space: self.archive.files.packs.size()?,
             damaged: catalog.damaged()?,
             frozen: self.frozen(),
@@ -103,7 +150,7 @@ impl Viewer {
             scrub: self.chore(SCRUB)?,
             unread: oldest.map_or(0, |checked| uptime.saturating_sub(checked)),
             content: catalog.content()?,
-            volumes: self.standings(source)?,
+            volumes: self.standings(declared, source)?,
         })
     }
 
@@ -118,12 +165,9 @@ impl Viewer {
     }
 
     /// The declared volumes, then those that nobody declares any more but that have snapshots.
-    fn standings(&self, source: Option<&MachineName>) -> Result<Vec<Standing>, CatalogError> {
-        let mut declared = BTreeMap::new();
-        for one in (self.declared)().unwrap_or_default() {
-            let group = Group { source: one.source.clone(), volume: one.volume.clone() };
-            declared.insert(group, one);
-        }
+    fn standings(&self, declared: Vec<Declared>, source: Option<&MachineName>) -> Result<Vec<Standing>, CatalogError> {
+        let group = |one: &Declared| Group { source: one.source.clone(), volume: one.volume.clone() };
+        let declared: BTreeMap<Group, Declared> = declared.into_iter().map(|one| (group(&one), one)).collect();
         let others = self.archive.catalog().groups()?;
         let mut others: Vec<Group> = others.into_iter().filter(|group| !declared.contains_key(group)).collect();
         others.sort();

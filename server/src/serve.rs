@@ -150,8 +150,7 @@ impl Server {
         let notices = Notices::default();
         let keeper = Keeper::start(Arc::clone(&archive), config.upkeep.clone(), notices.clone());
         let keeper = keeper.map_err(ServerError::Thread)?;
-        let viewer =
-            Arc::new(Viewer { archive: Arc::clone(&archive), notices, declared: Arc::clone(&config.declared) });
+        let viewer = Arc::new(Viewer::new(Arc::clone(&archive), notices, Arc::clone(&config.declared)));
         let (web, herald) = match open_windows(&mut config, &viewer) {
             Ok(windows) => windows,
             Err(error) => {

@@ -9,6 +9,8 @@ use crate::{shell, unique};
 pub const BASE: &str = "vsync-test/base";
 /// The image whose entry point is vsync.
 pub const VSYNC: &str = "vsync-test/vsync";
+/// The image that `deploy/Dockerfile` makes: vsync and nothing else.
+pub const SHIPPED: &str = "vsync-test/shipped";
 /// The image with PostgreSQL 15.
 pub const POSTGRES: &str = "vsync-test/postgres";
 

@@ -20,6 +20,7 @@ pub mod cli;
 pub mod damage;
 pub mod docker;
 pub mod fuzz;
+pub mod http;
 pub mod liar;
 pub mod netns;
 pub mod power;

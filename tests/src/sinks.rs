@@ -16,6 +16,7 @@ pub struct Sinks {
     directory: tempfile::TempDir,
     http: u16,
     smtp: u16,
+    https: u16,
 }
 
 impl Sinks {
@@ -34,7 +35,7 @@ impl Sinks {
             .stdin(Stdio::null())
             .spawn()
             .expect("Python starts");
-        let mut sinks = Self { process, directory, http: 0, smtp: 0 };
+        let mut sinks = Self { process, directory, http: 0, smtp: 0, https: 0 };
         let started = Instant::now();
         let ports = loop {
             if let Ok(ports) = std::fs::read_to_string(sinks.directory.path().join("ports")) {
@@ -44,7 +45,9 @@ impl Sinks {
             std::thread::sleep(Duration::from_millis(50));
         };
         let mut ports = ports.split_whitespace().map(|port| port.parse().expect("a port"));
-        (sinks.http, sinks.smtp) = (ports.next().expect("a port"), ports.next().expect("a port"));
+        for place in [&mut sinks.http, &mut sinks.smtp, &mut sinks.https] {
+            *place = ports.next().expect("a port");
+        }
         sinks
     }
 
@@ -54,13 +57,19 @@ impl Sinks {
         format!("http://127.0.0.1:{}/{path}", self.http)
     }
 
+    /// The same over TLS, with a certificate of [`Self::ca`].
+    #[must_use]
+    pub fn https_url(&self, path: &str) -> String {
+        format!("https://127.0.0.1:{}/{path}", self.https)
+    }
+
     /// The mail server, which wants STARTTLS, and the login `vsync` with the password `let me in`.
     #[must_use]
     pub fn smtp(&self) -> String {
         format!("smtp://vsync@localhost:{}", self.smtp)
     }
 
-    /// The certificate of the mail server's authority.
+    /// The certificate of the authority of the mail server and of the web server with TLS.
     #[must_use]
     pub fn ca(&self) -> PathBuf {
         self.directory.path().join("ca.pem")

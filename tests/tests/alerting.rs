@@ -11,7 +11,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use vsync_tests::{Realm, Server, Volume};
+use vsync_server::catalog::Catalog;
+use vsync_server::clock::Kept;
+use vsync_server::store::steps::Steps;
+use vsync_tests::{Place, Realm, Server, Volume, http, shell};
 
 /// How long an alert may take from its cause to the sink, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -40,14 +43,6 @@ fn promtool(arguments: &[&str], input: &str) -> String {
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
     assert!(output.status.success(), "promtool {arguments:?}:\n{text}");
     text
-}
-
-fn get(address: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer}")).1.to_owned()
 }
 
 /// A program that ends with its guard; what it says is in a file.
@@ -147,7 +142,12 @@ fn prometheus(directory: &Path, target: &str, alertmanager: &str) -> Daemon {
     );
     let config = directory.join("prometheus.yml");
     fs::write(&config, text).unwrap();
-    fs::copy(shipped("alerts.yml"), directory.join("alerts.yml")).unwrap();
+    // As shipped, but without the patience.
+    let rules = fs::read_to_string(shipped("alerts.yml")).unwrap();
+    let eager = rules
+        .lines()
+        .map(|line| line.split_once("for: ").map_or_else(|| line.to_owned(), |it| format!("{}for: 1s", it.0)));
+    fs::write(directory.join("alerts.yml"), eager.collect::<Vec<_>>().join("\n")).unwrap();
     let arguments = [
         format!("--config.file={}", config.display()),
         format!("--storage.tsdb.path={}", directory.join("tsdb").display()),
@@ -199,7 +199,7 @@ fn every_shipped_rule_is_tested_and_asks_for_metrics_that_there_are() {
         realm.vsync("one").run(["backup", "data"]).success();
     }
     realm.vsync("one").run(["verify"]).success();
-    let metrics = get(&server.status_address(), "/metrics");
+    let metrics = http::get(&server.status_address(), "/metrics");
     promtool(&["check", "metrics"], &metrics);
     let expressions = rules.lines().filter(|line| !line.trim_start().starts_with(['#', 's', 'd']));
     let words = expressions.flat_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
@@ -213,7 +213,7 @@ fn every_shipped_rule_is_tested_and_asks_for_metrics_that_there_are() {
 #[test]
 fn failing_backups_are_told_of_and_so_is_their_recovery() {
     let data = Volume::new(1);
-    data.random("a", 4 << 20);
+    data.random("a", 16 << 20);
     let realm = Realm::new().server("annex2").directory("data", data.path()).client("one", &["data"]).build();
     let mut server = Server::start(realm.vsync("annex2").env("VSYNC_STATUS_ADDRESS", free()));
     let (directory, sink, address) = (vsync_tests::scratch(), Sink::start(), free());
@@ -228,10 +228,98 @@ fn failing_backups_are_told_of_and_so_is_their_recovery() {
     let alert = sink.wait_for("VsyncBackupFailing", "firing", &daemons);
     assert_eq!((&alert["labels"]["volume"], &alert["labels"]["source"]), (&"data".into(), &"one".into()));
     assert_eq!(alert["annotations"]["summary"], "2 backups of data of one failed in a row");
-    data.random("b", 4 << 20);
+    data.random("b", 16 << 20);
     client.run(["backup", "data"]).success();
     sink.wait_for("VsyncBackupFailing", "resolved", &daemons);
     let grown = sink.wait_for("VsyncSizeChanged", "firing", &daemons);
-    assert!(grown["annotations"]["summary"].as_str().unwrap().contains("changed by 4MiB"), "{grown}");
+    assert!(grown["annotations"]["summary"].as_str().unwrap().contains("changed by 16MiB"), "{grown}");
+    server.stop().success();
+}
+
+/// A file system of its own for a store, with little room; unmounted with its guard.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(image: &Path, store: &Path) -> Self {
+        // Nearly all of it is a hole. The server keeps a GiB in reserve.
+        shell::run("truncate", ["-s", "4G", image.to_str().unwrap()]);
+        shell::run("mkfs.ext4", ["-qF", "-m0", image.to_str().unwrap()]);
+        fs::create_dir_all(store).unwrap();
+        shell::run("mount", ["-o", "loop", image.to_str().unwrap(), store.to_str().unwrap()]);
+        Self(store.to_owned())
+    }
+
+    /// Leaves less than a tenth of it.
+    fn fill(&self) -> PathBuf {
+        let filler = self.0.join("filler");
+        shell::run("fallocate", ["-l", "3700M", filler.to_str().unwrap()]);
+        filler
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        shell::run("umount", ["-l", self.0.to_str().unwrap()]);
+    }
+}
+
+/// The server believes that it last saw the clock more than a year ago, and that hardly any time has passed since.
+fn leap(store: &Path) {
+    let catalog = Catalog::open(&store.join("catalog.sqlite"), Steps::default()).unwrap();
+    let kept = catalog.time().unwrap().expect("a server that ran keeps the time");
+    catalog.keep_time(Kept { seen: kept.seen - 400 * 24 * 3_600_000, ..kept }).unwrap();
+    catalog.close();
+}
+
+/// One bit in the middle of the largest pack.
+fn damage(store: &Path) {
+    let packs = Place::Pack.files(store);
+    let largest = packs.iter().max_by_key(|pack| pack.metadata().unwrap().len()).unwrap();
+    let mut bytes = fs::read(largest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(largest, bytes).unwrap();
+}
+
+#[test]
+fn an_old_backup_a_full_store_damage_and_a_clock_that_leapt_are_told_of_each() {
+    let (data, directory, sink, address) = (Volume::new(1), vsync_tests::scratch(), Sink::start(), free());
+    data.random("a", 8 << 20);
+    let realm = Realm::new().server("annex2").directory_with("data", data.path(), "max-age = \"20s\"");
+    let realm = realm.client("one", &["data"]).build();
+    let store = realm.store("annex2");
+    let disk = Disk::mount(&directory.path().join("image"), &store);
+    let mut server = Server::start(realm.vsync("annex2").env("VSYNC_STATUS_ADDRESS", free()));
+    let alertmanager = alertmanager(directory.path(), &address, &sink);
+    let prometheus = prometheus(directory.path(), &server.status_address(), &address);
+    let daemons = [&alertmanager, &prometheus];
+    let client = realm.vsync("one");
+
+    // Declared and never backed up; then backed up; then too long ago.
+    sink.wait_for("VsyncBackupMissing", "firing", &daemons);
+    client.run(["backup", "data"]).success();
+    sink.wait_for("VsyncBackupMissing", "resolved", &daemons);
+    let old = sink.wait_for("VsyncBackupOverdue", "firing", &daemons);
+    assert_eq!((&old["labels"]["volume"], &old["labels"]["severity"]), (&"data".into(), &"critical".into()));
+
+    let filler = disk.fill();
+    let full = sink.wait_for("VsyncStoreFull", "firing", &daemons);
+    assert!(full["annotations"]["description"].as_str().unwrap().contains("gc --empty-trash"), "{full}");
+    client.run(["backup", "data"]).success();
+    data.random("b", 1 << 20);
+    client.run(["backup", "data"]).code(21);
+    fs::remove_file(filler).unwrap();
+    sink.wait_for("VsyncStoreFull", "resolved", &daemons);
+
+    damage(&store);
+    realm.vsync("annex2").run(["server", "scrub"]).code(13);
+    sink.wait_for("VsyncDamage", "firing", &daemons);
+
+    server.stop().success();
+    leap(&store);
+    server.restart();
+    sink.wait_for("VsyncClockJump", "firing", &daemons);
+    realm.vsync("annex2").run(["server", "confirm-clock"]).success();
+    sink.wait_for("VsyncClockJump", "resolved", &daemons);
     server.stop().success();
 }

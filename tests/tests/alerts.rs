@@ -74,12 +74,16 @@ fn a_failure_its_turn_for_the_worse_and_its_end_are_told_once_each_on_every_way(
     std::thread::sleep(Duration::from_secs(3));
     sinks.refuse(false);
     sinks.wait_for(PATIENCE, hook_says("worse", "failing"));
+    silence_while_it_is_critical(&sinks, &mut server);
+    let before = pings(&sinks);
     fs::rename(&hidden, data.path()).expect("a rename");
     agent.run(["backup", "data"]).success();
     sinks.wait_for(PATIENCE, hook_says("recovered", "failing"));
     sinks.wait_for(PATIENCE, |delivery| {
         delivery["subject"].as_str().is_some_and(|subject| subject.contains("over: production2/data could not"))
     });
+
+    until_pinged_after(&sinks, before);
 
     let told = sinks.deliveries().into_iter().filter(|it| it["path"] == "/hook/s3cret");
     // The disk that the tests run on may be rather full.
@@ -89,6 +93,45 @@ fn a_failure_its_turn_for_the_worse_and_its_end_are_told_once_each_on_every_way(
     let expected: Vec<_> = expected.map(|(event, rule)| (event.to_owned(), rule.to_owned())).collect();
     assert_eq!(told, expected);
     assert!(!server.log().contains("s3cret"), "a secret in the log:\n{}", server.log());
+}
+
+fn pings(sinks: &Sinks) -> usize {
+    sinks.deliveries().iter().filter(|delivery| delivery["path"] == "/watchdog").count()
+}
+
+/// A server that has just started says at once that all is well, unless something is critical.
+fn silence_while_it_is_critical(sinks: &Sinks, server: &mut Server) {
+    let before = pings(sinks);
+    server.restart();
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(pings(sinks), before, "the watchdog was told that all is well");
+}
+
+fn until_pinged_after(sinks: &Sinks, before: usize) {
+    let started = std::time::Instant::now();
+    while pings(sinks) == before {
+        assert!(started.elapsed() < PATIENCE, "the watchdog does not hear that all is well again");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_configuration_that_is_not_understood_is_told_of_and_ends_no_other_alert() {
+    let sinks = Sinks::start();
+    let data = scratch();
+    let realm = realm(&sinks, data.path()).build();
+    let server = Server::start(with_secrets(realm.vsync("annex2"), &sinks));
+    sinks.wait_for(PATIENCE, hook_says("began", "never"));
+    let file = realm.machine("annex2").join("vsync.toml");
+    let right = fs::read_to_string(&file).expect("vsync.toml");
+    fs::write(&file, format!("{right}\n[[volumes]]\nnme = \"slip\"\n")).expect("vsync.toml");
+    let told = sinks.wait_for(PATIENCE, hook_says("began", "configuration"));
+    assert!(told["body"]["text"].as_str().is_some_and(|text| text.contains("cannot be understood")), "{told}");
+    std::thread::sleep(Duration::from_secs(3));
+    fs::write(&file, right).expect("vsync.toml");
+    sinks.wait_for(PATIENCE, hook_says("recovered", "configuration"));
+    let all: Vec<_> = sinks.deliveries().iter().flat_map(news).filter(|(_, rule)| rule == "never").collect();
+    assert_eq!(all, [("began".to_owned(), "never".to_owned())], "{}", server.log());
 }
 
 #[test]

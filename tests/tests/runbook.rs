@@ -128,7 +128,9 @@ impl World {
                    "container": "privateer_montagu_server"})
         };
         let volumes = ["montagu_orderly_volume", "montagu_outpack_volume"];
-        let client = |name: &str| json!({"name": name, "backup": volumes});
+        let job = |volume: &&str| json!({"server": "annex2", "volume": volume, "schedule": "@daily"});
+        let jobs: Vec<_> = volumes.iter().map(job).collect();
+        let client = |name: &str| json!({"name": name, "backup": volumes, "schedule": {"jobs": jobs}});
         let text = json!({
             "servers": [server("annex"), server("annex2")],
             "clients": [client("production2"), {"name": "science"}, {"name": "uat"}],
@@ -283,7 +285,7 @@ fn every_line_of_the_runbook_does_what_it_says() {
     let _target = DockerVolume::named("montagu_db_volume");
     let copy = DockerVolume::named("outpack_copy");
     let privateer = DockerVolume::exactly("privateer_montagu_data", &[]);
-    let _containers = [Named("barman-replay-wal"), Named("montagu-db")];
+    let _containers = [Named("barman-replay-wal"), Named("montagu-db"), Named("vsync-schedule-production2")];
     for (number, volume) in (1..).zip([&orderly, &outpack]) {
         Volume::at(&volume.path(), number).many("archive", 200, 20_000).write("orderly.sqlite", "new").settled();
     }
@@ -295,7 +297,9 @@ fn every_line_of_the_runbook_does_what_it_says() {
     installation(&mut world);
     initial_set_up(&mut world);
     let trees = [Tree::read(orderly.path()), Tree::read(outpack.path())];
-    world.type_lines("Backup", |_| true);
+    let printed = world.type_lines("Backup", |_| true).join("\n");
+    assert!(printed.contains("container vsync-schedule-production2 is running"), "{printed}");
+    assert!(printed.contains("the schedule of production2 is running"), "{printed}");
     assert_same(&trees[1], &Tree::read(copy.path()));
     restore(&mut world, &production, [&orderly, &outpack], &trees);
     let rows = "select count(*), max(who) from api_access_log";

@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 use serde_json::Value;
-use vsync_tests::{Realm, Server, Volume};
+use vsync_tests::{Place, Realm, Server, Volume};
 
 /// A realm with one server, its machine `production2` with the volume `data`.
 struct Bed {
@@ -161,4 +161,64 @@ fn jobs_survive_a_restart_and_a_rebuilt_catalog() {
     std::fs::remove_file(bed.realm.store("annex2").join("catalog.sqlite")).unwrap();
     let rebuilt = bed.realm.vsync("annex2").run(["server", "rebuild"]).success();
     assert!(rebuilt.stderr().contains("the record of earlier jobs could not be read"), "{rebuilt}");
+}
+
+/// Two servers; `planned` is to be on both, `elsewhere` on annex2, `free` on any.
+fn two_servers() -> (Realm, [Volume; 3]) {
+    let volumes = [1, 2, 3].map(Volume::new);
+    volumes.iter().for_each(|volume| drop(volume.write("file", "some content")));
+    let plan = |volume: &str, server: &str| {
+        format!("[[clients.schedule]]\nvolume = {volume:?}\nserver = {server:?}\nat = \"02:00\"\n")
+    };
+    let plans = [plan("planned", "annex"), plan("planned", "annex2"), plan("elsewhere", "annex2")].concat();
+    let names = ["planned", "elsewhere", "free"];
+    let realm =
+        names.iter().zip(&volumes).fold(Realm::new().server("annex").server("annex2"), |realm, (name, volume)| {
+            realm.directory(name, volume.path())
+        });
+    (realm.client_with("production2", &names, &plans).build(), volumes)
+}
+
+#[test]
+fn a_volume_that_is_missing_on_one_of_its_servers_is_told_of_and_no_other() {
+    let (realm, _volumes) = two_servers();
+    let _annex = realm.serve("annex");
+    let mut annex2 = realm.serve("annex2");
+    let client = realm.vsync("production2");
+    client.run(["backup", "planned", "--server", "annex"]).success();
+    for volume in ["elsewhere", "free"] {
+        client.run(["backup", volume, "--server", "annex2"]).success();
+    }
+    let status = client.run(["status", "--check", "--quiet"]).code(3);
+    assert_eq!(status.stderr().trim(), "never backed up on annex2: planned of production2");
+    // Neither what is planned for annex2 alone nor what may be anywhere is missed on annex.
+    client.run(["status", "--check", "--server", "annex"]).success();
+    client
+        .run(["status", "--check", "--server", "annex2"])
+        .code(3)
+        .stderr_contains("never backed up on annex2: planned");
+    client.run(["backup", "planned", "--server", "annex2"]).success();
+    client.run(["status", "--check", "--quiet"]).success();
+
+    annex2.stop().success();
+    let status = client.run(["status", "--check", "--quiet"]).code(10);
+    assert!(status.stderr().starts_with("annex2: "), "{status}");
+    assert!(!status.stderr().contains("never backed up"), "nobody knows: {status}");
+}
+
+#[test]
+fn damage_that_verify_found_is_a_problem() {
+    let bed = Bed::new("");
+    let client = bed.realm.vsync("production2");
+    bed.data.random("large", 3 << 20);
+    client.run(["backup", "data"]).success();
+    let packs = Place::Pack.files(&bed.realm.store("annex2"));
+    let largest = packs.iter().max_by_key(|pack| pack.metadata().unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(largest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(largest, bytes).unwrap();
+    client.run(["verify", "data", "--read-data"]).code(13);
+    let status = client.run(["status", "--check", "--quiet"]).code(3);
+    status.stderr_contains("damaged on annex2: snapshots of data of production2, says the last `vsync verify`");
 }

@@ -1,6 +1,8 @@
 //! What the containers of `vsync server start` and `vsync schedule start` have in common: where configuration, keys and
 //! engine are, and how to tell of them.
 
+mod outside;
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -8,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use vsync_protocol::id::MachineName;
 
+pub(super) use self::outside::Outside;
 use super::GlobalArgs;
 use super::context::Context;
 use super::output;
@@ -60,14 +63,15 @@ impl Home {
         service.binds.extend(self.config.parent().map(|directory| Bind::same(directory.to_owned())));
         service.hidden.extend(self.keys.clone());
         service.binds.extend(self.key.clone().map(Bind::same));
-        service.environment.push(("VSYNC_CONFIG", self.config.display().to_string()));
-        service.environment.push(("VSYNC_AS", self.machine.to_string()));
-        service.environment.extend(self.keys.iter().map(|keys| ("VSYNC_KEYS", keys.display().to_string())));
+        service.environment.push(("VSYNC_CONFIG".to_owned(), self.config.display().to_string()));
+        service.environment.push(("VSYNC_AS".to_owned(), self.machine.to_string()));
+        let keys = self.keys.iter().map(|keys| ("VSYNC_KEYS".to_owned(), keys.display().to_string()));
+        service.environment.extend(keys);
     }
 
-    /// Who owns the key.
-    pub(super) fn owner(&self) -> Result<(u32, u32), Failure> {
-        self.key.as_deref().map_or(Ok((0, 0)), owner)
+    /// Who owns the key, if it is a file.
+    pub(super) fn owner(&self) -> Result<Option<(u32, u32)>, Failure> {
+        self.key.as_deref().map(owner).transpose()
     }
 }
 

@@ -27,8 +27,9 @@ const SHOWN_REASON: usize = 80;
 ///
 /// Every volume that vsync.toml lists for a machine is shown, above all those that were never
 /// backed up. The exit code is 10 when a server does not answer, 3 when one takes no writes.
-/// With --check it is also 3 when a volume is overdue or its last backup failed, or a server
-/// has found damage or doubts its clock: for Nagios, cron and scripts.
+/// With --check it is also 3 when a volume is overdue or missing on a server that its schedule
+/// names, or its last backup failed, or damage was found, or a server doubts its clock: for
+/// Nagios, cron and scripts. What is wrong is told on stderr, also with --quiet.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  vsync status\n  vsync status --json\n  vsync status --check --quiet")]
 pub(super) struct StatusArgs {
@@ -53,10 +54,18 @@ struct Answer {
     ahead: i64,
 }
 
+impl Answer {
+    fn standing(&self, declared: &Declared) -> Option<&Standing> {
+        self.overview.volumes.iter().find(|it| it.source == declared.source && it.volume == declared.volume)
+    }
+}
+
 /// A volume that the configuration says a machine backs up.
 struct Declared {
     volume: VolumeName,
     source: MachineName,
+    /// The servers that its schedule names.
+    planned: Vec<MachineName>,
 }
 
 /// A volume on the server that has its newest snapshot.
@@ -65,6 +74,13 @@ struct Found<'a> {
     standing: &'a Standing,
     /// The server's clock.
     now: i64,
+}
+
+impl Found<'_> {
+    /// Whether the last verification did not find all as it should be.
+    fn is_damaged(&self) -> bool {
+        self.standing.verified.as_ref().is_some_and(|done| done.outcome != Outcome::Success)
+    }
 }
 
 impl StatusArgs {
@@ -76,7 +92,8 @@ impl StatusArgs {
         };
         let declared = declared(&Context::load(global)?);
         let asked: Vec<Asked> = servers.into_iter().map(|name| Asked { answer: ask(global, &name), name }).collect();
-        let problems = problems(&asked, &declared);
+        let complete = asked.len() == config.servers.len();
+        let problems = problems(&asked, &declared, complete);
         if global.json {
             output::json(&json!({
                 "servers": asked.iter().map(server_json).collect::<Vec<_>>(),
@@ -105,7 +122,11 @@ fn declared(context: &Context) -> Vec<Declared> {
     let machines = context.config.machines().filter(|machine| !own || machine.name == bundle.machine);
     machines
         .flat_map(|machine| {
-            machine.backup.iter().map(|volume| Declared { volume: volume.clone(), source: machine.name.clone() })
+            machine.backup.iter().map(|volume| {
+                let planned = machine.schedule.iter().filter(|plan| plan.volume == *volume);
+                let planned = planned.map(|plan| plan.server.clone()).collect();
+                Declared { volume: volume.clone(), source: machine.name.clone(), planned }
+            })
         })
         .collect()
 }
@@ -126,45 +147,67 @@ fn ask(global: &GlobalArgs, name: &MachineName) -> Result<Answer, Failure> {
     Ok(Answer { overview, ahead })
 }
 
-/// Everything that somebody must look at, each in a line.
-fn problems(asked: &[Asked], declared: &[Declared]) -> Vec<String> {
-    let mut problems = Vec::new();
-    for Asked { name, answer } in asked {
-        let Ok(Answer { overview, .. }) = answer else { continue };
-        problems.extend(overview.server.warnings.iter().map(|warning| format!("{name}: {warning}")));
-        if overview.damaged > 0 {
-            problems.push(format!("{name}: {} blobs are damaged", overview.damaged));
-        }
-        // A volume that is planned for several servers must be fresh on each.
-        let late = overview.volumes.iter().filter(|it| it.due.is_some() && it.last.is_some());
-        let late = late.filter(|standing| standing.is_overdue(overview.server.now));
-        problems.extend(late.map(|it| format!("overdue on {name}: {} of {}", it.volume, it.source)));
-    }
-    let complete = asked.iter().all(|asked| asked.answer.is_ok());
+/// Everything that somebody must look at, each in a line. `complete` says that no server was left out.
+fn problems(asked: &[Asked], declared: &[Declared], complete: bool) -> Vec<String> {
+    let mut problems: Vec<String> = asked.iter().flat_map(problems_of_server).collect();
+    let complete = complete && asked.iter().all(|asked| asked.answer.is_ok());
     for one in declared {
-        let Declared { volume, source } = one;
-        let Some(found) = newest(asked, one) else {
-            // A server that does not answer may have it.
-            problems.extend(complete.then(|| format!("never backed up: {volume} of {source}")));
-            continue;
-        };
-        let Found { server, standing, now } = found;
-        if standing.due.is_none() && standing.is_overdue(now) {
-            problems.push(format!("overdue on {server}: {volume} of {source}"));
+        let Declared { volume, source, planned } = one;
+        // A volume that is planned for several servers must be fresh on each; any other, somewhere.
+        match newest(asked, one) {
+            _ if !planned.is_empty() => problems.extend(late(asked, one)),
+            Some(Found { server, standing, now }) if standing.is_overdue(now) => {
+                problems.push(format!("overdue on {server}: {volume} of {source}"));
+            }
+            // A server that was not asked, or did not answer, may have it.
+            None if complete => problems.push(format!("never backed up: {volume} of {source}")),
+            _ => {}
         }
         if let Some(failure) = failing(asked, one) {
             problems.push(format!("failing: {volume} of {source}: {}", words(failure)));
         }
+        problems.extend(standings(asked, one).filter(Found::is_damaged).map(|found| {
+            format!("damaged on {}: snapshots of {volume} of {source}, says the last `vsync verify`", found.server)
+        }));
     }
     problems
 }
 
+fn problems_of_server(Asked { name, answer }: &Asked) -> Vec<String> {
+    let overview = match answer {
+        Ok(answer) => &answer.overview,
+        Err(failure) => return vec![format!("{name}: {}", failure.heading)],
+    };
+    let read_only = overview.server.read_only.iter().map(|reason| format!("{name}: takes no backups: {reason}"));
+    let mut problems: Vec<String> = read_only.collect();
+    problems.extend(overview.server.warnings.iter().map(|warning| format!("{name}: {warning}")));
+    if overview.damaged > 0 {
+        problems.push(format!("{name}: {} blobs are damaged", overview.damaged));
+    }
+    problems
+}
+
+/// Where a planned volume is missing or too old, of the servers that answered.
+fn late(asked: &[Asked], declared: &Declared) -> Vec<String> {
+    let Declared { volume, source, planned } = declared;
+    let here = asked.iter().filter(|asked| planned.contains(&asked.name));
+    let mut late = Vec::new();
+    for Asked { name, answer } in here {
+        let Ok(answer) = answer else { continue };
+        let standing = answer.standing(declared);
+        if standing.is_none_or(|standing| standing.last.is_none()) {
+            late.push(format!("never backed up on {name}: {volume} of {source}"));
+        } else if standing.is_some_and(|standing| standing.is_overdue(answer.overview.server.now)) {
+            late.push(format!("overdue on {name}: {volume} of {source}"));
+        }
+    }
+    late
+}
+
 fn standings<'a>(asked: &'a [Asked], declared: &'a Declared) -> impl Iterator<Item = Found<'a>> {
     asked.iter().filter_map(|Asked { name, answer }| {
-        let overview = &answer.as_ref().ok()?.overview;
-        let standing =
-            overview.volumes.iter().find(|it| it.source == declared.source && it.volume == declared.volume)?;
-        Some(Found { server: name, standing, now: overview.server.now })
+        let answer = answer.as_ref().ok()?;
+        Some(Found { server: name, standing: answer.standing(declared)?, now: answer.overview.server.now })
     })
 }
 

@@ -95,6 +95,14 @@ pub struct Notify {
     pub way: Way,
 }
 
+impl Notify {
+    /// Whether `server` uses it.
+    #[must_use]
+    pub fn is_for(&self, server: &MachineName) -> bool {
+        self.servers.is_empty() || self.servers.contains(server)
+    }
+}
+
 /// How news leave a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {

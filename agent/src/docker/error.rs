@@ -92,8 +92,9 @@ pub enum DockerError {
 
     /// No image, and no program that would run in an image of our making.
     #[error(
-        "The helper image {image} is missing, and cannot be made from {program}: {reason}. Pull or build it \
-         (`docker build -t {image} -f deploy/Dockerfile .`), or name another in the configuration"
+        "The helper image {image} is missing, and cannot be made from {program}: {reason}. Pull it, build it as \
+         deploy/Dockerfile says (`docker build -t {image} -f deploy/Dockerfile target/image`), or name another with \
+         --image or VSYNC_IMAGE"
     )]
     NoImage {
         /// The image's reference.
@@ -102,6 +103,20 @@ pub enum DockerError {
         program: PathBuf,
         /// Why the program will not do.
         reason: String,
+    },
+
+    /// A container that was to stay would run something that its image does not have.
+    #[error(
+        "The image {image} has no {program}, which {by} runs. Use vsync under systemd instead (deploy/systemd), or \
+         name an image that has it (--image or VSYNC_IMAGE)"
+    )]
+    NoProgram {
+        /// The image's reference.
+        image: String,
+        /// The program.
+        program: String,
+        /// What would run it.
+        by: String,
     },
 
     /// The program that the helper image is made from could not be read.

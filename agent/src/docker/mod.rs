@@ -33,7 +33,7 @@ pub use exec::{Exec, ExecJob};
 pub use helper::{HelperFile, HelperJob, HelperOutput, VolumeUse};
 pub use image::DEFAULT_IMAGE;
 pub use ourselves::{mounted_inside, own_container};
-pub use service::{Bind, Network, Service, ServiceStatus, Started};
+pub use service::{Bind, Need, Network, Service, ServiceStatus, Started};
 pub use volume::VolumeDescription;
 
 /// Where a container of vsync finds the volumes that are mounted into it, each under its own name.

@@ -5,6 +5,7 @@
 //! would grow old, and nothing is lost with them.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,9 @@ use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, HostConfig, HostConfigLogConfig, Mount, MountBindOptions, MountType,
     MountVolumeOptions, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
-use bollard::query_parameters::{CreateContainerOptionsBuilder, LogsOptionsBuilder, StopContainerOptions};
+use bollard::query_parameters::{
+    ContainerArchiveInfoOptionsBuilder, CreateContainerOptionsBuilder, LogsOptionsBuilder, StopContainerOptions,
+};
 use futures_util::StreamExt;
 use tokio::time::{Instant, sleep};
 use vsync_protocol::id::VolumeName;
@@ -33,8 +36,8 @@ pub struct Service {
     pub kind: &'static str,
     /// Arguments for the image's entry point. Visible to all: no secrets.
     pub arguments: Vec<String>,
-    /// Environment. No secrets.
-    pub environment: Vec<(&'static str, String)>,
+    /// Environment. Whoever may ask the engine can read it.
+    pub environment: Vec<(String, String)>,
     /// Files and directories of the machine.
     pub binds: Vec<Bind>,
     /// Directories of which a container sees only what is mounted below them, though they are in another mount.
@@ -51,6 +54,17 @@ pub struct Service {
     pub grace: Duration,
     /// What it prints when it works.
     pub ready: &'static str,
+    /// Programs that it runs besides vsync.
+    pub needs: Vec<Need>,
+}
+
+/// A program that must be in the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Its name or its path.
+    pub program: String,
+    /// What runs it.
+    pub by: String,
 }
 
 /// A file or directory of the machine, in a container.
@@ -89,7 +103,33 @@ pub enum Network {
         name: Option<String>,
         /// The UDP port, the same inside.
         port: u16,
+        /// The TCP address of the machine for the status; its port is the same inside.
+        status: Option<SocketAddr>,
     },
+}
+
+impl Network {
+    /// Where the status is to be served inside, if not where it is to be had on the machine: what is passed on arrives
+    /// at an address that nobody knows before.
+    #[must_use]
+    pub fn inside(&self) -> Option<SocketAddr> {
+        let Self::Published { status, .. } = self else { return None };
+        status.map(|status| match status.ip() {
+            IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, status.port()).into(),
+            IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, status.port()).into(),
+        })
+    }
+
+    /// The ports that are passed on: what they are called inside, and where they are on the machine.
+    fn ports(&self) -> Vec<(String, PortBinding)> {
+        let Self::Published { port, status, .. } = self else { return Vec::new() };
+        let udp = (format!("{port}/udp"), PortBinding { host_ip: None, host_port: Some(port.to_string()) });
+        let tcp = status.map(|status| {
+            let (ip, port) = (status.ip().to_string(), status.port().to_string());
+            (format!("{port}/tcp"), PortBinding { host_ip: Some(ip), host_port: Some(port) })
+        });
+        [udp].into_iter().chain(tcp).collect()
+    }
 }
 
 /// What became of a start.
@@ -127,6 +167,9 @@ impl ServiceStatus {
 /// Which container is one of ours, and of which kind.
 pub(super) const SERVICE_LABEL: &str = "vsync.service";
 
+/// Where programs are looked for, as the engine lets every container do.
+const PATH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
 /// How long a container may take until it works.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
@@ -153,16 +196,39 @@ impl Engine {
         let options = CreateContainerOptionsBuilder::default().name(&service.name).build();
         let created = self.client().create_container(Some(options), container_for(service)).await;
         created.map_err(DockerError::container("create", &service.name))?;
-        let started = self.client().start_container(&service.name, None).await;
-        let ready = match started.map_err(DockerError::container("start", &service.name)) {
-            Ok(()) => self.until_ready(service).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = ready {
+        if let Err(error) = self.bring_to_work(service).await {
             remove(self, &service.name).await?;
             return Err(error);
         }
         Ok(Started::Now)
+    }
+
+    async fn bring_to_work(&self, service: &Service) -> Result<(), DockerError> {
+        for need in &service.needs {
+            if !self.has_program(&service.name, &need.program).await? {
+                let Need { program, by } = need.clone();
+                return Err(DockerError::NoProgram { image: service.image.clone(), program, by });
+            }
+        }
+        let started = self.client().start_container(&service.name, None).await;
+        started.map_err(DockerError::container("start", &service.name))?;
+        self.until_ready(service).await
+    }
+
+    /// Whether a program is in a container, which need not run.
+    async fn has_program(&self, container: &str, program: &str) -> Result<bool, DockerError> {
+        let places: Vec<String> = match program.contains('/') {
+            true => vec![program.to_owned()],
+            false => PATH.iter().map(|directory| format!("{directory}/{program}")).collect(),
+        };
+        for place in places {
+            let options = ContainerArchiveInfoOptionsBuilder::default().path(&place).build();
+            let found = found(self.client().get_container_archive_info(container, Some(options)).await);
+            if found.map_err(DockerError::container("look into", container))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn until_ready(&self, service: &Service) -> Result<(), DockerError> {
@@ -236,17 +302,14 @@ fn status_of(inspected: ContainerInspectResponse) -> Option<ServiceStatus> {
 }
 
 fn container_for(service: &Service) -> ContainerCreateBody {
-    let port = match &service.network {
-        Network::Host => None,
-        Network::Published { port, .. } => Some(format!("{port}/udp")),
-    };
+    let ports: Vec<String> = service.network.ports().into_iter().map(|(port, _)| port).collect();
     ContainerCreateBody {
         image: Some(service.image.clone()),
         cmd: Some(service.arguments.clone()),
         env: Some(service.environment.iter().map(|(name, value)| format!("{name}={value}")).collect()),
         user: Some(service.user.clone()),
         labels: Some(HashMap::from([(SERVICE_LABEL.to_owned(), service.kind.to_owned())])),
-        exposed_ports: port.map(|port| vec![port]),
+        exposed_ports: (!ports.is_empty()).then_some(ports),
         stop_timeout: i64::try_from(service.grace.as_secs()).ok(),
         host_config: Some(host_config(service)),
         ..Default::default()
@@ -254,13 +317,12 @@ fn container_for(service: &Service) -> ContainerCreateBody {
 }
 
 fn host_config(service: &Service) -> HostConfig {
-    let (network, ports) = match &service.network {
-        Network::Host => (Some("host".to_owned()), None),
-        Network::Published { name, port } => {
-            let binding = PortBinding { host_ip: None, host_port: Some(port.to_string()) };
-            (name.clone(), Some(HashMap::from([(format!("{port}/udp"), Some(vec![binding]))])))
-        }
+    let network = match &service.network {
+        Network::Host => Some("host".to_owned()),
+        Network::Published { name, .. } => name.clone(),
     };
+    let ports: HashMap<_, _> =
+        service.network.ports().into_iter().map(|(port, binding)| (port, Some(vec![binding]))).collect();
     let volumes = service.volumes.iter().map(|volume| Mount {
         typ: Some(MountType::VOLUME),
         source: Some(volume.to_string()),
@@ -275,7 +337,7 @@ fn host_config(service: &Service) -> HostConfig {
     HostConfig {
         mounts: Some(service.binds.iter().map(bind).chain(volumes).collect()),
         network_mode: network,
-        port_bindings: ports,
+        port_bindings: (!ports.is_empty()).then_some(ports),
         userns_mode: Some("host".to_owned()),
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::UNLESS_STOPPED),
@@ -318,7 +380,7 @@ mod tests {
             image: "vsync/vsync:1".into(),
             kind: "server",
             arguments: vec!["server".into(), "run".into()],
-            environment: vec![("VSYNC_AS", "annex2".into())],
+            environment: vec![("VSYNC_AS".into(), "annex2".into())],
             binds: vec![Bind::same("/etc/vsync".into()), Bind::writable("/srv/data".into())],
             hidden: vec!["/etc/vsync/keys".into()],
             volumes: vec!["data".parse().unwrap()],
@@ -327,12 +389,13 @@ mod tests {
             capabilities: &["FOWNER"],
             grace: Duration::from_secs(120),
             ready: "listening on",
+            needs: Vec::new(),
         }
     }
 
     #[test]
     fn a_server_gets_its_port_its_data_and_nothing_else() {
-        let body = container_for(&service(Network::Published { name: None, port: 10022 }));
+        let body = container_for(&service(Network::Published { name: None, port: 10022, status: None }));
         let host = body.host_config.unwrap();
         assert_eq!(body.user.as_deref(), Some("7:8"));
         assert_eq!(body.stop_timeout, Some(120));
@@ -366,6 +429,19 @@ mod tests {
         let body = container_for(&service(Network::Host));
         let host = body.host_config.unwrap();
         assert_eq!((host.network_mode.as_deref(), host.port_bindings, body.exposed_ports), (Some("host"), None, None));
+    }
+
+    #[test]
+    fn the_status_is_passed_on_from_the_address_that_it_is_to_have() {
+        let status = Some("127.0.0.1:10080".parse().unwrap());
+        let network = Network::Published { name: None, port: 10022, status };
+        assert_eq!(network.inside(), Some("0.0.0.0:10080".parse().unwrap()));
+        let bindings = container_for(&service(network)).host_config.unwrap().port_bindings.unwrap();
+        let binding = PortBinding { host_ip: Some("127.0.0.1".into()), host_port: Some("10080".into()) };
+        assert_eq!((bindings.len(), &bindings["10080/tcp"]), (2, &Some(vec![binding])));
+        let six = Network::Published { name: None, port: 1, status: Some("[::1]:2".parse().unwrap()) };
+        assert_eq!(six.inside(), Some("[::]:2".parse().unwrap()));
+        assert_eq!(Network::Host.inside(), None, "there it is where it is to be had");
     }
 
     #[test]

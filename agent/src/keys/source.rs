@@ -59,11 +59,8 @@ pub enum SecretError {
 /// When it was given in two ways, or cannot be had in the way that was given.
 pub fn find(name: &str) -> Result<Option<Zeroizing<String>>, SecretError> {
     let (file, command) = (format!("{name}_FILE"), format!("{name}_COMMAND"));
-    let given: Vec<String> = [name, &file, &command]
-        .into_iter()
-        .filter(|variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty()))
-        .map(str::to_owned)
-        .collect();
+    let given: Vec<String> =
+        [name, &file, &command].into_iter().filter(|variable| is_set(variable)).map(str::to_owned).collect();
     match given.as_slice() {
         [] => Ok(None),
         [one] if *one == file => from_file(one, std::env::var_os(one).unwrap_or_default().into()).map(Some),
@@ -71,6 +68,18 @@ pub fn find(name: &str) -> Result<Option<Zeroizing<String>>, SecretError> {
         [one] => variable(one).map(Some),
         _ => Err(SecretError::Twice { names: given }),
     }
+}
+
+/// Whether option `name` was given, in whichever way.
+#[must_use]
+pub fn is_given(name: &str) -> bool {
+    ["", "_FILE", "_COMMAND"].iter().any(|form| is_set(&format!("{name}{form}")))
+}
+
+/// Whether a variable is set, and not to nothing.
+#[must_use]
+pub fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
 /// The secret that the variable `name` itself holds.

@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::rules::blind;
 use super::teller::Teller;
 use super::{Message, Sink, alerts};
+use crate::archive::report;
 use crate::overview::Viewer;
 use crate::upkeep::throttle::Stop;
 
@@ -120,12 +122,18 @@ impl Work {
     }
 
     fn look(&mut self) {
-        let overview = match self.viewer.overview(None) {
-            Ok(overview) => overview,
-            Err(error) => return tracing::error!("cannot look for alerts: {error}"),
+        let (at, news) = match self.viewer.look(None) {
+            Ok(view) => {
+                let at = view.overview.server.now;
+                (at, self.kept.teller.news(at, alerts(&view)))
+            }
+            // Who sees nothing must not say that all is well.
+            Err(error) => {
+                tracing::error!("cannot look for alerts: {}", report(&error));
+                let at = self.viewer.archive.time().0.now;
+                (at, self.kept.teller.blind(at, blind(&error.to_string())))
+            }
         };
-        let at = overview.server.now;
-        let news = self.kept.teller.news(at, alerts(&overview));
         if news.is_empty() {
             return;
         }

@@ -12,7 +12,7 @@ mod teller;
 use serde::{Deserialize, Serialize};
 
 pub use herald::Notify;
-pub use rules::alerts;
+pub(crate) use rules::alerts;
 pub use sinks::{Mail, Ping, SinkError, Smtp, SmtpTls, Webhook};
 pub use teller::{Event, News};
 
@@ -40,8 +40,8 @@ impl Severity {
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
-    /// What is wrong, in a word: `overdue`, `failing`, `never`, `size`, `space`, `damage`, `clock`, `store`,
-    /// `collection`, `scrub`.
+    /// What is wrong, in a word: `overdue`, `failing`, `never`, `size`, `space`, `damage`, `verify`, `held`,
+    /// `clock`, `store`, `collection`, `scrub`, `configuration`, `catalog`.
     pub rule: String,
     /// With what: `machine/volume`, or nothing for the server as a whole.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -1,12 +1,16 @@
-//! What is wrong, by an overview alone: no memory, no clock, no files.
+//! What is wrong, by a look at the server alone: no memory, no clock, no files.
 //!
-//! The rules for Prometheus in `deploy/prometheus` are these again, in its own language.
+//! The rules for Prometheus in `deploy/prometheus` judge the same things in its own language. Having a memory, they also
+//! wait: until a volume that is new has not been backed up for an hour, or a store has been full for ten minutes. They
+//! warn before a backup is overdue, and say nothing of a single failure.
 
 use std::fmt::Display;
 
-use vsync_protocol::wire::{Overview, Standing};
+use vsync_protocol::wire::{Outcome, Overview, Standing};
 
 use super::{Alert, Severity};
+use crate::overview::View;
+use crate::upkeep::guard::Hold;
 
 /// A backup that has failed so often in a row needs somebody.
 const FAILURES: u64 = 2;
@@ -14,8 +18,8 @@ const FAILURES: u64 = 2;
 /// A volume that grew or shrank by more than half of its size.
 const LEAP: u64 = 2;
 
-/// Below this size, volumes leap for no reason.
-const LEAST: u64 = 16 << 20;
+/// A change of less than this is no leap: small volumes change by half for no reason.
+const LEAST: u64 = 8 << 20;
 
 /// Parts of a hundred of the store's file system that are in use when somebody should think of more.
 const FULL: u64 = 80;
@@ -25,15 +29,44 @@ const BRIM: u64 = 90;
 
 /// Everything that is wrong: what is said of volumes first, in the overview's order.
 #[must_use]
-pub fn alerts(overview: &Overview) -> Vec<Alert> {
+pub(crate) fn alerts(view: &View) -> Vec<Alert> {
+    let overview = &view.overview;
     let mut alerts = Vec::new();
     for standing in overview.volumes.iter().filter(|standing| standing.declared) {
         alerts.extend(age(standing, overview.server.now));
         alerts.extend(failing(standing));
         alerts.extend(leap(standing));
     }
+    // Snapshots that are damaged, or that are no longer thinned out, matter though nobody declares the volume any more.
+    alerts.extend(overview.volumes.iter().filter_map(verified));
+    alerts.extend(view.held.iter().map(held));
     alerts.extend(store(overview));
+    if !view.configured {
+        let text = "the server's vsync.toml cannot be understood: nobody is let in, and what is told of volumes goes by \
+                    what it said before";
+        alerts.push(whole("configuration", Severity::Critical, text));
+    }
     alerts
+}
+
+/// What is said when nothing can be seen.
+pub(super) fn blind(error: &str) -> Alert {
+    whole("catalog", Severity::Critical, format_args!("how the volumes are cannot be seen: {error}"))
+}
+
+fn verified(standing: &Standing) -> Option<Alert> {
+    let done = standing.verified.as_ref().filter(|done| done.outcome != Outcome::Success)?;
+    let text = format_args!("has damaged snapshots, says the last `vsync verify` (on {})", done.machine);
+    Some(of("verify", standing, Severity::Critical, text))
+}
+
+fn held(hold: &Hold) -> Alert {
+    let about = format!("{}/{}", hold.group.source, hold.group.volume);
+    let text = format!(
+        "retention of {about} is held: {}; `vsync release {}` if that is right",
+        hold.reason, hold.group.volume
+    );
+    Alert { about, ..whole("held", Severity::Warning, text) }
 }
 
 fn of(rule: &str, standing: &Standing, severity: Severity, text: impl Display) -> Alert {
@@ -69,7 +102,8 @@ fn failing(standing: &Standing) -> Option<Alert> {
 /// The last backup found a volume very different in size from the one before.
 fn leap(standing: &Standing) -> Option<Alert> {
     let [.., before, last] = standing.trend.as_slice() else { return None };
-    if before.bytes.max(last.bytes) < LEAST || before.bytes.abs_diff(last.bytes) <= before.bytes / LEAP {
+    let change = before.bytes.abs_diff(last.bytes);
+    if before.bytes == 0 || change <= LEAST || change <= before.bytes / LEAP {
         return None;
     }
     let verb = if last.bytes > before.bytes { "grew" } else { "shrank" };
@@ -139,9 +173,10 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::Group;
     use vsync_protocol::id::SnapshotId;
-    use vsync_protocol::wire::overview::{Chore, LastFailure, LastGood, Size};
-    use vsync_protocol::wire::{Outcome, ServerStatus};
+    use vsync_protocol::wire::ServerStatus;
+    use vsync_protocol::wire::overview::{Chore, LastDone, LastFailure, LastGood, Size};
 
     const HOUR: i64 = 3_600_000;
     const NOW: i64 = 1_000 * HOUR;
@@ -170,11 +205,35 @@ mod tests {
         Overview { server, space: 1000, volumes: vec![standing()], ..Overview::default() }
     }
 
+    fn judged(overview: Overview) -> Vec<Alert> {
+        alerts(&View { overview, configured: true, held: Vec::new() })
+    }
+
     /// Rule and severity of all that is wrong after `change`.
     fn after(change: impl FnOnce(&mut Overview)) -> Vec<(String, Severity)> {
         let mut overview = healthy();
         change(&mut overview);
-        alerts(&overview).into_iter().map(|alert| (alert.rule, alert.severity)).collect()
+        judged(overview).into_iter().map(|alert| (alert.rule, alert.severity)).collect()
+    }
+
+    fn verified(outcome: Outcome) -> LastDone {
+        LastDone { at: NOW, outcome, machine: "uat".parse().unwrap(), duration: 1 }
+    }
+
+    #[test]
+    fn a_configuration_that_is_not_understood_and_what_is_held_are_told_beside_the_rest() {
+        let group = Group { source: "science".parse().unwrap(), volume: "data".parse().unwrap() };
+        let mut overview = healthy();
+        overview.server.now += 36 * HOUR;
+        let held = vec![Hold::for_test(group, "it shrank")];
+        let alerts = alerts(&View { overview, configured: false, held });
+        let told: Vec<_> = alerts.iter().map(|it| (it.rule.as_str(), it.about.as_str(), it.severity)).collect();
+        let (critical, warning) = (Severity::Critical, Severity::Warning);
+        let volume = "science/data";
+        assert_eq!(told, [("overdue", volume, critical), ("held", volume, warning), ("configuration", "", critical)]);
+        let text = "retention of science/data is held: it shrank; `vsync release data` if that is right";
+        assert_eq!(alerts[1].text, text);
+        assert_eq!(after(|it| it.volumes[0].verified = Some(verified(Outcome::Success))), []);
     }
 
     fn failed(standing: &mut Standing, times: u64) {
@@ -189,11 +248,12 @@ mod tests {
         type Change = fn(&mut Overview);
         let mib = |mib: u64| Size { at: 0, bytes: mib << 20, stored: 0 };
         assert_eq!(after(|_| {}), []);
-        let table: [(&str, Severity, Change); 13] = [
+        let table: [(&str, Severity, Change); 14] = [
             ("never", Warning, |it| it.volumes[0].last = None),
             ("overdue", Critical, |it| it.server.now += 36 * HOUR),
             ("failing", Warning, |it| failed(&mut it.volumes[0], 1)),
             ("failing", Critical, |it| failed(&mut it.volumes[0], 2)),
+            ("verify", Critical, |it| it.volumes[0].verified = Some(verified(Outcome::Failed))),
             ("store", Critical, |it| it.server.read_only = Some("fsync failed".into())),
             ("damage", Critical, |it| it.damaged = 1),
             ("clock", Critical, |it| it.frozen = Some("the clock jumped".into())),
@@ -212,7 +272,8 @@ mod tests {
         }
         let quiet = |trend: Vec<Size>| after(move |it| it.volumes[0].trend = trend);
         assert_eq!(quiet(vec![mib(100), mib(150)]), [], "by half, and not more");
-        assert_eq!(quiet(vec![mib(1), mib(15)]), [], "too small to matter");
+        assert_eq!(quiet(vec![mib(1), mib(9)]), [], "too small to matter");
+        assert_eq!(quiet(vec![mib(0), mib(100)]), [], "the first content");
         assert_eq!(quiet(vec![mib(100)]), [], "nothing to compare with");
         assert_eq!(quiet(vec![mib(100), mib(151)]).len(), 1);
         assert_eq!(after(|it| it.server.free = 201), [], "just below");
@@ -233,7 +294,7 @@ mod tests {
         overview.volumes[0].trend =
             vec![Size { at: 0, bytes: 3 << 30, stored: 0 }, Size { at: 1, bytes: 5 << 29, stored: 0 }];
         overview.volumes[0].trend[1].bytes = 1 << 30;
-        let texts: Vec<String> = alerts(&overview).into_iter().map(|alert| alert.text).collect();
+        let texts: Vec<String> = judged(overview).into_iter().map(|alert| alert.text).collect();
         assert_eq!(
             texts,
             [

@@ -88,6 +88,14 @@ impl Teller {
         news
     }
 
+    /// The same when nothing can be seen but `alert`: whatever was wrong before still is, for all that anybody knows.
+    pub(super) fn blind(&mut self, now: i64, alert: Alert) -> Vec<News> {
+        let lasting = self.known.values().filter(|known| !known.over && !known.alert.passing);
+        let mut alerts: Vec<Alert> = lasting.map(|known| known.alert.clone()).collect();
+        alerts.push(alert);
+        self.news(now, alerts)
+    }
+
     /// Whether something critical is going on.
     pub(super) fn is_critical(&self) -> bool {
         self.known.values().any(|known| !known.over && known.alert.severity == Severity::Critical)
@@ -174,6 +182,21 @@ mod tests {
         check(3 + 24 * 60, &[("a", Critical), ("b", Critical)], &[("a", Lasts)]);
         check(4 + 24 * 60, &[], &[("a", Recovered), ("b", Recovered)]);
         check(5 + 24 * 60, &[], &[]);
+    }
+
+    #[test]
+    fn nothing_is_over_because_nothing_can_be_seen() {
+        let mut teller = Teller::default();
+        assert_eq!(events(&mut teller, 0, &[("a", Severity::Warning)]).len(), 1);
+        let mut blind = |minute: i64| {
+            let news = teller.blind(minute * 60_000, alert("blind", Severity::Critical));
+            news.into_iter().map(|news| (news.alert.rule, news.event)).collect::<Vec<_>>()
+        };
+        assert_eq!(blind(1), [("blind".to_owned(), Event::Began)]);
+        assert_eq!(blind(2), []);
+        assert!(teller.is_critical());
+        assert_eq!(events(&mut teller, 3, &[("a", Severity::Warning)]), [("blind".to_owned(), Event::Recovered)]);
+        assert_eq!(events(&mut teller, 4, &[]), [("a".to_owned(), Event::Recovered)]);
     }
 
     #[test]

@@ -104,8 +104,25 @@ impl Catalog {
     }
 }
 
+/// From one to the next by the index `snapshots_in_sequence`: DISTINCT would go through all snapshots.
+pub(super) const GROUPS: &str = "
+    WITH RECURSIVE sources (source) AS (
+        SELECT min(source) FROM snapshots
+        UNION ALL
+        SELECT (SELECT min(source) FROM snapshots AS next WHERE next.source > sources.source)
+        FROM sources WHERE source IS NOT NULL
+    ), found (source, volume) AS (
+        SELECT source, (SELECT min(volume) FROM snapshots AS next WHERE next.source = sources.source)
+        FROM sources WHERE source IS NOT NULL
+        UNION ALL
+        SELECT source,
+               (SELECT min(volume) FROM snapshots AS next WHERE next.source = found.source AND next.volume > found.volume)
+        FROM found WHERE volume IS NOT NULL
+    )
+    SELECT source, volume FROM found WHERE volume IS NOT NULL";
+
 fn groups(reader: &Connection) -> rusqlite::Result<Vec<Group>> {
-    let mut find = reader.prepare_cached("SELECT DISTINCT source, volume FROM snapshots")?;
+    let mut find = reader.prepare_cached(GROUPS)?;
     let group = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?));
     let mut groups = Vec::new();
     for found in find.query_map([], group)? {

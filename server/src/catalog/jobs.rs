@@ -85,7 +85,9 @@ impl Catalog {
     /// # Errors
     /// When it is not recorded.
     pub fn begin_job(&self, job: NewJob) -> Result<(), CatalogError> {
-        self.write("record a job", move |t| begin(t, &job))
+        let begun = self.write("record a job", move |t| begin(t, &job));
+        self.content.forget();
+        begun
     }
 
     /// Records what came of a job of `machine`; false if it has no such job.
@@ -93,7 +95,9 @@ impl Catalog {
     /// # Errors
     /// When it is not recorded.
     pub fn end_job(&self, machine: MachineName, id: JobId, result: JobResult, at: i64) -> Result<bool, CatalogError> {
-        self.write("record a job's end", move |t| end(t, &machine, id, result, at))
+        let ended = self.write("record a job's end", move |t| end(t, &machine, id, result, at));
+        self.content.forget();
+        ended
     }
 
     /// Records that nobody will report the end of these jobs.
@@ -159,12 +163,14 @@ impl Catalog {
             tracing::warn!("the record of jobs cannot be read in full from {}: {error}", old.display());
         }
         let adopted = Adopted { jobs: rows.len() as u64, lost: read.is_err() };
-        self.write("take over jobs", move |t| {
+        let taken = self.write("take over jobs", move |t| {
             let places: Vec<String> = (1..=COLUMNS.split(',').count()).map(|place| format!("?{place}")).collect();
             let mut insert =
                 t.prepare(&format!("INSERT OR IGNORE INTO jobs ({COLUMNS}) VALUES ({})", places.join(", ")))?;
             rows.into_iter().try_for_each(|row| insert.execute(params_from_iter(row)).map(drop))
-        })?;
+        });
+        self.content.forget();
+        taken?;
         Ok(adopted)
     }
 }

@@ -164,6 +164,7 @@ pub struct Catalog {
     steps: Steps,
     idle_readers: (Sender<Connection>, Receiver<Connection>),
     writer: Mutex<Option<JoinHandle<()>>>,
+    content: summary::Remembered,
 }
 
 impl Catalog {
@@ -183,7 +184,13 @@ impl Catalog {
             .name("vsync-catalog".to_owned())
             .spawn(move || write::run(connection, &received))
             .map_err(CatalogError::Thread)?;
-        Ok(Self { commands, steps, idle_readers, writer: Mutex::new(Some(writer)) })
+        Ok(Self {
+            commands,
+            steps,
+            idle_readers,
+            writer: Mutex::new(Some(writer)),
+            content: summary::Remembered::default(),
+        })
     }
 
     /// Finishes what was asked for and closes the file. Later calls fail.
@@ -239,7 +246,9 @@ impl Catalog {
     /// # Errors
     /// When it is not recorded; then none of it is.
     pub fn append(&self, logged: Logged, snapshot: Option<Snapshot>) -> Result<(), CatalogError> {
-        self.write("repeat a log entry", move |t| write::append(t, &logged, snapshot.as_ref()))
+        let appended = self.write("repeat a log entry", move |t| write::append(t, &logged, snapshot.as_ref()));
+        self.content.forget();
+        appended
     }
 
     /// Which of `cids` are here and not known to be damaged.

@@ -1,6 +1,7 @@
 //! What the record of jobs says of a volume.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use vsync_protocol::id::{MachineName, SnapshotId};
@@ -25,6 +26,36 @@ pub struct Day {
     pub size: u64,
     /// Bytes that the store grew by.
     pub stored: u64,
+    /// Bytes that were read.
+    pub read: u64,
+    /// Milliseconds that those backups took which came to something.
+    pub duration: u64,
+}
+
+/// A number that takes work in proportion to history, and is the same until history goes on.
+#[derive(Default)]
+pub(super) struct Remembered(Mutex<(u64, Option<u64>)>);
+
+impl Remembered {
+    /// To be called after each change, whether it was made or not.
+    pub(super) fn forget(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = (state.0 + 1, None);
+    }
+
+    fn get<E>(&self, work_out: impl FnOnce() -> Result<u64, E>) -> Result<u64, E> {
+        let (changes, known) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let number = work_out()?;
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What changed meanwhile may be in it or not.
+        if state.0 == changes {
+            state.1 = Some(number);
+        }
+        Ok(number)
+    }
 }
 
 impl Catalog {
@@ -123,11 +154,16 @@ impl Catalog {
         })
     }
 
-    /// Bytes of content in all snapshots that are not forgotten and whose backup told its size.
+    /// Bytes of content in all snapshots that are not forgotten and whose backup told its size. They are added up anew
+    /// only after something has changed.
     ///
     /// # Errors
     /// When the catalog cannot be read.
     pub fn content(&self) -> Result<u64, CatalogError> {
+        self.content.get(|| self.add_up())
+    }
+
+    fn add_up(&self) -> Result<u64, CatalogError> {
         self.read("add up sizes", |reader| {
             let mut sizes = reader.prepare_cached(
                 "SELECT (SELECT size FROM jobs WHERE snapshot = substr(hash, 1, 16) AND machine = snapshots.source
@@ -150,7 +186,7 @@ fn days(reader: &Connection, group: &Group, since: i64) -> rusqlite::Result<Vec<
     let mut days: BTreeMap<i64, Day> = BTreeMap::new();
     let mut of = |at: i64, add: &dyn Fn(&mut Day)| {
         let begins = at.saturating_sub(at.rem_euclid(DAY));
-        let empty = Day { begins, snapshots: 0, good: 0, failed: 0, size: 0, stored: 0 };
+        let empty = Day { begins, snapshots: 0, good: 0, failed: 0, size: 0, stored: 0, read: 0, duration: 0 };
         add(days.entry(begins).or_insert(empty));
     };
     let values = params![group.source.as_str(), group.volume.as_str(), since];
@@ -161,13 +197,20 @@ fn days(reader: &Connection, group: &Group, since: i64) -> rusqlite::Result<Vec<
         of(at?, &|day| day.snapshots += 1);
     }
     let mut jobs = reader.prepare_cached(
-        "SELECT started, outcome <= 1, size, stored FROM jobs
+        "SELECT started, outcome <= 1, size, stored, read, duration FROM jobs
          WHERE source = ?1 AND volume = ?2 AND kind = 0 AND started >= ?3 AND outcome IS NOT NULL",
     )?;
-    let job = |row: &Row<'_>| Ok((row.get(0)?, row.get::<_, bool>(1)?, unsigned(row, 2)?, unsigned(row, 3)?));
+    let job = |row: &Row<'_>| {
+        let [size, stored, read, duration] = [2, 3, 4, 5].map(|column| unsigned(row, column));
+        Ok((row.get(0)?, row.get::<_, bool>(1)?, [size?, stored?, read?, duration?]))
+    };
     for found in jobs.query_map(values, job)? {
-        let (at, good, size, stored) = found?;
+        let (at, good, [size, stored, read, duration]) = found?;
         of(at, &|day| {
+            if good {
+                day.read = day.read.saturating_add(read);
+                day.duration = day.duration.saturating_add(duration);
+            }
             day.good += u64::from(good);
             day.failed += u64::from(!good);
             day.size = day.size.max(size);
@@ -175,4 +218,34 @@ fn days(reader: &Connection, group: &Group, since: i64) -> rusqlite::Result<Vec<
         });
     }
     Ok(days.into_values().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_worked_out_once_for_each_change() {
+        let remembered = Remembered::default();
+        let mut times = 0;
+        let mut ask = |remembered: &Remembered| {
+            remembered.get(|| {
+                times += 1;
+                Ok::<_, ()>(times)
+            })
+        };
+        assert_eq!([ask(&remembered), ask(&remembered)], [Ok(1), Ok(1)]);
+        remembered.forget();
+        assert_eq!([ask(&remembered), ask(&remembered)], [Ok(2), Ok(2)]);
+        // A change while it is worked out: nobody knows whether it is in it.
+        remembered.forget();
+        let during = remembered.get(|| {
+            remembered.forget();
+            Ok::<_, ()>(7)
+        });
+        assert_eq!((during, ask(&remembered)), (Ok(7), Ok(3)));
+        assert_eq!(remembered.get(|| Err("cannot")), Ok(3));
+        remembered.forget();
+        assert_eq!(remembered.get(|| Err("cannot")), Err("cannot"));
+    }
 }

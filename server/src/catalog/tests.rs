@@ -169,3 +169,47 @@ fn after_close_calls_fail() {
     catalog.close();
     assert!(matches!(catalog.add_pack(pack(1), 1, vec![]), Err(CatalogError::Closed)));
 }
+
+#[test]
+fn volumes_are_found_without_going_through_all_snapshots() {
+    let steps = |count| {
+        let (dir, catalog, _) = history(count);
+        let mut groups: Vec<_> =
+            catalog.groups().unwrap().into_iter().map(|it| format!("{}/{}", it.source, it.volume)).collect();
+        groups.sort();
+        assert_eq!(groups, ["one/a", "one/b", "two/a", "two/b"]);
+        let reader = schema::open_reader(&dir.path().join("catalog.sqlite")).unwrap();
+        let mut find = reader.prepare(history::GROUPS).unwrap();
+        assert_eq!(find.query_map([], |_| Ok(())).unwrap().count(), 4);
+        find.get_status(rusqlite::StatementStatus::VmStep)
+    };
+    assert_eq!(steps(40), steps(400));
+}
+
+#[test]
+fn what_snapshots_hold_is_right_after_each_change() {
+    use vsync_protocol::id::JobId;
+    use vsync_protocol::wire::{JobKind, JobResult, JobStart, Outcome};
+
+    let (dir, catalog, snapshots) = history(4);
+    assert_eq!(catalog.content().unwrap(), 0, "nobody told of their sizes");
+    for (snapshot, size) in snapshots.iter().zip([1, 20, 300, 4000]) {
+        let id = JobId::from_bytes([snapshot.sequence as u8 + size as u8; 16]);
+        let start = JobStart {
+            id,
+            kind: JobKind::Backup,
+            volume: snapshot.volume.clone(),
+            source: None,
+            version: String::new(),
+        };
+        let job = NewJob { start, machine: snapshot.source.clone(), at: 1, oldest: None };
+        catalog.begin_job(job).unwrap();
+        let result = JobResult { size, snapshot: Some(snapshot.hash.into()), ..JobResult::new(Outcome::Success) };
+        assert!(catalog.end_job(snapshot.source.clone(), id, result, 2).unwrap());
+    }
+    assert_eq!(catalog.content().unwrap(), 4320, "the first one is forgotten");
+    let (mut journal, _) = Journal::open(dir.path(), dir.path(), catalog.mark().unwrap(), Health::default()).unwrap();
+    let forget = LogEntry::Forget { manifest: snapshots[2].hash, at: 0, reason: "test".to_owned() };
+    catalog.append(journal.append(forget).unwrap(), None).unwrap();
+    assert_eq!(catalog.content().unwrap(), 4020);
+}

@@ -57,6 +57,14 @@ pub struct Hold {
     manifest: ManifestHash,
 }
 
+#[cfg(test)]
+impl Hold {
+    /// A hold that nothing has led to.
+    pub(crate) fn for_test(group: Group, reason: &str) -> Self {
+        Self { group, reason: reason.to_owned(), manifest: ManifestHash::from_bytes([0; ManifestHash::LEN]) }
+    }
+}
+
 impl Archive {
     /// Looks at what was committed since the last time, and holds volumes that suddenly changed.
     ///

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
-use vsync_protocol::wire::{Overview, Standing};
+use vsync_protocol::wire::Standing;
 
 use super::routes::Page;
 use crate::archive::{Archive, report};
+use crate::overview::View;
 
 /// Whether backups would be taken now.
 pub(super) fn server(archive: &Archive) -> Page {
@@ -20,8 +21,9 @@ pub(super) fn server(archive: &Archive) -> Page {
 
 /// Whether every declared volume has a snapshot that is young enough. A configuration that
 /// cannot be understood declares nothing, which must not look as if all were well.
-pub(super) fn backup(overview: &Overview, configured: bool) -> Page {
-    if !configured {
+pub(super) fn backup(view: &View) -> Page {
+    let overview = &view.overview;
+    if !view.configured {
         let message = "what is to be backed up is not known: the server's vsync.toml cannot be understood\n";
         return Page::text(StatusCode::SERVICE_UNAVAILABLE, message);
     }

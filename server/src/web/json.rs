@@ -140,6 +140,8 @@ pub(super) fn day_json(day: &Day) -> Value {
         "failed": day.failed,
         "total_size": day.size,
         "data_added": day.stored,
+        "bytes_read": day.read,
+        "duration": seconds(day.duration),
     })
 }
 

@@ -5,18 +5,23 @@ use std::fmt::{self, Write as _};
 use vsync_protocol::wire::overview::Chore;
 use vsync_protocol::wire::{JobResult, Outcome, Overview, Standing};
 
+use crate::overview::View;
+
 /// Everything, as Prometheus reads it. Times are seconds since 1970, 0 for never; an age
 /// without a snapshot is infinite.
-pub(super) fn text(overview: &Overview) -> String {
+pub(super) fn text(view: &View) -> String {
+    let overview = &view.overview;
     let mut metrics = Metrics::default();
-    server(&mut metrics, overview);
+    server(&mut metrics, view);
     chore(&mut metrics, ["collection", "removed_bytes"], &overview.collection, "Garbage collection");
     chore(&mut metrics, ["scrub", "packs"], &overview.scrub, "Reading every byte again");
     volumes(&mut metrics, overview);
+    held(&mut metrics, view);
     metrics.0
 }
 
-fn server(metrics: &mut Metrics, overview: &Overview) {
+fn server(metrics: &mut Metrics, view: &View) {
+    let overview = &view.overview;
     let Overview { server, space, damaged, frozen, unread, .. } = overview;
     metrics.family("vsync_build_info", "The server's version.");
     metrics.sample("vsync_build_info", &[("version", &server.version)], 1.0);
@@ -30,6 +35,7 @@ fn server(metrics: &mut Metrics, overview: &Overview) {
         ("vsync_store_snapshots", "Snapshots of all volumes.", server.snapshots as f64),
         ("vsync_store_damaged_blobs", "Blobs that are damaged and did not come again.", *damaged as f64),
         ("vsync_clock_frozen", "Whether the server's clock leapt, and retention waits.", flag(frozen.is_some())),
+        ("vsync_configured", "Whether the server's vsync.toml is understood.", flag(view.configured)),
         ("vsync_warnings", "What an operator must look at.", server.warnings.len() as f64),
         ("vsync_scrub_longest_unread_seconds", "Uptime since the pack read longest ago was.", seconds(*unread)),
     ] {
@@ -113,6 +119,16 @@ fn volumes(metrics: &mut Metrics, overview: &Overview) {
     }
 }
 
+/// Volumes that are held, and 0 for the others that there are to show.
+fn held(metrics: &mut Metrics, view: &View) {
+    let name = "vsync_retention_held";
+    metrics.family(name, "Whether retention waits, because the volume suddenly changed.");
+    for Standing { source, volume, .. } in &view.overview.volumes {
+        let is_held = view.held.iter().any(|hold| hold.group.source == *source && hold.group.volume == *volume);
+        metrics.sample(name, &[("source", source.as_str()), ("volume", volume.as_str())], flag(is_held));
+    }
+}
+
 #[derive(Default)]
 struct Metrics(String);
 
@@ -186,13 +202,16 @@ mod tests {
             max_age: Some(3_600_000),
             due: None,
         };
-        let text = text(&Overview { volumes: vec![volume], ..Overview::default() });
+        let overview = Overview { volumes: vec![volume], ..Overview::default() };
+        let text = text(&View { overview, configured: true, held: Vec::new() });
         for line in [
             "vsync_backup_age_seconds{source=\"one\",volume=\"data\"} +Inf",
             "vsync_backup_last_success_timestamp_seconds{source=\"one\",volume=\"data\"} 0",
             "vsync_backup_overdue{source=\"one\",volume=\"data\"} 1",
             "vsync_backup_consecutive_failures{source=\"one\",volume=\"data\"} 2",
             "vsync_store_writable 1",
+            "vsync_configured 1",
+            "vsync_retention_held{source=\"one\",volume=\"data\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -9,14 +9,14 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use vsync_protocol::id::MachineName;
-use vsync_protocol::wire::{JobListing, Overview};
+use vsync_protocol::wire::JobListing;
 
 use super::json::{day_json, job_json, server_json, volume_json};
 use super::{StatusConfig, health, metrics};
 use crate::alerts::alerts;
 use crate::archive::{ArchiveError, report};
 use crate::catalog::Group;
-use crate::overview::Viewer;
+use crate::overview::{View, Viewer};
 
 /// Answers that are put together at a time.
 const TURNS: usize = 2;
@@ -102,9 +102,9 @@ impl Site {
     fn page(&self, path: &str) -> Page {
         let page = match path {
             "/" => Ok(Page::ok(HTML, PAGE.to_owned())),
-            "/metrics" => self.overview().map(|overview| Page::ok(METRICS, metrics::text(&overview))),
+            "/metrics" => self.look().map(|view| Page::ok(METRICS, metrics::text(&view))),
             "/health" => Ok(health::server(&self.viewer.archive)),
-            "/health/backup" => self.overview().map(|overview| health::backup(&overview, self.viewer.is_configured())),
+            "/health/backup" => self.look().map(|view| health::backup(&view)),
             "/status.json" => self.status().map(|status| Page::ok(JSON, format!("{status}\n"))),
             _ => Ok(Page::text(
                 StatusCode::NOT_FOUND,
@@ -117,13 +117,14 @@ impl Site {
         })
     }
 
-    fn overview(&self) -> Result<Overview, ArchiveError> {
-        self.viewer.overview(None::<&MachineName>)
+    fn look(&self) -> Result<View, ArchiveError> {
+        self.viewer.look(None::<&MachineName>)
     }
 
     /// Everything at once.
     fn status(&self) -> Result<Value, ArchiveError> {
-        let overview = self.overview()?;
+        let view = self.look()?;
+        let overview = &view.overview;
         let catalog = self.viewer.archive.catalog();
         let now = overview.server.now;
         let mut volumes = Vec::new();
@@ -143,10 +144,10 @@ impl Site {
         }
         let all = JobListing { limit: HISTORY, ..JobListing::default() };
         let jobs: Value = catalog.jobs(&all, None, JOBS_BUDGET)?.iter().map(job_json).collect();
-        let mut server = server_json(&overview);
+        let mut server = server_json(overview);
         server["name"] = self.config.server.as_str().into();
         server["realm"] = self.config.realm.as_str().into();
-        let alerts = alerts(&overview);
+        let alerts = alerts(&view);
         Ok(json!({ "server": server, "alerts": alerts, "volumes": volumes, "jobs": jobs }))
     }
 }

@@ -8,7 +8,7 @@ use vsync_protocol::id::VolumeName;
 use super::super::GlobalArgs;
 use super::super::context::Context;
 use super::super::report::{Exit, Failure};
-use super::super::service::{self, Home, ImageArgs};
+use super::super::service::{self, Home, ImageArgs, Outside};
 use super::super::volumes::block_on;
 use super::own_machine;
 use super::run::How;
@@ -29,6 +29,8 @@ const READ_AND_STATE: &[&str] = &["DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER"];
 /// vsync.toml says. It has every volume that the machine backs up mounted, read-only, and the
 /// directories of vsync.toml and of local state, so that it shares cache and locks with backups
 /// that are begun by hand. It may talk to the engine, to hold the containers that want it.
+/// Variables and files that [keys] names go along, and nothing else of the environment.
+/// Commands on the machine (`run-before` and its like) run inside: the image must have them.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  vsync schedule start\n  vsync schedule start --as production2 --image vsync/vsync:0.1.0"
@@ -85,16 +87,19 @@ impl StartArgs {
                 None => volumes.push(name.clone()),
             }
         }
+        let mut outside = Outside::default();
+        outside.of_keys(&context.config.keys)?;
+        outside.of_hooks(&context.config, machine);
         let mut service = Service {
             name: machine.schedule_container(),
             image: self.image.image.clone(),
             kind: "schedule",
             arguments: ["schedule".to_owned(), "run".to_owned()].into_iter().chain(self.how.words()).collect(),
             environment: vec![
-                ("VSYNC_STATE_DIR", state.display().to_string()),
-                ("DOCKER_HOST", format!("unix://{}", service::absolute(socket)?.display())),
+                ("VSYNC_STATE_DIR".to_owned(), state.display().to_string()),
+                ("DOCKER_HOST".to_owned(), format!("unix://{}", service::absolute(socket)?.display())),
                 // For the helpers of volumes that are not mounted: those that were added later.
-                ("VSYNC_IMAGE", self.image.image.clone()),
+                ("VSYNC_IMAGE".to_owned(), self.image.image.clone()),
             ],
             binds,
             hidden: Vec::new(),
@@ -105,8 +110,10 @@ impl StartArgs {
             capabilities,
             grace: GRACE,
             ready: "schedule of",
+            needs: Vec::new(),
         };
         home.mount(&mut service);
+        outside.add_to(&mut service)?;
         Ok(service)
     }
 }

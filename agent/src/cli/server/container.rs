@@ -7,7 +7,7 @@ use super::super::connection;
 use super::super::context::Context;
 use super::super::output::{self, Colour};
 use super::super::report::{Exit, Failure};
-use super::super::service::{self, Home, ImageArgs};
+use super::super::service::{self, Home, ImageArgs, Outside};
 use super::super::volumes::block_on;
 use super::own_entry;
 use crate::config;
@@ -20,7 +20,9 @@ const GRACE: Duration = Duration::from_secs(120);
 ///
 /// The container is called vsync-server-NAME, or as `container` of the server in vsync.toml
 /// says. It has `data` and the directory of vsync.toml mounted, its own key and no other, and
-/// the UDP port of `address` published. It runs as the owner of `data`, with no privileges.
+/// the UDP port of `address` published, and `status` if there is one. It runs as the owner of
+/// `data`, with no privileges. Variables and files that [[notify]] and [keys] name go along, and
+/// nothing else of the environment.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vsync server start
@@ -73,8 +75,8 @@ impl StartArgs {
                 .hint(format!("make the data directory {} yourself", server.data.display()))
         })?;
         let data = service::absolute(&server.data)?;
-        let ((uid, gid), key) = (service::owner(&data)?, home.owner()?);
-        if uid != key.0 {
+        let (uid, gid) = service::owner(&data)?;
+        if let Some(key) = home.owner()?.filter(|key| key.0 != uid) {
             let heading = format!(
                 "{} belongs to user {uid}, and the key of {} to user {}: the server could not read both",
                 data.display(),
@@ -85,15 +87,20 @@ impl StartArgs {
         }
         let network = match self.network.as_deref() {
             Some("host") => Network::Host,
-            name => Network::Published { name: name.map(str::to_owned), port: address.port },
+            name => Network::Published { name: name.map(str::to_owned), port: address.port, status: server.status },
         };
+        // It keeps nothing outside of `data`, but wants to know where it would.
+        let mut environment = vec![("VSYNC_STATE_DIR".to_owned(), "/tmp".to_owned())];
+        environment.extend(network.inside().map(|status| ("VSYNC_STATUS_ADDRESS".to_owned(), status.to_string())));
+        let mut outside = Outside::default();
+        outside.of_keys(&context.config.keys)?;
+        outside.of_alerts(&context.config, &server.machine.name)?;
         let mut service = Service {
             name: server.container(),
             image: self.image.image.clone(),
             kind: "server",
             arguments: vec!["server".to_owned(), "run".to_owned()],
-            // It keeps nothing outside of `data`, but wants to know where it would.
-            environment: vec![("VSYNC_STATE_DIR", "/tmp".to_owned())],
+            environment,
             // Where vsync.toml says that it is, even if that is a link.
             binds: vec![Bind { from: data, to: server.data.clone(), write: true }],
             hidden: Vec::new(),
@@ -103,8 +110,10 @@ impl StartArgs {
             capabilities: &[],
             grace: GRACE,
             ready: "listening on",
+            needs: Vec::new(),
         };
         home.mount(&mut service);
+        outside.add_to(&mut service)?;
         Ok(service)
     }
 }

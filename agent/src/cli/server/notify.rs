@@ -10,7 +10,7 @@ use super::super::context::Context;
 use super::super::output;
 use super::super::report::{Exit, Failure};
 use super::own_entry;
-use crate::config::{self, Config, SmtpTls, Way, Written};
+use crate::config::{Config, SmtpTls, Way, Written};
 use crate::keys::source;
 
 /// How often watchdogs are told that all is well.
@@ -76,8 +76,7 @@ pub(super) fn notify(config: &Config, name: &MachineName, every: Duration) -> Re
 }
 
 fn sinks(config: &Config, name: &MachineName) -> Result<Vec<Box<dyn Sink>>, Failure> {
-    let meant = |entry: &&config::Notify| entry.servers.is_empty() || entry.servers.contains(name);
-    config.notify.iter().filter(meant).map(|entry| sink(&entry.way)).collect()
+    config.notify.iter().filter(|entry| entry.is_for(name)).map(|entry| sink(&entry.way)).collect()
 }
 
 fn sink(way: &Way) -> Result<Box<dyn Sink>, Failure> {

@@ -1,5 +1,7 @@
 //! Who we are to a Vault server: a token that somebody gave us, or one that a role's secret buys.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 use zeroize::Zeroizing;
 
@@ -8,8 +10,44 @@ use super::http::Http;
 use crate::config::VaultConfig;
 use crate::keys::source;
 
-const TOKEN: &str = "VSYNC_VAULT_TOKEN";
-const SECRET_ID: &str = "VSYNC_VAULT_SECRET_ID";
+/// The option with a token.
+pub const TOKEN: &str = "VSYNC_VAULT_TOKEN";
+/// The option with an AppRole's secret.
+pub const SECRET_ID: &str = "VSYNC_VAULT_SECRET_ID";
+
+/// Where a token comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The option of this name, given as a variable, a file or a command.
+    Option(&'static str),
+    /// The variable of this name.
+    Variable(String),
+    /// An AppRole's login.
+    Role(String),
+    /// The file that the `vault` command keeps it in.
+    File(PathBuf),
+    /// Nobody gave one.
+    Nowhere,
+}
+
+/// Looks for a token: our own variables first, then what the configuration says, then what the `vault` command uses.
+#[must_use]
+pub fn origin(config: &VaultConfig) -> Origin {
+    if source::is_given(TOKEN) {
+        return Origin::Option(TOKEN);
+    }
+    if let Some(variable) = &config.token {
+        return Origin::Variable(variable.clone());
+    }
+    if let Some(role) = &config.role_id {
+        return Origin::Role(role.clone());
+    }
+    if source::is_set("VAULT_TOKEN") {
+        return Origin::Variable("VAULT_TOKEN".to_owned());
+    }
+    let file = std::env::home_dir().map(|home| home.join(".vault-token")).filter(|file| file.is_file());
+    file.map_or(Origin::Nowhere, Origin::File)
+}
 
 /// A token, and where it is from, for messages.
 #[derive(Debug)]
@@ -18,25 +56,22 @@ pub(super) struct Token {
     pub(super) origin: String,
 }
 
-/// Finds a token: our own variables first, then what the configuration says, then what the
-/// `vault` command uses.
+/// Has a token from where [`origin`] finds one.
 pub(super) fn token(config: &VaultConfig, http: &Http) -> Result<Token, VaultError> {
-    if let Some(secret) = source::find(TOKEN)? {
-        return Ok(Token { secret, origin: TOKEN.to_owned() });
+    let nowhere = || VaultError::NoToken { url: http.url() };
+    match origin(config) {
+        Origin::Option(name) => {
+            let secret = source::find(name)?.ok_or_else(nowhere)?;
+            Ok(Token { secret, origin: name.to_owned() })
+        }
+        Origin::Variable(name) => Ok(Token { secret: source::variable(&name)?, origin: name }),
+        Origin::Role(role) => approle(config, http, &role),
+        Origin::File(file) => {
+            let origin = file.display().to_string();
+            Ok(Token { secret: source::from_file("~/.vault-token", file)?, origin })
+        }
+        Origin::Nowhere => Err(nowhere()),
     }
-    if let Some(variable) = &config.token {
-        return Ok(Token { secret: source::variable(variable)?, origin: variable.clone() });
-    }
-    if let Some(role) = &config.role_id {
-        return approle(config, http, role);
-    }
-    if std::env::var_os("VAULT_TOKEN").is_some_and(|token| !token.is_empty()) {
-        return Ok(Token { secret: source::variable("VAULT_TOKEN")?, origin: "VAULT_TOKEN".to_owned() });
-    }
-    let file = std::env::home_dir().map(|home| home.join(".vault-token")).filter(|file| file.is_file());
-    let file = file.ok_or_else(|| VaultError::NoToken { url: http.url() })?;
-    let origin = file.display().to_string();
-    Ok(Token { secret: source::from_file("~/.vault-token", file)?, origin })
 }
 
 fn approle(config: &VaultConfig, http: &Http, role: &str) -> Result<Token, VaultError> {

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 pub use self::error::VaultError;
 use self::http::{Answer, Http};
 use self::login::Token;
+pub use self::login::{Origin, SECRET_ID, TOKEN, origin};
 use super::file::Existing;
 use crate::config::{KvVersion, VaultConfig};
 
