@@ -80,7 +80,7 @@ pub(super) fn holder(
         Ok(engine) => engine,
         // A volume mounted into our own container can be read without one.
         Err(error) if asked == Quiesce::None => {
-            tracing::info!("not looking for labels of containers: {error}");
+            tracing::warn!("the labels of containers that use {name} are not known, and nothing is held: {error}");
             return Ok(None);
         }
         Err(error) => {

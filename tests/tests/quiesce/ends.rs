@@ -120,7 +120,7 @@ fn a_container_that_cannot_be_started_again_is_told_loudly() {
     server_goes_on(&bed);
     let command = format!("docker start {}", user.name());
     let _ =
-        backup.wait().code(22).stderr_contains("IS NOT BACK").stderr_contains(&command).stdout_contains("snapshot ");
+        backup.wait().code(22).stderr_contains("is not back").stderr_contains(&command).stdout_contains("snapshot ");
     assert_eq!((bed.snapshots(), bed.records()), (1, 1), "the snapshot is made all the same");
 
     let _ = bed.vsync().run(["unhold"]).code(22).stderr_contains(&command);
