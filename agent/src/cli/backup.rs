@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::json;
 use vsync_protocol::id::{MachineName, VolumeName};
@@ -23,7 +24,7 @@ use super::session::Session;
 use super::signal::Stop;
 use super::summary::{show, summary, with_held};
 use super::volumes::{self, Place};
-use crate::backup::{self, Options, Source, Stillness};
+use crate::backup::{Backup, Options, Source, Stillness};
 use crate::cache::Cache;
 use crate::config::Quiesce;
 use crate::docker::VolumeDescription;
@@ -295,8 +296,15 @@ impl BackupArgs {
         let display = Display::start(global, "backing up", progress);
         let heads = session.heads();
         let stillness = still.as_mut().map(|still| still as &mut dyn Stillness);
-        let outcome =
-            backup::run_still(source, &writer, options, &session.remote, &mut cache, &heads, progress, stillness);
+        let backup = Backup {
+            writer: &writer,
+            options,
+            remote: &session.remote,
+            heads: &heads,
+            progress,
+            begun: Instant::now(),
+        };
+        let outcome = backup.run_still(source, &mut cache, stillness);
         drop(display);
         let released = still.map(Still::finish).unwrap_or_default();
         job.note(|result| result.held = held_millis(&released));

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::json;
 use vsync_protocol::id::{MachineName, VolumeName};
@@ -18,7 +19,7 @@ use super::report::{Exit, Failure};
 use super::session::{Session, short};
 use super::signal::Stop;
 use super::volumes;
-use crate::backup::{self, Options, Report, Source};
+use crate::backup::{Backup, Options, Report, Source};
 use crate::cache::Cache;
 use crate::docker::{Access, Engine};
 use crate::progress::Progress;
@@ -230,7 +231,15 @@ impl Work<'_> {
         let mut cache = Cache::open(&session.cache_path(volume))?;
         let display = Display::start(self.global, "importing", &progress);
         let source = Source::Directory(directory);
-        let outcome = backup::run(source, &writer, &options, &session.remote, &mut cache, &session.heads(), &progress);
+        let backup = Backup {
+            writer: &writer,
+            options: &options,
+            remote: &session.remote,
+            heads: &session.heads(),
+            progress: &progress,
+            begun: Instant::now(),
+        };
+        let outcome = backup.run(source, &mut cache);
         drop(display);
         Ok(outcome?)
     }

@@ -342,6 +342,9 @@ impl From<BackupError> for Failure {
             BackupError::Missing { .. } => {
                 Self::of(&error, Exit::Damage).hint("run `vsync verify`, and look at the server's disk".to_owned())
             }
+            BackupError::MissingOfStream { .. } => {
+                Self::of(&error, Exit::Damage).hint("run it again: everything will be sent".to_owned())
+            }
             BackupError::Stream(ref source) if source.kind() == io::ErrorKind::Other => Self::of(&error, Exit::Hook),
             other => Self::of(&other, Exit::Failed),
         }
