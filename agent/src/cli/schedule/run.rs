@@ -13,6 +13,7 @@ use vsync_protocol::id::VolumeName;
 use super::super::GlobalArgs;
 use super::super::context::{Context, load_config};
 use super::super::output;
+use super::super::quiesce;
 use super::super::report::{Exit, Failure};
 use super::super::signal::Stop;
 use super::task::{Ended, Task, verdict};
@@ -73,6 +74,7 @@ impl RunArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let context = Context::load(global)?;
         let _only = only_one(&context)?;
+        quiesce::tidy_first(global);
         let (sender, events) = mpsc::channel();
         let stop = Stop::install()?;
         let told = sender.clone();
