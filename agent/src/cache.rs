@@ -16,7 +16,7 @@ use vsync_protocol::tree::Child;
 use crate::tree::Reference;
 
 /// Changes when tables or meanings do; an older cache is thrown away.
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 
 /// Why the cache could not be used.
 #[derive(Debug, Error)]
@@ -51,9 +51,9 @@ pub struct Parent {
     pub chunker: ChunkerParameters,
     /// Its key epoch.
     pub epoch: u32,
-    /// When that backup began, seconds since 1970 by this machine's clock: a file changed
-    /// later than shortly before that is not taken for unchanged.
-    pub started: i64,
+    /// Shortly before that backup began, seconds since 1970 by this machine's clock: a file changed
+    /// since may have changed again without telling, and is not taken for unchanged.
+    pub settled: i64,
 }
 
 /// One volume's cache for one server.
@@ -102,9 +102,9 @@ impl Cache {
             connection.execute_batch(
                 "DROP TABLE IF EXISTS parent; DROP TABLE IF EXISTS node;
                  CREATE TABLE parent(snapshot BLOB, cid BLOB, ck BLOB, pid BLOB, raw_len INTEGER,
-                     chunker BLOB, epoch INTEGER, started INTEGER) STRICT;
+                     chunker BLOB, epoch INTEGER, settled INTEGER) STRICT;
                  CREATE TABLE node(pid BLOB PRIMARY KEY, cid BLOB NOT NULL, ck BLOB NOT NULL,
-                     blob BLOB NOT NULL, run INTEGER NOT NULL) STRICT;",
+                     sum BLOB NOT NULL, blob BLOB NOT NULL, run INTEGER NOT NULL) STRICT;",
             )?;
             connection.pragma_update(None, "user_version", VERSION)?;
         }
@@ -119,7 +119,7 @@ impl Cache {
     #[must_use]
     pub fn parent(&self) -> Option<Parent> {
         let row = self.connection.query_row(
-            "SELECT snapshot, cid, ck, pid, raw_len, chunker, epoch, started FROM parent",
+            "SELECT snapshot, cid, ck, pid, raw_len, chunker, epoch, settled FROM parent",
             [],
             |row| {
                 Ok((
@@ -134,14 +134,14 @@ impl Cache {
                 ))
             },
         );
-        let (snapshot, cid, ck, pid, raw_len, chunker, epoch, started) = row.ok()?;
+        let (snapshot, cid, ck, pid, raw_len, chunker, epoch, settled) = row.ok()?;
         let child = Child { ck: ck.try_into().ok()?, pid: Pid::from_slice(&pid)?, raw_len };
         Some(Parent {
             snapshot: snapshot.as_deref().and_then(SnapshotId::from_slice),
             root: Reference { cid: Cid::from_slice(&cid)?, child },
             chunker: minicbor::decode(&chunker).ok()?,
             epoch,
-            started,
+            settled,
         })
     }
 
@@ -155,20 +155,26 @@ impl Cache {
             .map_err(|source| self.error(source))
     }
 
-    /// The sealed node whose plaintext has this id, and how to refer to it.
+    /// The sealed node whose plaintext has this id, and how to refer to it. A damaged row counts as not known: what
+    /// refers to a node with a wrong key is lost, and nobody would notice before it is needed.
     ///
     /// # Errors
     /// When SQLite fails.
     pub fn node(&self, pid: Pid) -> Result<Option<(Cid, [u8; 32])>, CacheError> {
         let mut statement = self
             .connection
-            .prepare_cached("SELECT cid, ck FROM node WHERE pid = ?1")
+            .prepare_cached("SELECT cid, ck, sum FROM node WHERE pid = ?1")
             .map_err(|source| self.error(source))?;
         let row = statement
-            .query_row(params![pid.as_bytes()], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))
+            .query_row(params![pid.as_bytes()], |row| {
+                Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?))
+            })
             .optional()
             .map_err(|source| self.error(source))?;
-        Ok(row.and_then(|(cid, ck)| Some((Cid::from_slice(&cid)?, ck.try_into().ok()?))))
+        Ok(row.and_then(|(cid, ck, sum)| {
+            let (cid, ck) = (Cid::from_slice(&cid)?, ck.try_into().ok()?);
+            (sum == self::sum(pid, &cid, &ck)).then_some((cid, ck))
+        }))
     }
 
     /// A second view of the cache as it was before this run, for another thread.
@@ -188,10 +194,11 @@ impl Cache {
     pub fn insert(&mut self, node: &Reference, blob: &[u8]) -> Result<(), CacheError> {
         let mut statement = self
             .connection
-            .prepare_cached("INSERT OR REPLACE INTO node VALUES (?1, ?2, ?3, ?4, 1)")
+            .prepare_cached("INSERT OR REPLACE INTO node VALUES (?1, ?2, ?3, ?4, ?5, 1)")
             .map_err(|source| self.error(source))?;
+        let sum = sum(node.child.pid, &node.cid, &node.child.ck);
         statement
-            .execute(params![node.child.pid.as_bytes(), node.cid.as_bytes(), node.child.ck, blob])
+            .execute(params![node.child.pid.as_bytes(), node.cid.as_bytes(), node.child.ck, sum, blob])
             .map(|_| ())
             .map_err(|source| self.error(source))
     }
@@ -228,7 +235,7 @@ impl Cache {
                     parent.root.child.raw_len,
                     chunker,
                     parent.epoch,
-                    parent.started
+                    parent.settled
                 ],
             )?;
             connection.execute_batch("COMMIT")
@@ -249,6 +256,15 @@ impl Cache {
     pub fn clear(&mut self) -> Result<(), CacheError> {
         self.connection.execute_batch("DELETE FROM parent; DELETE FROM node;").map_err(|source| self.error(source))
     }
+}
+
+/// Tells a row from a damaged one: SQLite's pages carry no checksums.
+fn sum(pid: Pid, cid: &Cid, ck: &[u8; 32]) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(pid.as_bytes()).update(cid.as_bytes()).update(ck);
+    let mut sum = [0; 8];
+    hasher.finalize_xof().fill(&mut sum);
+    sum
 }
 
 /// Reads nodes while a run writes others.
@@ -284,7 +300,7 @@ mod tests {
             root: reference(seed),
             chunker: crate::chunk::PARAMETERS,
             epoch: 1,
-            started: 5,
+            settled: 5,
         }
     }
 
@@ -321,6 +337,19 @@ mod tests {
         cache.begin().unwrap();
         cache.finish(&ahead).unwrap();
         assert_eq!(cache.parent(), Some(ahead));
+    }
+
+    #[test]
+    fn a_damaged_row_is_not_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut cache = Cache::open(&directory.path().join("cache.sqlite")).unwrap();
+        let pid = reference(1).child.pid;
+        for damage in ["ck = zeroblob(32)", "cid = zeroblob(32)", "sum = zeroblob(8)", "sum = x''"] {
+            cache.insert(&reference(1), b"blob").unwrap();
+            assert_eq!(cache.node(pid).unwrap(), Some((reference(1).cid, [1; 32])));
+            cache.connection.execute(&format!("UPDATE node SET {damage}"), []).unwrap();
+            assert_eq!(cache.node(pid).unwrap(), None, "{damage}");
+        }
     }
 
     #[test]

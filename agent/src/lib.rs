@@ -4,6 +4,7 @@
 
 pub mod acl;
 pub mod backup;
+pub mod budget;
 pub mod cache;
 pub mod chunk;
 pub mod cli;

@@ -1,5 +1,6 @@
 //! What long work has done so far. The work counts; whoever shows progress looks.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 macro_rules! counters {
@@ -8,7 +9,7 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Progress {
             $($(#[$doc])* pub $name: Counter,)*
-            cancelled: AtomicBool,
+            cancelled: Arc<AtomicBool>,
         }
     };
 }
@@ -63,6 +64,12 @@ impl Counter {
 }
 
 impl Progress {
+    /// Counters of their own for a part of this work: whoever stops one stops both.
+    #[must_use]
+    pub fn of_a_part(&self) -> Self {
+        Self { cancelled: self.cancelled.clone(), ..Self::default() }
+    }
+
     /// Forgets how far the work is: it goes over everything once more. What was read stays counted.
     pub fn go_over_again(&self) {
         [&self.entries, &self.bytes, &self.unchanged, &self.defects].into_iter().for_each(|counter| counter.set(0));
@@ -77,5 +84,20 @@ impl Progress {
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_stops_the_whole_stops_its_parts_and_those_that_come_after() {
+        let whole = Progress::default();
+        let (one, other) = (whole.of_a_part(), Progress::default());
+        one.read.add(7);
+        assert_eq!(whole.read.get(), 0);
+        whole.cancel();
+        assert!(one.is_cancelled() && whole.of_a_part().is_cancelled() && !other.is_cancelled());
     }
 }

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
-use vsync::remote::{Budget, Identity, Offer, Remote, ServerAddress};
+use vsync::budget::Budget;
+use vsync::remote::{Identity, Offer, Remote, ServerAddress};
 use vsync::vault::Sealed;
 use vsync_benches::{Amount, Harness};
 use vsync_protocol::blob::Suite;

@@ -9,9 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vsync::budget::Budget;
 use vsync::chunk::PARAMETERS;
 use vsync::keys::KeyStore;
-use vsync::remote::{Budget, CommitOutcome, Identity, Offer, Remote, ServerAddress};
+use vsync::remote::{CommitOutcome, Identity, Offer, Remote, ServerAddress};
 use vsync::snapshot;
 use vsync::tree::Reference;
 use vsync::vault::{Sealer, Vault};

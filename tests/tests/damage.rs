@@ -181,3 +181,50 @@ fn damage_chunks(pack: &mut [u8]) {
         pack[usize::try_from(offset).expect("an offset") + len as usize / 2] ^= 1;
     }
 }
+
+/// A stream cannot be read again when the server turns out to lack what it had: the next one heals it.
+#[test]
+fn a_stream_whose_chunks_are_lost_is_sent_whole_the_next_time() {
+    let mut site = Site::new(6);
+    let content = Volume::new(6);
+    content.random("dump", 3 << 20);
+    let dump = fs::read(content.join("dump")).unwrap();
+    let backup = |site: &Site| site.host().stdin(dump.clone()).run(["backup", "--stdin", "data", "--json"]);
+    let _ = backup(&site).success();
+    site.server.stop().success();
+    for pack in Place::Pack.files(&site.store()) {
+        let mut bytes = fs::read(&pack).unwrap();
+        damage_chunks(&mut bytes);
+        fs::write(&pack, bytes).unwrap();
+    }
+    let _ = site.realm.vsync("store").run(["server", "rebuild", "--rehash"]).code(13);
+    site.server = site.realm.serve("store");
+    let _ = backup(&site).code(13).stderr_contains("run it again: everything will be sent");
+    let _ = backup(&site).success();
+    let there = vsync_tests::scratch();
+    site.restore(&["data"], there.path());
+    assert_eq!(fs::read(there.path().join("stream")).unwrap(), dump);
+}
+
+/// What this machine remembers of its last tree may be damaged like any file; no snapshot is.
+#[test]
+fn damaged_keys_in_the_cache_come_into_no_snapshot() {
+    let site = Site::new(7);
+    site.data.many("many", 300, 4000).random("large", 3 << 20);
+    site.backup();
+    let flip = "
+import glob, sqlite3, sys
+[cache] = glob.glob(sys.argv[1] + '/*/cache/*/data.sqlite')
+with sqlite3.connect(cache) as database:
+    rows = database.execute('SELECT pid, ck FROM node').fetchall()
+    assert rows
+    for pid, ck in rows:
+        database.execute('UPDATE node SET ck = ? WHERE pid = ?', (bytes([ck[0] ^ 1]) + ck[1:], pid))
+";
+    let state = site.realm.machine("host").join("state");
+    vsync_tests::shell::run("python3", ["-c", flip, state.to_str().unwrap()]);
+    site.backup();
+    let there = vsync_tests::scratch();
+    site.restore(&["data"], there.path());
+    vsync_tests::assert_same(&Tree::read(site.data.path()), &Tree::read(there.path()));
+}

@@ -257,3 +257,26 @@ fn whichever_call_of_a_restore_fails_it_is_exact_or_says_that_it_is_not() {
     println!("{counts:#?}");
     assert!(counts.len() >= 6, "{counts:?}");
 }
+
+/// Longer than the moments in which a file may change again unnoticed.
+const SETTLED: Duration = Duration::from_millis(3200);
+
+#[test]
+fn a_file_that_could_not_be_read_to_its_end_is_read_by_the_next_backup() {
+    let site = Site::new(4);
+    site.data.random("large", 3 << 20).random("other", 3 << 20);
+    std::thread::sleep(SETTLED);
+    let files = scratch();
+    let (log, large) = (files.path().join("log"), site.data.join("large"));
+    let (log, large) = (log.to_str().unwrap(), large.to_str().unwrap());
+    let inject = "inject=pread64,preadv2:error=EIO:when=1";
+    let strace = ["strace", "-f", "-qq", "-o", log, "-e", "trace=pread64,preadv2", "-e", inject, "-P", large];
+    let done = site.host().through(strace).run(["backup", "data"]).code(3).stderr_contains("the rest is zeros");
+    assert!(fired(Path::new(log)), "{done}");
+    // Its times have not changed, and neither has anything else.
+    let second = site.backup();
+    assert_eq!(second.number("files_opened"), 1, "{second:?}");
+    let target = scratch();
+    site.restore(&["data"], target.path());
+    assert_same(&Tree::read(site.data.path()), &Tree::read(target.path()));
+}

@@ -113,7 +113,8 @@ fn what_was_missed_while_the_machine_was_off_comes_once() {
     stop(run(&host));
     assert_eq!(snapshots(&site), 0, "a new entry waits for its time");
     was_off(&host);
-    let mut running = run(&host);
+    // Meant for a person's own commands.
+    let mut running = run(&host.clone().env("VSYNC_DRY_RUN", "true"));
     running.wait_for_stderr("data to store: done");
     // Killed as a power cut would: what was done is remembered.
     running.kill().died();
@@ -251,4 +252,21 @@ fn a_machine_without_a_schedule_says_so_and_waits_for_one() {
     let mut running = host.spawn(["schedule", "run"]);
     running.wait_for_stderr("0 entries, nothing is scheduled");
     stop(running);
+}
+
+#[test]
+fn a_snapshot_with_a_failed_command_after_it_is_not_made_again() {
+    let site = site(9, "02:00");
+    site.realm.edit(|toml| toml.replacen("backup = [\"data\"]", "backup = [\"data\"]\nrun-after = \"exit 1\"", 1));
+    let host = site.host();
+    stop(run(&host));
+    was_off(&host);
+    let mut running = run(&host);
+    let done = running.wait_for_stderr("data to store: done (exit code 20)");
+    assert!(done.contains("a command around it failed; next at"), "{done}");
+    let seen = status(&host, 3);
+    let entry = &seen["entries"][0];
+    assert_eq!(entry["last_success"], entry["last_attempt"], "{seen}");
+    stop(running);
+    assert_eq!(snapshots(&site), 1);
 }

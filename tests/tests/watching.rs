@@ -222,3 +222,43 @@ fn damage_that_verify_found_is_a_problem() {
     let status = client.run(["status", "--check", "--quiet"]).code(3);
     status.stderr_contains("damaged on annex2: snapshots of data of production2, says the last `vsync verify`");
 }
+
+#[test]
+fn what_keeps_a_backup_from_beginning_is_recorded_and_who_waits_for_another_is_not() {
+    let bed = Bed::new("");
+    let client = bed.realm.vsync("production2");
+    let before = |line: &str| {
+        let line = format!("backup = [\"data\"]\nrun-before = {line:?}");
+        bed.realm.edit(|toml| toml.replacen("backup = [\"data\"]", &line, 1));
+    };
+    let work = client.spawn(["backup", "--stdin-from-command", "data", "--", "cat", "/dev/zero"]);
+    bed.wait_for(|volume| volume["running_since"].is_string());
+    client.run(["backup", "data"]).code(1).stderr_contains("another backup of data is running");
+    client.run(["backup", "--stdin", "data"]).code(1).stderr_contains("another backup of data is running");
+    assert_eq!(bed.volume()["failures"], 0, "{}", bed.volume());
+    work.signal(Signal::TERM);
+    work.wait().code(130);
+
+    before("exit 3");
+    client.run(["backup", "data"]).code(20);
+    let volume = bed.volume();
+    assert_eq!((&volume["failures"], &volume["failure"]["reason"]), (&2.into(), &"hook".into()), "{volume}");
+    assert!(volume["failure"]["message"].as_str().unwrap().contains("run-before of machine production2"), "{volume}");
+}
+
+#[test]
+fn who_stops_a_command_before_a_backup_calls_it_off() {
+    let bed = Bed::new("run-before = \"echo begun; sleep 600\"");
+    let mut backup = bed.realm.vsync("production2").spawn(["backup", "data"]);
+    backup.wait_for_stderr("begun");
+    backup.signal(Signal::TERM);
+    backup.wait().code(130).stderr_contains("interrupted; nothing was backed up");
+}
+
+#[test]
+fn a_snapshot_counts_when_a_command_after_it_fails() {
+    let bed = Bed::new("run-after = \"exit 3\"");
+    bed.realm.vsync("production2").run(["backup", "data"]).code(20);
+    let volume = bed.volume();
+    assert_eq!((&volume["total_size"], &volume["failures"]), (&12.into(), &0.into()), "{volume}");
+}

@@ -15,7 +15,7 @@ use vsync_protocol::id::Pid;
 
 use super::BackupError;
 use super::pipeline::Shared;
-use crate::remote::Permit;
+use crate::budget::Permit;
 use crate::volume::SourceFile;
 
 /// What is read at once.

@@ -10,8 +10,8 @@ use super::BackupError;
 use super::ahead::{Buffer, Stretch, Supply};
 use super::pipeline::{FilePart, Segment, Shared};
 use super::predict::{Cut, Hashed, Predictor, Window};
+use crate::budget::Permit;
 use crate::chunk::Profile;
-use crate::remote::Permit;
 use crate::tree::Piece;
 
 /// Cuts one file's content and passes it on in segments.

@@ -55,6 +55,12 @@ pub enum BackupError {
         /// At least so many.
         count: usize,
     },
+    /// The same, found when a stream was read to its end.
+    #[error("the server lacks {count} blobs that it had, and the stream cannot be read again")]
+    MissingOfStream {
+        /// At least so many.
+        count: usize,
+    },
     /// The receipt is not for this snapshot or not signed by the server.
     #[error("the server's receipt is not valid")]
     Receipt,

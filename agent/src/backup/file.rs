@@ -11,8 +11,8 @@ use super::ahead::{FileSupply, Order};
 use super::chunking::Chunking;
 use super::pipeline::{FilePart, Segment, Shared};
 use super::predict::Predictor;
+use crate::budget::Permit;
 use crate::chunk::Profile;
-use crate::remote::Permit;
 use crate::tree::Piece;
 use crate::volume::{Found, SourceFile};
 

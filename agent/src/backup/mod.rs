@@ -130,76 +130,73 @@ struct Built {
     defect_count: u64,
 }
 
-/// Backs a volume up as it is at the moment.
-///
-/// # Errors
-/// When no snapshot came of it. What was sent stays on the server for the next attempt.
-pub fn run(
-    source: Source<'_>,
-    writer: &Writer,
-    options: &Options,
-    remote: &Remote,
-    cache: &mut Cache,
-    heads: &HeadStore,
-    progress: &Arc<Progress>,
-) -> Result<Report, BackupError> {
-    run_still(source, writer, options, remote, cache, heads, progress, None)
+/// A backup of one volume.
+pub struct Backup<'a> {
+    /// Who makes it.
+    pub writer: &'a Writer,
+    /// Of what, and how.
+    pub options: &'a Options,
+    /// The server that it is sent to.
+    pub remote: &'a Remote,
+    /// Keeps the receipt.
+    pub heads: &'a HeadStore,
+    /// Counts what is done, and can stop it.
+    pub progress: &'a Arc<Progress>,
+    /// Since when it takes time.
+    pub begun: Instant,
 }
 
-/// Backs a volume up while `stillness` keeps it from changing, for as short a time as possible:
-/// everything is read and sent once before, and only what changed since is read while nothing
-/// moves.
-///
-/// # Errors
-/// As [`run`]; and when the volume cannot be made to stand still, or does not stay so.
-#[expect(clippy::too_many_arguments, reason = "`run`, and one more")]
-pub fn run_still(
-    mut source: Source<'_>,
-    writer: &Writer,
-    options: &Options,
-    remote: &Remote,
-    cache: &mut Cache,
-    heads: &HeadStore,
-    progress: &Arc<Progress>,
-    mut stillness: Option<&mut dyn Stillness>,
-) -> Result<Report, BackupError> {
-    let begun = Instant::now();
-    let is_directory = matches!(source, Source::Directory(_));
-    remote.check_history(heads)?;
-    let job = Job { writer, options, remote, heads, progress, begun };
-    let mut attempt = |cache: &mut Cache, trust| match &mut stillness {
-        Some(stillness) => job.attempt(&mut source, cache, trust, Some(&mut **stillness)),
-        None => job.attempt(&mut source, cache, trust, None),
-    };
-    match attempt(cache, Trust::Cache) {
-        // Found after a stream was read: it cannot be read again.
-        Err(BackupError::Missing { .. }) if is_directory => {
-            tracing::warn!("the server lacks blobs of earlier backups; reading everything again");
-            cache.abandon();
-            attempt(cache, Trust::Nothing)
-        }
-        // Found before anything of a stream is read, so a stream can go on too.
-        Err(BackupError::DamagedCache(reason)) => {
-            tracing::warn!("{reason}; reading everything again");
-            cache.abandon();
-            cache.clear()?;
-            attempt(cache, Trust::Nothing)
-        }
-        outcome => outcome,
+impl Backup<'_> {
+    /// Backs the volume up as it is at the moment.
+    ///
+    /// # Errors
+    /// When no snapshot came of it. What was sent stays on the server for the next attempt.
+    pub fn run(&self, source: Source<'_>, cache: &mut Cache) -> Result<Report, BackupError> {
+        self.run_still(source, cache, None)
     }
-    .inspect_err(|_| cache.abandon())
-}
 
-struct Job<'a> {
-    writer: &'a Writer,
-    options: &'a Options,
-    remote: &'a Remote,
-    heads: &'a HeadStore,
-    progress: &'a Arc<Progress>,
-    begun: Instant,
-}
+    /// Backs the volume up while `stillness` keeps it from changing, for as short a time as possible:
+    /// everything is read and sent once before, and only what changed since is read while nothing
+    /// moves.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); and when the volume cannot be made to stand still, or does not stay so.
+    pub fn run_still(
+        &self,
+        mut source: Source<'_>,
+        cache: &mut Cache,
+        mut stillness: Option<&mut dyn Stillness>,
+    ) -> Result<Report, BackupError> {
+        let is_directory = matches!(source, Source::Directory(_));
+        self.remote.check_history(self.heads)?;
+        let mut attempt = |cache: &mut Cache, trust| match &mut stillness {
+            Some(stillness) => self.attempt(&mut source, cache, trust, Some(&mut **stillness)),
+            None => self.attempt(&mut source, cache, trust, None),
+        };
+        match attempt(cache, Trust::Cache) {
+            Err(BackupError::Missing { .. }) if is_directory => {
+                tracing::warn!("the server lacks blobs of earlier backups; reading everything again");
+                cache.abandon();
+                attempt(cache, Trust::Nothing)
+            }
+            // Found after the stream was read, and it cannot be read again: the next one has nothing to rely on.
+            Err(BackupError::Missing { count }) => {
+                cache.abandon();
+                cache.clear()?;
+                Err(BackupError::MissingOfStream { count })
+            }
+            // Found before anything of a stream is read, so a stream can go on too.
+            Err(BackupError::DamagedCache(reason)) => {
+                tracing::warn!("{reason}; reading everything again");
+                cache.abandon();
+                cache.clear()?;
+                attempt(cache, Trust::Nothing)
+            }
+            outcome => outcome,
+        }
+        .inspect_err(|_| cache.abandon())
+    }
 
-impl Job<'_> {
     fn attempt(
         &self,
         source: &mut Source<'_>,
@@ -212,8 +209,10 @@ impl Job<'_> {
         // A stream stands still by itself.
         if let (Source::Directory(path), Some(stillness)) = (&*source, stillness.as_deref_mut()) {
             basis = self.make_still(path, cache, basis, stillness)?;
+        } else if let Source::Directory(path) = &*source {
+            basis.margin = still::margin(path);
         }
-        let Basis { parent, trust, sent, unchanged, mode, started } = basis;
+        let Basis { parent, trust, sent, unchanged, mode, started, margin } = basis;
         let mut info = self.options.info.clone();
         if let Some(mode) = mode {
             info.quiesce = mode.word().to_owned();
@@ -237,7 +236,7 @@ impl Job<'_> {
         // The receipt is on this machine's disk before anybody hears of success.
         self.heads.save(receipt.log)?;
         let snapshot = manifest_hash(&manifest).into();
-        cache.finish(&self.as_parent(Some(snapshot), built.root, started))?;
+        cache.finish(&self.as_parent(Some(snapshot), built.root, started.saturating_sub(margin)))?;
         Ok(Report {
             snapshot,
             parent: last,
@@ -264,9 +263,9 @@ impl Job<'_> {
     }
 
     /// What the next backup compares with.
-    fn as_parent(&self, snapshot: Option<SnapshotId>, root: Reference, started: Duration) -> Parent {
+    fn as_parent(&self, snapshot: Option<SnapshotId>, root: Reference, settled: Duration) -> Parent {
         let epoch = self.writer.vault.epoch;
-        Parent { snapshot, root, chunker: PARAMETERS, epoch, started: started.as_secs() as i64 }
+        Parent { snapshot, root, chunker: PARAMETERS, epoch, settled: settled.as_secs() as i64 }
     }
 
     /// The last snapshot, if what is known of it fits what will be written now.

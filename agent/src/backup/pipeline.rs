@@ -14,10 +14,11 @@ use super::assemble::Assembler;
 use super::file::{FileJob, Next};
 use super::predict::Cut;
 use super::{BackupError, Built, Source, Trust, ahead, file, scan, seal, stream};
+use crate::budget::{Budget, Permit};
 use crate::cache::{Cache, Parent};
 use crate::chunk::{Cutter, Profile};
 use crate::progress::Progress;
-use crate::remote::{Budget, Permit, UploadSender};
+use crate::remote::UploadSender;
 use crate::tree::Piece;
 use crate::vault::Vault;
 

@@ -1,5 +1,6 @@
 //! The walk, side by side with the parent's tree: both are in path order.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use crossbeam_channel::{Sender, bounded};
@@ -11,16 +12,12 @@ use super::error::CachedNodeError;
 use super::file::FileJob;
 use super::hardlinks::HardLinks;
 use super::pipeline::{FilePart, Shared, Slot};
+use crate::budget::Budget;
 use crate::cache::{CacheReader, Parent};
 use crate::chunk::Profile;
-use crate::remote::Budget;
 use crate::tree::{Item, Node, NodeSource, Piece, Reference, TreeError, TreeReader};
 use crate::vault::Opener;
 use crate::volume::{Found, Step, Walker};
-
-/// A file whose inode changed within so many seconds before the last backup began may have
-/// changed again within the same tick of the clock: it is read once more.
-const SETTLED: i64 = 2;
 
 /// Parts of one file that may wait for the assembler.
 const PARTS: usize = 32;
@@ -48,8 +45,8 @@ pub(super) fn run(
 ) -> Result<(), BackupError> {
     let walker = Walker::open(path)?;
     root.send(walker.root().clone()).map_err(|_| BackupError::Stopped)?;
-    let settled_before = parent.as_ref().map_or(i64::MIN, |parent| parent.started - SETTLED);
-    let parent = parent.map(|parent| ParentTree::open(shared, &parent, nodes)).transpose()?;
+    let settled_before = parent.as_ref().map_or(i64::MIN, |parent| parent.settled);
+    let parent = parent.map(|parent| ParentTree::open(shared, &parent, nodes)).transpose()?.flatten();
     Scan { shared, slots, jobs, parent, settled_before, links: HardLinks::default(), kept: Budget::new(KEPT_IN_ALL) }
         .walk(walker)
 }
@@ -91,6 +88,8 @@ impl Scan<'_> {
             Some(parent) => parent.advance_to(&found.entry.path)?,
             None => None,
         };
+        // What the parent does not hold exactly is read as if it had never been.
+        let known = known.filter(|known| self.parent.as_ref().is_some_and(|parent| parent.is_exact(&known.path)));
         match known {
             Some(known) if self.is_unchanged(&found.entry, &known) => self.keep(found.entry, *known),
             known if found.entry.kind == EntryKind::File => self.read(found, known.as_deref()),
@@ -152,19 +151,31 @@ impl Scan<'_> {
 pub(super) struct ParentTree {
     reader: TreeReader<CachedNodes>,
     next: Option<Item>,
+    /// Entries whose content is not what the file held: it could not be read, or changed meanwhile.
+    inexact: HashSet<EntryPath>,
 }
 
 impl ParentTree {
-    pub(super) fn open(shared: &Shared, parent: &Parent, nodes: CacheReader) -> Result<Self, BackupError> {
+    /// `None` if it has more defects than it lists: anything in it may be one.
+    pub(super) fn open(shared: &Shared, parent: &Parent, nodes: CacheReader) -> Result<Option<Self>, BackupError> {
         let opener = Opener::new(shared.pipeline.vault.clone()).map_err(BackupError::Opener)?;
         let nodes = CachedNodes { nodes, opener };
         let (root, mut reader) =
             TreeReader::open(nodes, &parent.root, &EntryPath::root()).map_err(BackupError::damaged_cache)?;
+        if root.defect_count > root.defects.len() as u64 {
+            return Ok(None);
+        }
         let progress = &shared.pipeline.progress;
         progress.total_entries.set(root.subtree.summaries.iter().map(|child| child.entries).sum());
         progress.total_bytes.set(root.subtree.summaries.iter().map(|child| child.bytes).sum());
         let next = reader.next_item().map_err(BackupError::damaged_cache)?;
-        Ok(Self { reader, next })
+        let inexact = root.defects.into_iter().map(|(path, _)| path).collect();
+        Ok(Some(Self { reader, next, inexact }))
+    }
+
+    /// Whether the parent holds this entry as it was.
+    fn is_exact(&self, path: &EntryPath) -> bool {
+        !self.inexact.contains(path)
     }
 
     /// The parent's entry of this path. Paths must be asked for in order.

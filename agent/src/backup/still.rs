@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 
 use super::pipeline::Pipeline;
-use super::{BackupError, Job, Source, Trust, finish, now};
+use super::{Backup, BackupError, Source, Trust, finish, now};
 use crate::cache::{Cache, Parent};
 use crate::config::Quiesce;
 use crate::quiesce::QuiesceError;
@@ -62,15 +62,18 @@ pub(super) struct Basis {
     pub(super) mode: Option<Quiesce>,
     /// When the reading begins.
     pub(super) started: Duration,
+    /// A file that changed within so long before that may change again without telling.
+    pub(super) margin: Duration,
 }
 
 impl Basis {
     pub(super) fn new(parent: Option<Parent>, trust: Trust) -> Self {
-        Self { parent, trust, sent: UploadStats::default(), unchanged: None, mode: None, started: now() }
+        let sent = UploadStats::default();
+        Self { parent, trust, sent, unchanged: None, mode: None, started: now(), margin: UNSYNCED }
     }
 }
 
-impl Job<'_> {
+impl Backup<'_> {
     /// Reads ahead if that helps, and makes the volume stand still.
     pub(super) fn make_still(
         &self,
@@ -80,10 +83,14 @@ impl Job<'_> {
         stillness: &mut dyn Stillness,
     ) -> Result<Basis, BackupError> {
         let (begun, started) = (Instant::now(), now());
-        if stillness.is_needed()? && shows_every_write(directory) && sync(directory) {
-            basis = self.read_ahead(directory, cache, Basis { started, ..basis })?;
-            // Most of what is to be synced below is so while applications go on.
-            sync(directory);
+        if stillness.is_needed()? {
+            if margin(directory) == TICK {
+                basis = self.read_ahead(directory, cache, Basis { started, margin: TICK, ..basis })?;
+                // Most of what is to be synced below is so while applications go on.
+                sync(directory);
+            } else {
+                tracing::info!("reading nothing ahead: the file system of {} may hide writes", directory.display());
+            }
         }
         let mode = Some(stillness.begin()?);
         if clock_was_set(begun, started) {
@@ -92,12 +99,11 @@ impl Job<'_> {
         }
         // Noted before it is synced, for the next backup's sake, as above.
         let started = now();
-        sync(directory);
-        Ok(Basis { mode, started, ..basis })
+        Ok(Basis { mode, started, margin: margin(directory), ..basis })
     }
 
     fn read_ahead(&self, directory: &Path, cache: &mut Cache, basis: Basis) -> Result<Basis, BackupError> {
-        let Basis { parent, trust, started, .. } = basis;
+        let Basis { parent, trust, started, margin, .. } = basis;
         let last = parent.as_ref().and_then(|parent| parent.snapshot);
         let upload = self.remote.upload(self.options.volume.clone())?;
         cache.begin()?;
@@ -106,11 +112,11 @@ impl Job<'_> {
         let built = pipeline.run(&mut source, self.options.info.clone(), parent, cache, &mut || Ok(()));
         let (built, _, sent) = finish(upload, built)?;
         // Everything in it is on the server now, whether it was believed before or not.
-        let parent = self.as_parent(last, built.root, started);
+        let parent = self.as_parent(last, built.root, started.saturating_sub(margin));
         cache.finish(&parent)?;
         let unchanged = Some(self.progress.unchanged.get());
         self.progress.go_over_again();
-        Ok(Basis { parent: Some(parent), trust: Trust::Cache, sent, unchanged, mode: None, started })
+        Ok(Basis { parent: Some(parent), trust: Trust::Cache, sent, unchanged, mode: None, started, margin })
     }
 }
 
@@ -124,12 +130,24 @@ const TRUSTED: [u64; 4] = [
 ];
 
 fn shows_every_write(directory: &Path) -> bool {
-    let Ok(found) = rustix::fs::statfs(directory) else { return false };
-    let trusted = u64::try_from(found.f_type).is_ok_and(|kind| TRUSTED.contains(&kind));
-    if !trusted {
-        tracing::info!("reading nothing ahead: the file system of {} may hide writes", directory.display());
-    }
-    trusted
+    rustix::fs::statfs(directory)
+        .is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| TRUSTED.contains(&kind)))
+}
+
+/// The clock that inodes are stamped with ticks a few hundred times a second, and stands still between: what is written
+/// within one tick moves no time. Some file systems keep whole seconds only.
+const TICK: Duration = Duration::from_secs(2);
+
+/// A page that is mapped into memory and written to again moves no time until it has been to the disk, and that may take
+/// the 30 s after which the kernel calls it old, the 5 s between two looks for old ones, and the writing.
+const UNSYNCED: Duration = Duration::from_secs(60);
+
+/// How long before a reading that begins now a file must have changed last, for its next change to show.
+///
+/// Everything is written to the disk here: every page is clean after that, and the next write to one moves the time.
+/// Where that cannot be had, the kernel is given the time to do it by itself.
+pub(super) fn margin(directory: &Path) -> Duration {
+    if shows_every_write(directory) && sync(directory) { TICK } else { UNSYNCED }
 }
 
 /// Writes the file system's pages to the disk. False if that failed.

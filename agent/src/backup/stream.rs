@@ -34,14 +34,14 @@ pub(super) fn run(
     let entry = super::stream_entry(&path);
     let directory = Entry { kind: EntryKind::Directory, mode: 0o700, path: EntryPath::root(), ..entry.clone() };
     root.send(directory).map_err(|_| BackupError::Stopped)?;
-    let predictor = match parent {
-        Some(parent) => {
-            let mut tree = ParentTree::open(shared, &parent, nodes)?;
+    let pieces = match parent.map(|parent| ParentTree::open(shared, &parent, nodes)).transpose()?.flatten() {
+        Some(mut tree) => {
             tree.advance_to(&path)?;
-            Predictor::new(tree.pieces(KEPT_PIECES)?)
+            tree.pieces(KEPT_PIECES)?
         }
-        None => Predictor::new(Vec::new()),
+        None => Vec::new(),
     };
+    let predictor = Predictor::new(pieces);
     let (parts, queue) = bounded(32);
     slots.send(Slot::File(queue)).map_err(|_| BackupError::Stopped)?;
     parts.send(FilePart::Entry(Box::new(entry))).map_err(|_| BackupError::Stopped)?;

@@ -23,11 +23,13 @@ pub(super) struct Around<'a> {
     say: Say,
 }
 
-/// What a backup came to.
+/// What a backup came to: a snapshot.
 pub(super) struct Done {
     pub(super) exit: Exit,
-    /// The summary of the snapshot, if there is one.
+    /// The summary of the snapshot, unless there are several.
     pub(super) summary: Option<Value>,
+    /// What went wrong around it.
+    pub(super) remarks: Vec<String>,
 }
 
 impl<'a> Around<'a> {
@@ -70,7 +72,13 @@ impl<'a> Around<'a> {
             // Nothing is lost by not beginning.
             self.progress.is_cancelled()
         });
-        let mut done = before.map_err(Failure::from).and_then(|()| work());
+        let mut done = match before {
+            _ if self.progress.is_cancelled() => {
+                Err(Failure::new(Exit::Interrupted, "interrupted; nothing was backed up"))
+            }
+            Err(error) => Err(error.into()),
+            Ok(()) => work(),
+        };
         let told = told(&done);
         let (name, command) = match done {
             Ok(_) => ("run-after", &self.hooks.after),
@@ -79,11 +87,10 @@ impl<'a> Around<'a> {
         for (name, command) in [(name, command), ("run-finally", &self.hooks.finally)] {
             // These tidy up: an interrupted backup needs them, too.
             if let Err(error) = self.command(name, command.as_ref(), told.clone(), &|| false) {
-                output::say(error);
-                if let Ok(done) = &mut done
-                    && matches!(done.exit, Exit::Exact | Exit::Defects)
-                {
-                    done.exit = Exit::Hook;
+                output::say(&error);
+                if let Ok(done) = &mut done {
+                    done.exit = done.exit.graver(Exit::Hook);
+                    done.remarks.push(error.to_string());
                 }
             }
         }
@@ -101,7 +108,7 @@ impl<'a> Around<'a> {
         let environment = self.environment.iter().cloned().chain(more).collect();
         let hook = HostHook { hook, of: self.of.clone(), command, environment, timeout: self.timeout };
         match (hook.run(cancelled), self.failure) {
-            (Err(error), HookFailure::Continue) => {
+            (Err(error), HookFailure::Continue) if !cancelled() => {
                 (self.say)(&format!("{error}; going on"));
                 Ok(())
             }
@@ -168,7 +175,9 @@ mod tests {
         };
         let work = || {
             let summary = Some(serde_json::json!({"snapshot_id": "1a2b"}));
-            outcome.map(|exit| Done { exit, summary }).map_err(|exit| Failure::new(exit, "it broke"))
+            outcome
+                .map(|exit| Done { exit, summary, remarks: Vec::new() })
+                .map_err(|exit| Failure::new(exit, "it broke"))
         };
         let exit = around.run(work).map_or_else(|failure| failure.code, |done| done.exit);
         let lines = fs::read_to_string(&log).unwrap().lines().map(|line| line.trim_end().to_owned()).collect();
@@ -198,6 +207,25 @@ mod tests {
         assert_eq!(exit, Exit::NoSpace, "what failed first is told");
         for failing in ["run-before", "run-after", "run-finally"] {
             assert_eq!(run(failing, HookFailure::Continue, Ok(Exit::Exact)).0, Exit::Exact, "{failing}");
+        }
+    }
+
+    #[test]
+    fn an_interruption_is_no_failure_of_a_command() {
+        for failure in [HookFailure::Fail, HookFailure::Continue] {
+            let progress = Progress::default();
+            let around = Around {
+                hooks: RunHooks { before: Some(Command::Line("sleep 600".into())), ..RunHooks::default() },
+                of: "volume data".into(),
+                environment: Vec::new(),
+                timeout: Duration::from_secs(60),
+                failure,
+                progress: &progress,
+                say: Arc::new(|line: &str| assert!(line.is_empty(), "it is not told that a command failed: {line}")),
+            };
+            progress.cancel();
+            let failure = around.run(|| panic!("nothing is begun")).err().unwrap();
+            assert_eq!(failure.code, Exit::Interrupted);
         }
     }
 }

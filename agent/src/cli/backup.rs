@@ -1,8 +1,10 @@
 //! `vsync backup`.
 
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
+mod stream;
+
+use std::cell::Cell;
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::json;
 use vsync_protocol::id::{MachineName, VolumeName};
@@ -23,7 +25,7 @@ use super::session::Session;
 use super::signal::Stop;
 use super::summary::{show, summary, with_held};
 use super::volumes::{self, Place};
-use crate::backup::{self, Options, Source, Stillness};
+use crate::backup::{Backup, Options, Source, Stillness};
 use crate::cache::Cache;
 use crate::config::Quiesce;
 use crate::docker::VolumeDescription;
@@ -31,6 +33,8 @@ use crate::progress::Progress;
 use crate::quiesce::{Holder, Released};
 use crate::schedule::{Lock, LockError};
 use crate::suggest;
+
+pub(super) use stream::CommandFailed;
 
 /// Who is told of a backup, and what counts for it.
 type Watched<'a> = (&'a Job<'a>, &'a Arc<Progress>);
@@ -106,42 +110,74 @@ impl BackupArgs {
             return self.foretell(global);
         }
         self.load.settle()?;
+        // Whatever becomes of this one: no application stays down because of the last.
+        if self.held.is_none() {
+            quiesce::tidy_first(global);
+        }
         let session = Session::open(global, self.server.as_ref())?;
         session.remote.limit(self.load.limits());
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
-        if let Some(name) = &self.stdin {
-            let job = Job::begin(&session, JobKind::Backup, name, None);
-            let done = self.stream(global, &session, name, &mut std::io::stdin(), (&job, &progress), || Ok(()));
-            job.end(&done);
-            return done;
-        }
-        if let Some(name) = &self.stdin_from_command {
-            let job = Job::begin(&session, JobKind::Backup, name, None);
-            let done = self.command_output(global, &session, name, (&job, &progress));
-            job.end(&done);
-            return done;
+        if let Some(name) = self.stdin.as_ref().or(self.stdin_from_command.as_ref()) {
+            return self.streamed(global, &session, name, &progress);
         }
         let volumes = self.volumes(&session.context)?;
-        let machine = session.context.config.machine(&session.context.bundle.machine)?;
+        let all = || self.all(global, &session, &volumes, &progress);
         // A helper is inside of all that.
         if self.held.is_some() {
-            return self.all(global, &session, &volumes).map(|done| done.exit);
+            return all().map(|done| done.exit);
         }
+        let machine = session.context.config.machine(&session.context.bundle.machine)?;
         let around = Around::machine(&machine.name, &machine.run, &progress, quiesce::say(global));
-        around.run(|| self.all(global, &session, &volumes)).map(|done| done.exit)
+        let begun = Cell::new(false);
+        let done = around.run(|| {
+            begun.set(true);
+            all()
+        });
+        let done = done.map(|done| done.exit);
+        // No volume came to have a record of its own.
+        if !begun.get() {
+            volumes.iter().for_each(|volume| Job::begin(&session, JobKind::Backup, volume, None).end(&done));
+        }
+        done
     }
 
-    fn all(&self, global: &GlobalArgs, session: &Session, volumes: &[VolumeName]) -> Result<Done, Failure> {
-        let mut exit = Exit::Exact;
+    /// Backs one volume up after the other. One that fails hinders no other.
+    fn all(
+        &self,
+        global: &GlobalArgs,
+        session: &Session,
+        volumes: &[VolumeName],
+        progress: &Progress,
+    ) -> Result<Done, Failure> {
+        let mut all = Done { exit: Exit::Exact, summary: None, remarks: Vec::new() };
+        let mut failed: Vec<&str> = Vec::new();
         for volume in volumes {
-            let job = Job::begin(session, JobKind::Backup, volume, None);
-            let done = self.volume(global, session, volume, &job);
-            job.end(&done);
-            let done = done?;
-            exit = if done == Exit::Exact { exit } else { done };
+            let done = if progress.is_cancelled() {
+                Err(Failure::new(Exit::Interrupted, format!("interrupted; {volume} was not backed up")))
+            } else {
+                self.volume(global, session, volume, progress)
+            };
+            match done {
+                Ok(done) => {
+                    all.exit = all.exit.graver(done.exit);
+                    all.remarks.extend(done.remarks);
+                }
+                Err(failure) if failure.code == Exit::Interrupted || volumes.len() == 1 => {
+                    return Err(Failure { code: all.exit.graver(failure.code), ..failure });
+                }
+                Err(failure) => {
+                    all.exit = all.exit.graver(failure.code);
+                    failure.print_of(volume, global.json);
+                    failed.push(volume.as_str());
+                }
+            }
         }
-        Ok(Done { exit, summary: None })
+        if failed.is_empty() {
+            return Ok(all);
+        }
+        let (count, names) = (volumes.len(), failed.join(", "));
+        Err(Failure::new(all.exit, format!("{} of {count} volumes were not backed up: {names}", failed.len())))
     }
 
     /// The volumes asked for, each of which must be this machine's to back up.
@@ -203,20 +239,24 @@ impl BackupArgs {
         global: &GlobalArgs,
         session: &Session,
         volume: &VolumeName,
-        job: &Job<'_>,
-    ) -> Result<Exit, Failure> {
-        let progress = Arc::new(Progress::default());
-        Stop::install()?.cancels(progress.clone());
+        whole: &Progress,
+    ) -> Result<Done, Failure> {
+        // Whoever started a helper has the lock, and runs the commands around. Without the lock there is no job:
+        // that of another is under way.
+        let _lock = if self.held.is_none() { Some(lock(session, volume)?) } else { None };
+        let progress = Arc::new(whole.of_a_part());
+        let job = Job::begin(session, JobKind::Backup, volume, None);
         job.watch(&progress);
-        // Whoever started a helper has the lock, and runs the commands around.
-        if self.held.is_some() {
-            return self.held_volume(global, session, volume, (job, &progress)).map(|done| done.exit);
-        }
-        let _lock = lock(session, volume)?;
-        let context = &session.context;
-        let said = context.config.volume(volume);
-        let around = Around::volume(&context.bundle.machine, volume, said, &progress, quiesce::say(global));
-        around.run(|| self.held_volume(global, session, volume, (job, &progress))).map(|done| done.exit)
+        let work = || self.held_volume(global, session, volume, (&job, &progress));
+        let done = if self.held.is_some() {
+            work()
+        } else {
+            let said = session.context.config.volume(volume);
+            let machine = &session.context.bundle.machine;
+            Around::volume(machine, volume, said, &progress, quiesce::say(global)).run(work)
+        };
+        job.end_with(done.as_ref().map(|done| (done.exit, &*done.remarks)));
+        done
     }
 
     fn held_volume(
@@ -270,7 +310,7 @@ impl BackupArgs {
         });
         let summary = exit.as_ref().ok().map(|(_, summary)| summary.clone());
         let exit = quiesce::judge(global, &released, exit.map(|(exit, _)| exit))?;
-        Ok(Done { exit, summary })
+        Ok(Done { exit, summary, remarks: quiesce::remarks(&released) })
     }
 
     fn options(&self, session: &Session, volume: &VolumeName, info: VolumeInfo) -> Options {
@@ -295,70 +335,27 @@ impl BackupArgs {
         let display = Display::start(global, "backing up", progress);
         let heads = session.heads();
         let stillness = still.as_mut().map(|still| still as &mut dyn Stillness);
-        let outcome =
-            backup::run_still(source, &writer, options, &session.remote, &mut cache, &heads, progress, stillness);
+        let backup = Backup {
+            writer: &writer,
+            options,
+            remote: &session.remote,
+            heads: &heads,
+            progress,
+            begun: Instant::now(),
+        };
+        let outcome = backup.run_still(source, &mut cache, stillness);
         drop(display);
         let released = still.map(Still::finish).unwrap_or_default();
         job.note(|result| result.held = held_millis(&released));
         let outcome = outcome.map_err(Failure::from).and_then(|report| {
-            job.note(|result| {
-                result.read = progress.read.get();
-                // What the server lacked is what was sent, and what the store grew by.
-                (result.sent, result.stored) = (report.upload.bytes, report.upload.bytes);
-                (result.size, result.files) = (report.totals.bytes, report.totals.entries);
-                (result.defects, result.snapshot) = (report.defect_count, Some(report.snapshot));
-            });
+            job.made(&report, progress.read.get());
             let summary = with_held(summary(session.remote.server(), options, &report, progress), &released);
             show(global, &summary)?;
             Ok((if report.defect_count == 0 { Exit::Exact } else { Exit::Defects }, summary))
         });
         let summary = outcome.as_ref().ok().map(|(_, summary)| summary.clone());
         let exit = quiesce::judge(global, &released, outcome.map(|(exit, _)| exit))?;
-        Ok(Done { exit, summary })
-    }
-
-    fn stream(
-        &self,
-        global: &GlobalArgs,
-        session: &Session,
-        name: &VolumeName,
-        reader: &mut (dyn Read + Send),
-        watched: Watched<'_>,
-        ended: impl FnOnce() -> Result<(), String> + Send,
-    ) -> Result<Exit, Failure> {
-        let info =
-            VolumeInfo { kind: "stream".into(), driver: None, options: vec![], labels: vec![], quiesce: "none".into() };
-        let _lock = lock(session, name)?;
-        let options = self.options(session, name, info);
-        let mut reader = Checked { reader, ended: Some(ended) };
-        self.run_one(global, session, Source::Stream(&mut reader), &options, watched, None).map(|done| done.exit)
-    }
-
-    fn command_output(
-        &self,
-        global: &GlobalArgs,
-        session: &Session,
-        name: &VolumeName,
-        watched: Watched<'_>,
-    ) -> Result<Exit, Failure> {
-        let (program, arguments) =
-            self.command.split_first().ok_or_else(|| Failure::new(Exit::Usage, "no command given"))?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| Failure::new(Exit::Hook, format!("cannot run {program}: {error}")))?;
-        let mut output = child.stdout.take().ok_or_else(|| Failure::new(Exit::Failed, "the command has no output"))?;
-        let mut child = Some(child);
-        let ended = || child.take().map_or(Ok(()), |child| succeeded(child, program));
-        let outcome = self.stream(global, session, name, &mut output, watched, ended);
-        if let Some(mut child) = child {
-            // The backup broke off first: nobody reads what the command still prints.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        outcome
+        Ok(Done { exit, summary, remarks: quiesce::remarks(&released) })
     }
 }
 
@@ -377,32 +374,4 @@ fn lock(session: &Session, volume: &VolumeName) -> Result<Lock, Failure> {
 
 fn held_millis(released: &Released) -> Option<u64> {
     released.held_for.map(|held| u64::try_from(held.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Waits for a command whose output has ended.
-fn succeeded(mut child: Child, program: &str) -> Result<(), String> {
-    match child.wait() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("{program} failed with {status}")),
-        Err(error) => Err(format!("cannot wait for {program}: {error}")),
-    }
-}
-
-/// A stream whose end counts only if it was a good one: a dump that broke off is no backup.
-struct Checked<'a, F> {
-    reader: &'a mut (dyn Read + Send),
-    ended: Option<F>,
-}
-
-impl<F: FnOnce() -> Result<(), String>> Read for Checked<'_, F> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let len = self.reader.read(buffer)?;
-        if len == 0
-            && !buffer.is_empty()
-            && let Some(ended) = self.ended.take()
-        {
-            ended().map_err(std::io::Error::other)?;
-        }
-        Ok(len)
-    }
 }

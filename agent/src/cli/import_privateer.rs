@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::json;
 use vsync_protocol::id::{MachineName, VolumeName};
 use vsync_protocol::tree::VolumeInfo;
-use vsync_protocol::wire::{Listing, Request};
+use vsync_protocol::wire::{JobKind, Listing, Request};
 
 use super::GlobalArgs;
 use super::forget::order;
+use super::job::Job;
 use super::moved_in;
 use super::output;
 use super::progress::Display;
@@ -18,7 +20,7 @@ use super::report::{Exit, Failure};
 use super::session::{Session, short};
 use super::signal::Stop;
 use super::volumes;
-use crate::backup::{self, Options, Report, Source};
+use crate::backup::{Backup, Options, Report, Source};
 use crate::cache::Cache;
 use crate::docker::{Access, Engine};
 use crate::progress::Progress;
@@ -186,7 +188,12 @@ impl Work<'_> {
         if self.args.dry_run {
             return Ok(Outcome::Listed);
         }
-        let report = self.back_up(found, tag)?;
+        let job = Job::begin(self.session, JobKind::Backup, &found.volume, None);
+        let report = self.back_up(found, tag, &job);
+        let exact = |report: &Report| report.defect_count == 0;
+        let exit = |report| (if exact(report) { Exit::Exact } else { Exit::Defects }, &[] as &[String]);
+        job.end_with(report.as_ref().map(exit));
+        let report = report?;
         // The history that starts here is the only one: no rule of retention was made for it.
         if !own {
             order(self.session, &Request::Pin { id: report.snapshot })?;
@@ -202,7 +209,7 @@ impl Work<'_> {
         Ok(listed.iter().any(|listed| tagged(&listed.body.tags)))
     }
 
-    fn back_up(&self, found: &Found, tag: String) -> Result<Report, Failure> {
+    fn back_up(&self, found: &Found, tag: String, job: &Job<'_>) -> Result<Report, Failure> {
         let Found { volume, directory, .. } = found;
         let session = self.session;
         let writer = session.writer().map_err(|failure| {
@@ -214,6 +221,7 @@ impl Work<'_> {
         })?;
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
+        job.watch(&progress);
         let options = Options {
             volume: volume.clone(),
             // privateer kept nothing else of it.
@@ -230,9 +238,19 @@ impl Work<'_> {
         let mut cache = Cache::open(&session.cache_path(volume))?;
         let display = Display::start(self.global, "importing", &progress);
         let source = Source::Directory(directory);
-        let outcome = backup::run(source, &writer, &options, &session.remote, &mut cache, &session.heads(), &progress);
+        let backup = Backup {
+            writer: &writer,
+            options: &options,
+            remote: &session.remote,
+            heads: &session.heads(),
+            progress: &progress,
+            begun: Instant::now(),
+        };
+        let outcome = backup.run(source, &mut cache);
         drop(display);
-        Ok(outcome?)
+        let report = outcome?;
+        job.made(&report, progress.read.get());
+        Ok(report)
     }
 
     fn show(&self, found: &Found, outcome: &Outcome) -> Result<(), Failure> {

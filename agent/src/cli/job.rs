@@ -12,6 +12,7 @@ use vsync_protocol::wire::{JobKind, JobResult, JobStart, Outcome};
 
 use super::report::{Exit, Failure};
 use super::session::Session;
+use crate::backup::Report;
 use crate::progress::Progress;
 use crate::remote::{Remote, RemoteError};
 
@@ -69,11 +70,30 @@ impl<'a> Job<'a> {
         add(&mut self.lock().result);
     }
 
+    /// Adds what a backup made, for which so many bytes were read.
+    pub(super) fn made(&self, report: &Report, read: u64) {
+        self.note(|result| {
+            result.read = read;
+            // What the server lacked is what was sent, and what the store grew by.
+            (result.sent, result.stored) = (report.upload.bytes, report.upload.bytes);
+            (result.size, result.files) = (report.totals.bytes, report.totals.entries);
+            (result.defects, result.snapshot) = (report.defect_count, Some(report.snapshot));
+        });
+    }
+
     /// Tells the server what came of it.
     pub(super) fn end(self, outcome: &Result<Exit, Failure>) {
+        self.end_with(outcome.as_ref().map(|exit| (*exit, &[] as &[String])));
+    }
+
+    /// The same, with remarks on what went wrong around it.
+    pub(super) fn end_with(self, outcome: Result<(Exit, &[String]), &Failure>) {
         let Known { mut result, progress } = self.known.into_inner().unwrap_or_else(PoisonError::into_inner);
         result.duration = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        (result.outcome, result.code, result.message) = described(outcome);
+        (result.outcome, result.code, result.message) = match outcome {
+            Ok((exit, remarks)) => done(exit, remarks),
+            Err(failure) => failed(failure),
+        };
         if let Some(progress) = progress {
             result.read = result.read.max(progress.read.get()).max(progress.received.get());
             result.files = result.files.max(progress.entries.get());
@@ -86,22 +106,24 @@ impl<'a> Job<'a> {
     }
 }
 
-fn described(outcome: &Result<Exit, Failure>) -> (Outcome, u8, String) {
-    match outcome {
-        Ok(Exit::Exact) => (Outcome::Success, 0, String::new()),
-        Ok(exit @ Exit::Container) => {
-            (Outcome::Defects, *exit as u8, "a container could not be started again".to_owned())
-        }
-        Ok(exit @ Exit::Defects) => (Outcome::Defects, *exit as u8, String::new()),
-        Ok(exit @ Exit::Interrupted) => (Outcome::Interrupted, *exit as u8, String::new()),
-        Ok(exit) => (Outcome::Failed, *exit as u8, String::new()),
-        Err(failure) => {
-            let outcome = if failure.code == Exit::Interrupted { Outcome::Interrupted } else { Outcome::Failed };
-            let words: Vec<&str> =
-                std::iter::once(&failure.heading).chain(&failure.causes).map(String::as_str).collect();
-            (outcome, failure.code as u8, plain(&words.join(": "), MAX_JOB_MESSAGE))
-        }
-    }
+/// Of work that was done, with remarks on what went wrong around it.
+fn done(exit: Exit, remarks: &[String]) -> (Outcome, u8, String) {
+    let (outcome, words) = match exit {
+        Exit::Exact => (Outcome::Success, ""),
+        Exit::Defects => (Outcome::Defects, ""),
+        Exit::Container => (Outcome::Defects, "a container could not be started again"),
+        Exit::Hook => (Outcome::Defects, "a command afterwards failed"),
+        Exit::Interrupted => (Outcome::Interrupted, ""),
+        _ => (Outcome::Failed, ""),
+    };
+    let message = if remarks.is_empty() { words.to_owned() } else { plain(&remarks.join("; "), MAX_JOB_MESSAGE) };
+    (outcome, exit as u8, message)
+}
+
+fn failed(failure: &Failure) -> (Outcome, u8, String) {
+    let outcome = if failure.code == Exit::Interrupted { Outcome::Interrupted } else { Outcome::Failed };
+    let words: Vec<&str> = std::iter::once(&failure.heading).chain(&failure.causes).map(String::as_str).collect();
+    (outcome, failure.code as u8, plain(&words.join(": "), MAX_JOB_MESSAGE))
 }
 
 /// The job that this process was started for as a helper.
@@ -134,16 +156,22 @@ mod tests {
             causes: vec!["the first\n  cause".to_owned(), "\u{1b}[31mred".to_owned()],
             ..Failure::new(Exit::Hook, "hook failed")
         };
-        let (outcome, code, message) = described(&Err(failure));
+        let (outcome, code, message) = failed(&failure);
         assert_eq!((outcome, code), (Outcome::Failed, 20));
         assert_eq!(message, "hook failed: the first cause: [31mred");
     }
 
     #[test]
     fn what_a_person_stopped_is_interrupted() {
-        let (outcome, code, _) = described(&Err(Failure::new(Exit::Interrupted, "stopped")));
+        let (outcome, code, _) = failed(&Failure::new(Exit::Interrupted, "stopped"));
         assert_eq!((outcome, code), (Outcome::Interrupted, 130));
-        assert_eq!(described(&Ok(Exit::Container)).0, Outcome::Defects, "there is a snapshot");
-        assert_eq!(described(&Ok(Exit::Damage)).0, Outcome::Failed);
+        assert_eq!(done(Exit::Damage, &[]).0, Outcome::Failed);
+    }
+
+    #[test]
+    fn what_went_wrong_around_a_snapshot_is_told_and_the_snapshot_counts() {
+        assert_eq!(done(Exit::Container, &[]).0, Outcome::Defects);
+        let remarks = ["run-after of volume data failed: exit status: 1".to_owned()];
+        assert_eq!(done(Exit::Hook, &remarks), (Outcome::Defects, 20, remarks[0].clone()));
     }
 }

@@ -51,6 +51,16 @@ pub(super) async fn tidy(global: &GlobalArgs, engine: &Engine) {
     }
 }
 
+/// The same, before anything that may take long or fail. Nobody is asked if nothing was left behind.
+pub(super) fn tidy_first(global: &GlobalArgs) {
+    if state_dir(global).map_or(true, |state| Ledger::below(&state).is_empty()) {
+        return;
+    }
+    if let Err(failure) = block_on(engine(global)).flatten() {
+        tracing::error!("could not undo what a killed process left behind: {failure}");
+    }
+}
+
 /// Tells of what is not undone, also when nothing else is told.
 pub(super) fn tell_undone(undone: &Undone) {
     undone.not_released.iter().for_each(output::say);
@@ -80,7 +90,7 @@ pub(super) fn holder(
         Ok(engine) => engine,
         // A volume mounted into our own container can be read without one.
         Err(error) if asked == Quiesce::None => {
-            tracing::info!("not looking for labels of containers: {error}");
+            tracing::warn!("the labels of containers that use {name} are not known, and nothing is held: {error}");
             return Ok(None);
         }
         Err(error) => {
@@ -197,6 +207,12 @@ pub(super) fn judge(global: &GlobalArgs, released: &Released, exit: Result<Exit,
     } else {
         exit
     })
+}
+
+/// What a hold left wrong, in words.
+pub(super) fn remarks(released: &Released) -> Vec<String> {
+    let hooks = released.failed_hooks.iter().map(ToString::to_string);
+    released.not_released.iter().map(ToString::to_string).chain(hooks).collect()
 }
 
 /// What a hold came to, for programs.

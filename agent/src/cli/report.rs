@@ -5,6 +5,7 @@
 
 mod archive;
 mod engine;
+mod exit;
 mod keys;
 mod remote;
 mod server;
@@ -15,70 +16,13 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
+use vsync_protocol::id::VolumeName;
+
 use super::output::{self, Colour};
 
 pub(super) use remote::unexpected;
 
-/// What the process returns. The numbers are promised to scripts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
-    /// Everything was done, exactly.
-    Exact = 0,
-    /// Nothing was done or committed.
-    Failed = 1,
-    /// The command line or the configuration makes no sense.
-    Usage = 2,
-    /// Done, with defects that were listed.
-    Defects = 3,
-    /// The server cannot be reached.
-    Unreachable = 10,
-    /// There is no such volume or snapshot.
-    NotFound = 11,
-    /// Not authorised, or a wrong or missing key.
-    NotAuthorised = 12,
-    /// Damage was found in stored data.
-    Damage = 13,
-    /// The server's history was rolled back.
-    RolledBack = 14,
-    /// A hook failed.
-    Hook = 20,
-    /// No space is left, or the quota is used up.
-    NoSpace = 21,
-    /// A container could not be restarted.
-    Container = 22,
-    /// Interrupted by a signal.
-    Interrupted = 130,
-}
-
-impl Exit {
-    /// The meaning of `code`, if vsync ever returns it.
-    #[must_use]
-    pub fn from_code(code: u8) -> Option<Self> {
-        const ALL: [Exit; 13] = [
-            Exit::Exact,
-            Exit::Failed,
-            Exit::Usage,
-            Exit::Defects,
-            Exit::Unreachable,
-            Exit::NotFound,
-            Exit::NotAuthorised,
-            Exit::Damage,
-            Exit::RolledBack,
-            Exit::Hook,
-            Exit::NoSpace,
-            Exit::Container,
-            Exit::Interrupted,
-        ];
-        ALL.into_iter().find(|exit| *exit as u8 == code)
-    }
-}
-
-impl From<Exit> for std::process::ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
+pub use exit::Exit;
 
 /// A failed command, in words.
 #[derive(Debug, PartialEq, Eq)]
@@ -116,13 +60,21 @@ impl Failure {
 
     /// Writes the failure to stderr: as text, or as one line of JSON.
     pub fn print(&self, json: bool) {
+        self.print_as("exit_error", json);
+    }
+
+    /// The same of a failure after which the command goes on with other volumes.
+    pub fn print_of(&self, volume: &VolumeName, json: bool) {
+        let heading = format!("{volume}: {}", self.heading);
+        Self { heading, causes: self.causes.clone(), hint: self.hint.clone(), code: self.code }.print_as("error", json);
+    }
+
+    fn print_as(&self, kind: &str, json: bool) {
         if json {
             let message = std::iter::once(&self.heading).chain(&self.causes).cloned().collect::<Vec<_>>().join(": ");
             let hint = &self.hint;
             let code = self.code as u8;
-            output::say(
-                serde_json::json!({"message_type": "exit_error", "code": code, "message": message, "hint": hint}),
-            );
+            output::say(serde_json::json!({"message_type": kind, "code": code, "message": message, "hint": hint}));
         } else {
             output::say(format_args!("{}{self}", Colour::stderr().red("error: ")));
         }
@@ -160,6 +112,7 @@ mod tests {
 
     use super::*;
     use crate::backup::BackupError;
+    use crate::cli::backup::CommandFailed;
     use crate::cli::keygen::KeygenError;
     use crate::config::ConfigError;
     use crate::keys::{KeyFileError, KitError};
@@ -169,24 +122,11 @@ mod tests {
     use crate::volume::TargetError;
 
     #[test]
-    fn codes_are_as_documented() {
-        for (exit, code) in [
-            (Exit::Exact, 0),
-            (Exit::Failed, 1),
-            (Exit::Usage, 2),
-            (Exit::Defects, 3),
-            (Exit::Unreachable, 10),
-            (Exit::NotFound, 11),
-            (Exit::NotAuthorised, 12),
-            (Exit::Damage, 13),
-            (Exit::RolledBack, 14),
-            (Exit::Hook, 20),
-            (Exit::NoSpace, 21),
-            (Exit::Container, 22),
-            (Exit::Interrupted, 130),
-        ] {
-            assert_eq!(exit as u8, code, "{exit:?}");
-        }
+    fn a_stream_that_fails_is_told_from_its_command() {
+        let of = |source| Failure::from(BackupError::Stream(source));
+        assert_eq!(of(io::Error::other(CommandFailed("pg_dump failed".into()))).code, Exit::Hook);
+        assert_eq!(of(io::Error::other("a disk")).code, Exit::Failed);
+        assert_eq!(of(io::ErrorKind::BrokenPipe.into()).code, Exit::Failed);
     }
 
     #[test]

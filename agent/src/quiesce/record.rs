@@ -121,7 +121,7 @@ impl Ledger {
     }
 
     /// Whether there is any record at all, so that an engine need not be asked for nothing.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.look(|_, _| Some(())).is_empty()
     }
 

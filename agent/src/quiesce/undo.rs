@@ -35,7 +35,7 @@ pub struct NotReleased {
 
 impl fmt::Display for NotReleased {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CONTAINER {} IS NOT BACK: {}", self.container, self.reason)?;
+        write!(f, "container {} is not back: {}", self.container, self.reason)?;
         self.to_type.iter().try_for_each(|command| write!(f, "; type: {command}"))
     }
 }
@@ -180,7 +180,15 @@ async fn back(engine: &Engine, step: &Step, action: Action, since: i64) -> Resul
             return Ok(Back::Yes);
         }
         match (action, now.status) {
-            (Action::Pause, ContainerStatus::Paused) => engine.unpause(&step.id, &step.name).await?,
+            (Action::Pause, ContainerStatus::Paused) => {
+                let Err(error) = engine.unpause(&step.id, &step.name).await else { return Ok(Back::Yes) };
+                // A signal and the owner of the hold may undo it at the same time: one of them comes too late.
+                match engine.container(&step.id).await? {
+                    Some(now) if now.status == ContainerStatus::Paused => return Err(error),
+                    Some(_) => {}
+                    None => return Ok(Back::Gone),
+                }
+            }
             (Action::Stop { .. }, ContainerStatus::Down) => engine.start(&step.id, &step.name).await?,
             // A stop may be under way that nobody waits for any more; to start it now would do nothing.
             (Action::Stop { timeout, grace }, ContainerStatus::Running | ContainerStatus::Restarting)
@@ -203,4 +211,55 @@ async fn back(engine: &Engine, step: &Step, action: Action, since: i64) -> Resul
 fn may_still_stop(grace: Option<Duration>, since: i64) -> bool {
     let grace = grace.unwrap_or(STOP_LONGEST).min(STOP_LONGEST);
     Timestamp::now().as_millisecond() - since < i64::try_from((grace + STOP_SLACK).as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// An engine that gives these answers, one after the other, and its address.
+    fn engine(answers: &'static [(u16, &'static str)]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("tcp://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for (status, body) in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = BufReader::new(stream.try_clone().unwrap()).lines();
+                while request.next().is_some_and(|line| !line.unwrap().is_empty()) {}
+                let len = body.len();
+                let kind = "Content-Type: application/json";
+                write!(
+                    stream,
+                    "HTTP/1.1 {status} x\r\n{kind}\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n{body}"
+                )
+                .unwrap();
+            }
+        });
+        address
+    }
+
+    const VERSION: (u16, &str) = (200, r#"{"ApiVersion":"1.45"}"#);
+    const PAUSED: (u16, &str) = (200, r#"{"Id":"1","State":{"Running":true,"Paused":true}}"#);
+    const RUNNING: (u16, &str) = (200, r#"{"Id":"1","State":{"Running":true,"Paused":false}}"#);
+    const REFUSED: (u16, &str) = (500, r#"{"message":"container 1 is not paused"}"#);
+    const GONE: (u16, &str) = (404, r#"{"message":"no such container"}"#);
+
+    async fn unpaused(answers: &'static [(u16, &'static str)]) -> Result<Back, DockerError> {
+        let engine = Engine::connect_to(&engine(answers)).await.unwrap();
+        let (id, name) = ("1".to_owned(), "db".to_owned());
+        let action = Some(Action::Pause);
+        let step = Step { id, name, started_at: String::new(), action, pre: None, post: None };
+        back(&engine, &step, Action::Pause, 0).await
+    }
+
+    #[tokio::test]
+    async fn a_container_that_somebody_else_has_just_let_go_is_back() {
+        assert!(matches!(unpaused(&[VERSION, PAUSED, REFUSED, RUNNING]).await, Ok(Back::Yes)));
+        assert!(matches!(unpaused(&[VERSION, PAUSED, REFUSED, GONE]).await, Ok(Back::Gone)));
+        assert!(unpaused(&[VERSION, PAUSED, REFUSED, PAUSED]).await.is_err());
+    }
 }

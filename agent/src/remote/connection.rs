@@ -180,10 +180,18 @@ impl Connector {
             self.server.key,
             vsync_transport::Congestion::default(),
         )?;
-        let identity =
-            |reason: String| RemoteError::Identity { server: server.clone(), address: address.clone(), reason };
-        let connecting =
-            endpoint.connect_with(config, remote, SERVER_NAME).map_err(|error| identity(error.to_string()))?;
+        let refused = |error: &ConnectionError| {
+            let (server, address, reason) = (server.clone(), address.clone(), error.to_string());
+            if is_about_keys(error) {
+                RemoteError::Identity { server, address, reason }
+            } else {
+                RemoteError::Handshake { server, address, reason }
+            }
+        };
+        let connecting = endpoint.connect_with(config, remote, SERVER_NAME).map_err(|error| {
+            let (server, address) = (server.clone(), address.clone());
+            RemoteError::Handshake { server, address, reason: error.to_string() }
+        })?;
         let unreachable = || RemoteError::Unreachable {
             server: server.clone(),
             address: address.clone(),
@@ -192,7 +200,7 @@ impl Connector {
         let connection = match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(ConnectionError::TimedOut)) | Err(_) => return Err(unreachable()),
-            Ok(Err(error)) => return Err(identity(error.to_string())),
+            Ok(Err(error)) => return Err(refused(&error)),
         };
         // The server looks at this machine's key after the client's side is done: it is the
         // first answer that tells whether it was accepted.
@@ -202,7 +210,7 @@ impl Connector {
                 Ok((endpoint, connection))
             }
             Ok(Err(RemoteError::Lost { reason, .. })) => match connection.close_reason() {
-                Some(ConnectionError::ConnectionClosed(close)) => Err(identity(close.to_string())),
+                Some(error @ ConnectionError::ConnectionClosed(_)) => Err(refused(&error)),
                 _ => Err(self.lost(&reason)),
             },
             Ok(Err(error)) => Err(error),
@@ -308,5 +316,51 @@ impl Connector {
                 answered => return answered,
             }
         }
+    }
+}
+
+/// Whether one side does not take the other's key, or not its signature: by the other's word, or by ours.
+fn is_about_keys(error: &ConnectionError) -> bool {
+    match error {
+        ConnectionError::ConnectionClosed(close) => KEY_ALERTS.contains(&u64::from(close.error_code)),
+        ConnectionError::TransportError(error) => KEY_ALERTS.contains(&u64::from(error.code)),
+        _ => false,
+    }
+}
+
+/// The TLS alerts (RFC 8446, 6.2) about certificates and what is signed with their keys, as QUIC says them (RFC 9001,
+/// 4.8). All others are about versions, parameters, or a server that is full.
+const KEY_ALERTS: [u64; 9] = {
+    const ALERT: u64 = 0x100;
+    [
+        ALERT + 42,  // bad_certificate
+        ALERT + 43,  // unsupported_certificate
+        ALERT + 44,  // certificate_revoked
+        ALERT + 45,  // certificate_expired
+        ALERT + 46,  // certificate_unknown
+        ALERT + 48,  // unknown_ca
+        ALERT + 49,  // access_denied
+        ALERT + 51,  // decrypt_error
+        ALERT + 116, // certificate_required
+    ]
+};
+
+#[cfg(test)]
+mod tests {
+    use quinn::{ConnectionClose, TransportErrorCode};
+
+    use super::*;
+
+    #[test]
+    fn only_alerts_about_keys_are_about_keys() {
+        let closed = |error_code| {
+            let close = ConnectionClose { error_code, frame_type: None, reason: Vec::new().into() };
+            is_about_keys(&ConnectionError::ConnectionClosed(close))
+        };
+        assert!([42, 49, 51, 116].map(TransportErrorCode::crypto).into_iter().all(closed));
+        // No protocol in common, and a server that takes no more.
+        assert!(!closed(TransportErrorCode::crypto(120)));
+        assert!(!closed(TransportErrorCode::CONNECTION_REFUSED));
+        assert!(![ConnectionError::Reset, ConnectionError::VersionMismatch].iter().any(is_about_keys));
     }
 }

@@ -38,6 +38,16 @@ pub enum RemoteError {
         /// What the handshake said.
         reason: String,
     },
+    /// Somebody answers, and no connection comes of it.
+    #[error("{server} at {address} (UDP) takes no connection: {reason}")]
+    Handshake {
+        /// The server.
+        server: String,
+        /// Its address.
+        address: String,
+        /// What the handshake said.
+        reason: String,
+    },
     /// The connection broke and could not be made again in time.
     #[error("lost the connection to {server}: {reason}")]
     Lost {
@@ -115,7 +125,32 @@ impl RemoteError {
             self,
             Self::Lost { .. }
                 | Self::Unreachable { .. }
+                | Self::Handshake { .. }
+                // Names are known again when the network is. Who begins is told at once, and asks no second time.
+                | Self::Resolve { .. }
                 | Self::Refused { refusal: Refusal { code: RefusalCode::Draining | RefusalCode::NoSession, .. }, .. }
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_tried_again_while_work_is_under_way() {
+        let (server, address) = (|| "annex2".to_owned(), || "annex2:8443".to_owned());
+        let reason = || "a reason".to_owned();
+        let away = io::Error::other("no name server answers");
+        for error in [
+            RemoteError::Resolve { server: server(), address: address(), source: away },
+            RemoteError::Unreachable { server: server(), address: address(), seconds: 1 },
+            RemoteError::Handshake { server: server(), address: address(), reason: reason() },
+            RemoteError::Lost { server: server(), reason: reason() },
+        ] {
+            assert!(error.is_transient(), "{error}");
+        }
+        let identity = RemoteError::Identity { server: server(), address: address(), reason: reason() };
+        assert!(!identity.is_transient() && !RemoteError::Protocol(reason()).is_transient());
     }
 }

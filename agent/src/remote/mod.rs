@@ -1,7 +1,6 @@
 //! The server as the agent sees it: blocking calls on this side, QUIC on a thread of its own.
 
 mod audit;
-mod budget;
 mod connection;
 mod error;
 mod fetch;
@@ -24,7 +23,6 @@ use vsync_protocol::manifest::LogPosition;
 use vsync_protocol::wire::{JobResult, JobStart, Listing, Overview, Reply, Request, ServerStatus, SnapshotRecord};
 
 pub use audit::Shown;
-pub use budget::{Budget, Permit};
 pub use error::RemoteError;
 pub use fetch::{Fetched, Fetcher};
 pub use history::HeadStore;

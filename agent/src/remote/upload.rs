@@ -20,8 +20,9 @@ use vsync_protocol::id::{Cid, ManifestHash, VolumeName};
 use vsync_protocol::log::Receipt;
 use vsync_protocol::wire::{Answers, Cids, FrameHead, Reply, Request, UploadHead};
 
+use super::RemoteError;
 use super::connection::Connector;
-use super::{Permit, RemoteError};
+use crate::budget::Permit;
 
 const STREAMS: u32 = 4;
 

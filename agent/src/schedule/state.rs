@@ -154,6 +154,16 @@ impl State {
         }
     }
 
+    /// When the entries are due as far as is known now, the first one first.
+    ///
+    /// Adopts them before: a clock that leapt ahead and came back must not hold up what is due until it is there again.
+    pub fn agenda(&mut self, schedule: &[Schedule], now: Timestamp) -> Vec<(Timestamp, Schedule)> {
+        self.adopt(schedule, now);
+        let mut due: Vec<_> = schedule.iter().filter_map(|entry| Some((self.due(entry)?, entry.clone()))).collect();
+        due.sort_by_key(|(at, _)| *at);
+        due
+    }
+
     /// What is remembered of an entry.
     #[must_use]
     pub fn of(&self, schedule: &Schedule) -> Option<&Entry> {
@@ -332,6 +342,19 @@ mod tests {
         state.note(&entry, attempt("21T02:00", 0), Verdict::Done, RETRIES);
         state.adopt(std::slice::from_ref(&entry), time("21T01:59"));
         assert_eq!(state.due(&entry), Some(time("22T02:00")));
+    }
+
+    #[test]
+    fn a_clock_that_leapt_ahead_and_came_back_holds_nothing_up() {
+        let entry = nightly("02:00");
+        let mut state = begun(&entry, "20T12:00");
+        // Nothing ends while the clock is right again: only looking at what is due can notice.
+        let leapt = Attempt { started: "2033-01-01T00:00:00Z".parse().unwrap(), ..attempt("20T12:00", 0) };
+        let ended = leapt.started;
+        state.note(&entry, Attempt { ended, ..leapt }, Verdict::Done, RETRIES);
+        let mut next = |now| state.agenda(std::slice::from_ref(&entry), now)[0].0;
+        assert!(next(ended) > ended);
+        assert_eq!(next(time("20T12:30")), time("21T02:00"));
     }
 
     #[test]

@@ -32,6 +32,17 @@ fn a_killed_backup_is_undone_by_the_next_command() {
 }
 
 #[test]
+fn a_killed_backup_is_undone_while_the_server_is_away() {
+    let bed = Bed::new("away");
+    let user = bed.user("db", &PAUSE);
+    in_the_hold(&bed, &user, "paused").kill().died();
+    // It stands still, and answers nobody.
+    bed.vsync().run(bed.backup(&[])).code(10).stderr_contains("undoing what process");
+    assert_eq!((user.state().as_str(), bed.records()), ("running", 0));
+    server_goes_on(&bed);
+}
+
+#[test]
 fn a_stopped_container_is_started_again_after_a_kill_and_its_command_is_run() {
     let bed = Bed::new("killed-stop");
     let user = bed.user("db", &[&STOP[..], &["--label", "vsync.exec-post=touch /data/after-$VSYNC_OUTCOME"]].concat());
@@ -120,7 +131,7 @@ fn a_container_that_cannot_be_started_again_is_told_loudly() {
     server_goes_on(&bed);
     let command = format!("docker start {}", user.name());
     let _ =
-        backup.wait().code(22).stderr_contains("IS NOT BACK").stderr_contains(&command).stdout_contains("snapshot ");
+        backup.wait().code(22).stderr_contains("is not back").stderr_contains(&command).stdout_contains("snapshot ");
     assert_eq!((bed.snapshots(), bed.records()), (1, 1), "the snapshot is made all the same");
 
     let _ = bed.vsync().run(["unhold"]).code(22).stderr_contains(&command);

@@ -98,6 +98,23 @@ fn writes_between_reading_ahead_and_the_hold_are_in_the_snapshot() {
     assert_eq!(fs::read_to_string(there.join("mapped")).expect("it"), "d---");
 }
 
+#[test]
+fn a_mapped_page_that_is_written_again_after_it_was_read_is_in_the_next_snapshot() {
+    let bed = Bed::new("mapped");
+    Volume::at(&bed.volume.path(), 1).write("mapped", "a---");
+    let mut mapper = Mapper::of(&bed.file("mapped"));
+    mapper.write('b');
+    // Long enough for the time of the last change to be believed, not for the kernel to write the page by itself.
+    std::thread::sleep(Duration::from_secs(4));
+    for letter in ['c', 'd'] {
+        bed.vsync().run(bed.backup(&[])).success();
+        mapper.write(letter);
+    }
+    bed.vsync().run(bed.backup(&[])).success();
+    let (_guard, there) = bed.restored();
+    assert_eq!(fs::read_to_string(there.join("mapped")).expect("it"), "d---");
+}
+
 fn shell_times(path: &Path) -> String {
     vsync_tests::shell::run("stat", ["-c", "%y", path.to_str().expect("a path")])
 }
@@ -152,4 +169,23 @@ fn files_of_one_snapshot_are_of_one_moment() {
         assert!(numbers[0] - numbers[numbers.len() - 1] <= 1, "{numbers:?}");
     }
     assert_eq!(writer.state(), "running");
+}
+
+#[test]
+fn what_could_not_be_read_ahead_is_read_in_the_hold() {
+    let bed = Bed::new("unread");
+    let user = bed.user("db", &["--label", "vsync.quiesce=pause"]);
+    Volume::at(&bed.volume.path(), 1).random("large", 3 << 20);
+    // Longer than the moments in which a file may change again unnoticed.
+    std::thread::sleep(Duration::from_millis(3200));
+    let log = vsync_tests::scratch();
+    let (log, large) = (log.path().join("log"), bed.file("large"));
+    let inject = "inject=pread64,preadv2:error=EIO:when=1";
+    let strace = ["strace", "-f", "-qq", "-o", log.to_str().expect("a path"), "-e", "trace=pread64,preadv2", "-e"];
+    let strace = strace.into_iter().chain([inject, "-P", large.to_str().expect("a path")]);
+    bed.vsync().through(strace).run(bed.backup(&[])).success();
+    assert!(fs::read_to_string(&log).expect("the log").contains("(INJECTED)"));
+    let (_there, restored) = bed.restored();
+    assert_eq!(fs::read(restored.join("large")).expect("a file"), fs::read(&large).expect("a file"));
+    assert_eq!(user.state(), "running");
 }

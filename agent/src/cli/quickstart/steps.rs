@@ -15,7 +15,7 @@ use super::super::signal::Stop;
 use super::super::spec::{At, Spec};
 use super::super::volumes::Place;
 use super::target::Target;
-use crate::backup::{self, Options, Source};
+use crate::backup::{Backup, Options, Source};
 use crate::cache::Cache;
 use crate::compare;
 use crate::config::Quiesce;
@@ -83,7 +83,15 @@ impl Steps<'_> {
         let progress = watched()?;
         let display = Display::start(self.global, "backing up", &progress);
         let source = Source::Directory(&target.path);
-        let outcome = backup::run(source, &writer, &options, &session.remote, &mut cache, &session.heads(), &progress);
+        let backup = Backup {
+            writer: &writer,
+            options: &options,
+            remote: &session.remote,
+            heads: &session.heads(),
+            progress: &progress,
+            begun: Instant::now(),
+        };
+        let outcome = backup.run(source, &mut cache);
         drop(display);
         let report = outcome?;
         let sent = output::size(report.upload.bytes);

@@ -23,6 +23,10 @@ impl From<RemoteError> for Failure {
                 "is `vsync server run` running there, and is its UDP port open in every firewall on the way? \
                  (`vsync check --connection` tests this)",
             ),
+            RemoteError::Handshake { .. } => (
+                Exit::Unreachable,
+                "try again later; if it stays so, look at the server's log, and at the versions of vsync on both machines",
+            ),
             RemoteError::Lost { .. } => (Exit::Unreachable, "run the same command again: it goes on from where it was"),
             RemoteError::Identity { .. } => {
                 (Exit::NotAuthorised, "both machines need the same, current vsync.pub; `vsync check` compares keys")

@@ -1,10 +1,9 @@
 //! Errors of backups, restores, and of whatever else reads snapshots.
 
-use std::io;
-
 use super::{Exit, Failure, io_exit};
 use crate::backup::BackupError;
 use crate::cache::CacheError;
+use crate::cli::backup::CommandFailed;
 use crate::dump::DumpError;
 use crate::find::BadPattern;
 use crate::remote::NodeError;
@@ -33,7 +32,10 @@ impl From<BackupError> for Failure {
             BackupError::Missing { .. } => {
                 Self::of(&error, Exit::Damage).hint("run `vsync verify`, and look at the server's disk".to_owned())
             }
-            BackupError::Stream(ref source) if source.kind() == io::ErrorKind::Other => {
+            BackupError::MissingOfStream { .. } => {
+                Self::of(&error, Exit::Damage).hint("run it again: everything will be sent".to_owned())
+            }
+            BackupError::Stream(ref source) if source.get_ref().is_some_and(|cause| cause.is::<CommandFailed>()) => {
                 Self::of(&error, Exit::Hook).hint("nothing was committed; run the command by itself to see".to_owned())
             }
             BackupError::Stream(_) => Self::of(&error, Exit::Failed).hint("nothing was committed".to_owned()),

@@ -13,6 +13,7 @@ use vsync_protocol::id::VolumeName;
 use super::super::GlobalArgs;
 use super::super::context::{Context, load_config};
 use super::super::output;
+use super::super::quiesce;
 use super::super::report::{Exit, Failure};
 use super::super::signal::Stop;
 use super::task::{Ended, Task, verdict};
@@ -73,6 +74,7 @@ impl RunArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let context = Context::load(global)?;
         let _only = only_one(&context)?;
+        quiesce::tidy_first(global);
         let (sender, events) = mpsc::channel();
         let stop = Stop::install()?;
         let told = sender.clone();
@@ -175,9 +177,7 @@ impl<'a> Runner<'a> {
     /// Returns how long there is nothing to begin.
     fn begin_what_is_due(&mut self) -> Result<Duration, Failure> {
         let now = Timestamp::now();
-        let mut due: Vec<(Timestamp, Schedule)> =
-            self.schedule.iter().filter_map(|entry| Some((self.state.due(entry)?, entry.clone()))).collect();
-        due.sort_by_key(|(at, _)| *at);
+        let due = self.state.agenda(&self.schedule, now);
         for (_, entry) in due.iter().filter(|(at, _)| *at <= now) {
             if self.running.len() < usize::from(self.how.jobs) && self.is_free(&entry.volume)? {
                 self.begin(entry)?;
@@ -234,7 +234,7 @@ impl<'a> Runner<'a> {
     }
 
     fn note(&mut self, entry: &Schedule, attempt: Attempt) -> Result<(), Failure> {
-        let verdict = verdict(attempt.code, self.stopping);
+        let verdict = verdict(&attempt, self.stopping);
         let retries = Retries { tries: self.how.tries, first: self.how.retry_after };
         self.state.note(entry, attempt.clone(), verdict, retries);
         // An entry that was removed meanwhile was noted for this line only.

@@ -89,8 +89,9 @@ fn print(context: &Context, running: bool, rows: &[Row<'_>]) -> Result<(), Failu
         output::line(table(rows, &now))?;
     }
     for row in rows.iter().filter(|row| !row.is_well()) {
-        let outcome = row.last.map_or("", |last| last.outcome.as_str());
-        output::line(format_args!("{} FAILED: {outcome}", row.entry.volume))?;
+        let Some(last) = row.last else { continue };
+        let failed = if last.snapshot.is_some() { "" } else { " FAILED" };
+        output::line(format_args!("{}{failed}: {}", row.entry.volume, last.outcome))?;
     }
     if running {
         return output::line(format_args!("the schedule of {machine} is running"));
@@ -117,6 +118,7 @@ fn table(rows: &[Row<'_>], now: &Zoned) -> Table<7> {
             0 => "exact",
             3 => "with defects",
             130 => "interrupted",
+            _ if last.snapshot.is_some() => "with remarks",
             _ => "FAILED",
         });
         table.row([

@@ -74,9 +74,15 @@ fn command(global: &GlobalArgs, context: &Context, entry: &Schedule) -> Command 
         command.arg("--keys").arg(keys);
     }
     // What was said to us on these is not for each backup; and a terminal's Ctrl-C is ours to pass on.
-    for name in ["VSYNC_QUIET", "VSYNC_VERBOSE", "VSYNC_TAG"] {
+    for name in ["VSYNC_QUIET", "VSYNC_VERBOSE", "VSYNC_TAG", "VSYNC_DRY_RUN"] {
         command.env_remove(name);
     }
+    if let Some(seconds) = global.patience {
+        command.arg("--patience").arg(seconds.to_string());
+    }
+    (0..global.verbose).for_each(|_| {
+        command.arg("-v");
+    });
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -91,7 +97,7 @@ fn wait(child: &mut Child, started: Timestamp) -> (Attempt, Vec<String>) {
     let mut report = Report::default();
     results.iter().chain(&errors).for_each(|line| report.read(line));
     let (code, outcome) = report.outcome(status);
-    let attempt = Attempt { started, ended: Timestamp::now(), code, outcome, snapshot: report.snapshot };
+    let attempt = Attempt { started, ended: Timestamp::now(), code, outcome, snapshot: report.made().cloned() };
     (attempt, report.remarks)
 }
 
@@ -133,6 +139,11 @@ impl Report {
         }
     }
 
+    /// The snapshot that was made, whatever went wrong around it. One that is only spoken of in an error was not.
+    fn made(&self) -> Option<&String> {
+        self.snapshot.as_ref().filter(|_| self.error.is_none())
+    }
+
     fn outcome(&self, status: std::io::Result<ExitStatus>) -> (u8, String) {
         let failed = Exit::Failed as u8;
         let status = match status {
@@ -147,6 +158,8 @@ impl Report {
         let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(failed);
         let words = match (Exit::from_code(code), &self.summary, &self.error) {
             (Some(Exit::Exact | Exit::Defects), Some(summary), _) => summary.clone(),
+            (Some(Exit::Hook), Some(summary), None) => format!("{summary}; a command around it failed"),
+            (Some(Exit::Container), Some(summary), None) => format!("{summary}; a container is not back"),
             (Some(Exit::Interrupted), _, _) => "interrupted".to_owned(),
             (_, _, Some(error)) => error.clone(),
             _ => format!("it ended with {status}, and did not say why"),
@@ -171,9 +184,11 @@ fn summary(value: &Value) -> String {
     )
 }
 
-/// What follows from an exit code.
-pub(super) fn verdict(code: u8, stopping: bool) -> Verdict {
-    match Exit::from_code(code) {
+/// What follows from how a backup ended.
+pub(super) fn verdict(attempt: &Attempt, stopping: bool) -> Verdict {
+    match Exit::from_code(attempt.code) {
+        // What went wrong around it does not get right by another one that holds the applications again.
+        _ if attempt.snapshot.is_some() => Verdict::Done,
         Some(Exit::Exact | Exit::Defects) => Verdict::Done,
         Some(Exit::Interrupted) if stopping => Verdict::CalledOff,
         // What the configuration, the keys or the server's history forbid now, they forbid in a minute. And a
@@ -213,6 +228,27 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_counts_whatever_went_wrong_around_it() {
+        let summary = r#"{"message_type":"summary","snapshot_id":"0123456789abcdef0123456789abcdef"}"#;
+        let error = r#"{"message_type":"exit_error","code":22,"message":"it moved","hint":null}"#;
+        let words = |code, lines: &[&str]| outcome(lines, code).1;
+        assert!(words(20, &[summary]).ends_with("; a command around it failed"));
+        assert!(words(22, &[summary]).ends_with("; a container is not back"));
+        assert_eq!(words(22, &[summary, error]), "it moved");
+        let made = |lines: &[&str]| {
+            let mut report = Report::default();
+            lines.iter().for_each(|line| report.read(line));
+            report.made().is_some()
+        };
+        assert!(made(&[summary]) && !made(&[summary, error]) && !made(&[error]));
+    }
+
+    fn attempt(code: u8, snapshot: Option<&str>) -> Attempt {
+        let now = Timestamp::now();
+        Attempt { started: now, ended: now, code, outcome: String::new(), snapshot: snapshot.map(str::to_owned) }
+    }
+
+    #[test]
     fn only_what_may_pass_is_tried_again() {
         for (code, expected) in [
             (0, Verdict::Done),
@@ -228,9 +264,12 @@ mod tests {
             (22, Verdict::Hopeless),
             (130, Verdict::Again),
         ] {
-            assert_eq!(verdict(code, false), expected, "{code}");
+            assert_eq!(verdict(&attempt(code, None), false), expected, "{code}");
         }
-        assert_eq!(verdict(130, true), Verdict::CalledOff);
-        assert_eq!(verdict(0, true), Verdict::Done);
+        assert_eq!(verdict(&attempt(130, None), true), Verdict::CalledOff);
+        assert_eq!(verdict(&attempt(0, None), true), Verdict::Done);
+        for code in [20, 22] {
+            assert_eq!(verdict(&attempt(code, Some("0123")), false), Verdict::Done, "{code}");
+        }
     }
 }
