@@ -18,6 +18,7 @@ mod entries;
 mod export;
 mod find;
 mod forget;
+mod ground;
 mod helper;
 mod import;
 mod import_privateer;

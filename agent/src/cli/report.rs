@@ -24,11 +24,11 @@ use crate::cache::CacheError;
 use crate::config::ConfigError;
 use crate::docker::DockerError;
 use crate::dump::DumpError;
-use crate::find::BadPattern;
 use crate::keys::{KeyFileError, KitError};
+use crate::pattern::BadPattern;
 use crate::quiesce::{HookFailed, QuiesceError};
 use crate::remote::{NodeError, RemoteError};
-use crate::restore::RestoreError;
+use crate::restore::{self, RestoreError};
 use crate::snapshot::SnapshotError;
 use crate::tree::TreeError;
 use crate::verify::VerifyError;
@@ -349,17 +349,22 @@ impl From<RestoreError> for Failure {
         match error {
             RestoreError::Remote(error) => error.into(),
             RestoreError::Snapshot(error) => error.into(),
+            RestoreError::Incomplete { files, error } => {
+                let failure = Self::from(*error);
+                let heading = format!("{}; {}", failure.heading, restore::incomplete(&files));
+                Self { heading, ..failure }
+            }
             RestoreError::Tree(TreeError::Node { source: NodeError::Remote(error), .. }) => error.into(),
             RestoreError::Tree(_) | RestoreError::Blob { .. } => Self::of(&error, Exit::Damage).hint(
                 "try an older snapshot; the next backup of the volume repairs what the source still has".to_owned(),
             ),
-            RestoreError::NoSpace { .. } => Self::of(&error, Exit::NoSpace).hint(
+            RestoreError::NoSpace(_) => Self::of(&error, Exit::NoSpace).hint(
                 "make room and run the same command again: what is there already is not fetched twice".to_owned(),
             ),
             RestoreError::NothingSelected { .. } => {
                 Self::of(&error, Exit::NotFound).hint("`vsync ls` shows what there is".to_owned())
             }
-            RestoreError::Pattern { .. } => Self::of(&error, Exit::Usage),
+            RestoreError::Pattern(error) => error.into(),
             RestoreError::Interrupted => Self::of(&error, Exit::Interrupted),
             RestoreError::Target(_)
             | RestoreError::Walk(_)
