@@ -16,6 +16,7 @@ pub mod docker;
 pub mod dump;
 pub mod find;
 pub mod keys;
+pub mod pattern;
 pub mod progress;
 pub mod quiesce;
 pub mod remote;

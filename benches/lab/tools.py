@@ -156,7 +156,7 @@ class Vsync(Tool):
         return self.command(self.binary, "backup", "data", cwd=self.client)
 
     def restore(self, target):
-        return self.command(self.binary, "restore", "data", "--to-path", target, cwd=self.client)
+        return self.command(self.binary, "restore", "data", "--to-path", target, "--delete", cwd=self.client)
 
 
 class OverSsh(Tool):

@@ -61,12 +61,12 @@ impl Site {
         Summary::of(&self.try_restore(words, into).success())
     }
 
-    /// Restores what the words say into a directory; the test judges.
+    /// Restores what the words say into a directory, whatever is there; the test judges.
     #[must_use = "assert something about it: `.success()` or `.code(n)`"]
     #[track_caller]
     pub fn try_restore(&self, words: &[&str], into: &Path) -> Output {
         let into = into.to_str().expect("a path in UTF-8");
-        let fixed = ["restore", "--json", "--to-path", into];
+        let fixed = ["restore", "--json", "--delete", "--to-path", into];
         self.host().run(fixed.iter().chain(words))
     }
 }

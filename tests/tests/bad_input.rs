@@ -242,7 +242,8 @@ fn a_full_target_keeps_what_is_complete() {
     }
     // What has changed where it is, is named.
     let full = site.host().run(["restore", "data", "--to-path", target.to_str().unwrap()]).code(21);
-    assert!(full.stderr().contains('b'), "{full}");
+    let named = full.stderr().lines().find_map(|line| line.split_once("incomplete: "));
+    assert!(named.is_some_and(|(_, names)| names.split(", ").any(|name| name == "b")), "{full}");
     shell::run("mount", ["-o", "remount,size=64m", target.to_str().unwrap()]);
     site.restore(&["data"], target);
     assert_same(&expected, &Tree::read(target));
@@ -257,6 +258,25 @@ fn names_cannot_play_with_the_terminal() {
     let output = site.host().through(trace).through([path]).run(["backup", "data"]).code(3);
     assert!(!output.stderr().contains('\u{1b}') && !output.stderr().contains('\u{7}'), "{output:?}");
     assert!(output.stderr().contains("bad\\n\\u{1b}[31mname"), "{output}");
+    // What the snapshot has not exactly, no restore has.
+    let there = vsync_tests::scratch();
+    let restored = site.host().run(["restore", "data", "--to-path", there.path().to_str().unwrap()]).code(3);
+    restored.stderr_contains("not exact in the snapshot: bad\\n\\u{1b}[31mname: ");
+}
+
+#[test]
+fn what_cannot_be_looked_through_in_a_target_is_named() {
+    let site = Site::new(8);
+    site.data.write("a", "a");
+    site.backup();
+    let there = vsync_tests::scratch();
+    site.restore(&["data"], there.path());
+    let mounted = there.path().join("mounted");
+    fs::create_dir(&mounted).unwrap();
+    shell::run("mount", ["-t", "tmpfs", "none", mounted.to_str().unwrap()]);
+    let restored = site.host().run(["restore", "data", "--to-path", there.path().to_str().unwrap()]);
+    shell::run("umount", [mounted.to_str().unwrap()]);
+    restored.code(3).stderr_contains("left as it is: mounted: is the mount point of something else");
 }
 
 #[test]

@@ -102,6 +102,30 @@ fn dump_brings_back_bytes_and_archives() {
 }
 
 #[test]
+fn a_dump_replaces_a_file_when_it_is_whole_and_writes_through_devices() {
+    let bed = Bed::new(|data| {
+        data.random("random", 1 << 20);
+    });
+    let home = bed.realm.machine("production2");
+    let random = fs::read(bed.data.path().join("random")).unwrap();
+    fs::write(home.join("out"), "old").unwrap();
+    bed.run("dump data:nowhere -o out").code(11);
+    assert_eq!(fs::read_to_string(home.join("out")).unwrap(), "old");
+    bed.run("dump data:random -o out").success();
+    assert!(fs::read(home.join("out")).unwrap() == random);
+    assert!(!home.join("out.partial").exists());
+
+    bed.run("dump data:random -o /dev/null").success();
+    let pipe = home.join("pipe");
+    vsync_tests::shell::run("mkfifo", [pipe.to_str().unwrap()]);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| fs::read(&pipe).unwrap());
+        bed.run("dump data:random -o pipe").success();
+        assert!(reader.join().unwrap() == random);
+    });
+}
+
+#[test]
 fn a_stream_is_dumped_by_its_name() {
     let bed = Bed::new(|data| {
         data.write("a", "a");

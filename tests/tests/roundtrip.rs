@@ -1,6 +1,7 @@
 //! What was backed up comes back exactly: into a new directory, and over anything that may be there.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -174,6 +175,129 @@ fn parts_come_back() {
     assert!(there.path().join("mine").exists());
     site.try_restore(&["data:no/such"], there.path()).code(11);
     site.try_restore(&["data", "--include", "*.nothing"], there.path()).code(11);
+}
+
+#[test]
+fn parts_come_back_with_the_names_of_their_files() {
+    let site = Site::new(5);
+    let data = &site.data;
+    data.random("a-first", 3 << 20)
+        .symlink("a-link", "nowhere")
+        .write("dir/a", "of the directory")
+        .write("dir/dir/a", "trap");
+    data.link("dir/b", "dir/a").link("dir/dir/b", "dir/a").link("dir/c", "a-first").link("dir/d", "a-first");
+    data.link("dir/e", "a-link")
+        .link("dir/f", "a-link")
+        .many("dir/many", 30, 300)
+        .mode("a-first", 0o640)
+        .owner("a-first", 3, 4);
+    site.backup();
+    let whole = Tree::read(data.path());
+    let there = vsync_tests::scratch();
+    let restored = |number: usize, words: &[&str]| {
+        let target = there.path().join(number.to_string());
+        site.restore(words, &target);
+        let planned = site.restore(&[words, &["--dry-run"]].concat(), &target);
+        assert_eq!(planned.number("bytes_restored"), 0, "{planned:?}");
+        (Tree::read(&target), target)
+    };
+    let inode = |path: &Path| fs::symlink_metadata(path).unwrap().ino();
+    let one = |at: &Path, names: &[&str]| {
+        let inodes: Vec<u64> = names.iter().map(|name| inode(&at.join(name))).collect();
+        assert!(inodes.iter().all(|inode| *inode == inodes[0]), "{names:?} in {}: {inodes:?}", at.display());
+    };
+
+    // A second name gets what the first one has; all of them are one file again.
+    let (part, target) = restored(1, &["data:dir"]);
+    assert_same(&whole.below("dir/many"), &part.below("many"));
+    for (at, names) in [(&target, &["a", "b", "dir/b"][..]), (&target, &["c", "d"][..]), (&target, &["e", "f"][..])] {
+        one(at, names);
+    }
+    assert_eq!(fs::read_to_string(target.join("dir/a")).unwrap(), "trap");
+    assert_eq!(fs::read_to_string(target.join("dir/b")).unwrap(), "of the directory");
+    assert_eq!(fs::read(target.join("c")).unwrap(), fs::read(data.path().join("a-first")).unwrap());
+    let about = fs::metadata(target.join("d")).unwrap();
+    let about = (about.permissions().mode() & 0o7777, about.uid(), about.gid(), about.mtime_nsec());
+    let first = fs::metadata(data.path().join("a-first")).unwrap();
+    assert_eq!(about, (0o640, 3, 4, first.mtime_nsec()));
+    // Over what is there already, nothing changes.
+    site.restore(&["data:dir"], &target);
+    assert_same(&part, &Tree::read(&target));
+
+    let (_, target) = restored(2, &["data:dir/c"]);
+    assert_eq!(fs::read(target.join("c")).unwrap(), fs::read(data.path().join("a-first")).unwrap());
+    let (_, target) = restored(3, &["data", "--include", "dir/d", "--include", "dir/dir/b"]);
+    assert_eq!(fs::read(target.join("dir/d")).unwrap(), fs::read(data.path().join("a-first")).unwrap());
+    assert_eq!(fs::read_to_string(target.join("dir/dir/b")).unwrap(), "of the directory");
+    assert!(!target.join("a-first").exists() && !target.join("dir/a").exists());
+    let (_, target) = restored(4, &["data:dir/dir"]);
+    assert_eq!(fs::read_to_string(target.join("b")).unwrap(), "of the directory");
+}
+
+#[test]
+fn what_is_in_a_directory_of_others_is_not_deleted_unasked() {
+    let site = Site::new(6);
+    site.data.write("a", "a").write("sub/b", "b");
+    site.backup();
+    let there = Volume::new(0);
+    there.write("mine", "stays").write("a", "mine, too");
+    let (was, path) = (Tree::read(there.path()), there.path().to_str().unwrap());
+    let restore = |more: &[&str]| site.host().run([&["restore", "data", "--to-path", path][..], more].concat());
+    let refused = restore(&[]).code(2).stderr_contains("mine would be deleted").stderr_contains("--delete");
+    assert!(refused.stderr().contains(path), "{refused}");
+    restore(&["--dry-run"]).success();
+    assert_same(&was, &Tree::read(there.path()));
+    // A part deletes nothing, and makes the directory no vsync's own.
+    restore(&["--include", "a"]).success();
+    assert!(there.path().join("mine").exists());
+    restore(&[]).code(2);
+    restore(&["--delete"]).success();
+    assert_same(&Tree::read(site.data.path()), &Tree::read(there.path()));
+    // From now on it is.
+    there.write("more", "goes");
+    restore(&[]).success();
+    assert_same(&Tree::read(site.data.path()), &Tree::read(there.path()));
+    // So is where the volume itself is.
+    site.data.write("more", "goes");
+    let home = site.data.path().to_str().unwrap();
+    site.host().run(["restore", "data", "--to-path", home]).success();
+    assert_same(&Tree::read(there.path()), &Tree::read(site.data.path()));
+}
+
+#[test]
+fn a_star_stays_in_its_directory() {
+    let site = Site::new(7);
+    site.data
+        .write("data/a.tmp", "")
+        .write("data/a/b.tmp", "")
+        .write("data/c", "")
+        .write("logs/x", "")
+        .write("z/logs", "");
+    site.backup();
+    let there = vsync_tests::scratch();
+    site.restore(&["data", "--exclude", "data/*.tmp", "--exclude", "logs/"], there.path());
+    let found = Tree::read(there.path());
+    let paths: Vec<_> = found.paths().map(|path| path.to_str().unwrap().to_owned()).collect();
+    assert_eq!(paths, ["", "data", "data/a", "data/a/b.tmp", "data/c", "z", "z/logs"]);
+}
+
+#[test]
+fn progress_grows_within_a_file() {
+    let site = Site::new(8);
+    let size = 8_u64 << 20;
+    site.data.random("one", 8 << 20);
+    site.backup();
+    let there = vsync_tests::scratch();
+    let to = there.path().to_str().unwrap();
+    // Slow enough to be looked at.
+    let restored =
+        site.host().run(["restore", "data", "--json", "--to-path", to, "--limit-download", "2MiB"]).success();
+    let mut lines = restored.json_lines();
+    let summary = lines.pop().unwrap();
+    assert_eq!(summary["total_bytes"].as_u64(), Some(size), "{restored}");
+    let done: Vec<u64> = lines.iter().map(|line| line["bytes_done"].as_u64().unwrap()).collect();
+    assert!(done.is_sorted() && done.iter().all(|&done| done <= size), "{restored}");
+    assert!(done.iter().any(|done| (1..size).contains(done)), "{restored}");
 }
 
 #[test]

@@ -1,21 +1,21 @@
 //! `vsync dump`.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Zoned;
 use vsync_protocol::id::MachineName;
 
 use super::GlobalArgs;
-use super::output;
 use super::progress::Display;
-use super::report::{Exit, Failure, io_exit};
+use super::report::{Exit, Failure};
 use super::session::Session;
 use super::signal::Stop;
 use super::spec::{Bare, Spec};
-use crate::dump::{self, Form, Report};
+use super::{export, output};
+use crate::dump::{self, DumpError, Form, Report};
 use crate::progress::Progress;
 
 const BUFFER: usize = 256 << 10;
@@ -46,7 +46,7 @@ pub(super) struct DumpArgs {
     #[arg(long, value_name = "FORMAT", default_value = "tar")]
     archive: Archive,
 
-    /// Write to this file
+    /// Write to this file, pipe or device; a file is replaced when all is there
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -86,24 +86,23 @@ impl DumpArgs {
         let (Archive::Tar, outcome) = (
             self.archive,
             match &self.output {
-                None => write(&mut io::stdout().lock()),
-                Some(path) => {
-                    let failed = |error: &io::Error| Failure {
-                        causes: vec![error.to_string()],
-                        ..Failure::new(io_exit(error), format!("cannot write {}", path.display()))
-                    };
-                    let mut file = File::create(path).map_err(|error| failed(&error))?;
-                    let outcome = write(&mut file);
-                    if outcome.is_ok() {
-                        file.sync_all().map_err(|error| failed(&error))?;
-                    }
-                    outcome
-                }
+                None => write(&mut io::stdout().lock()).map_err(Failure::from),
+                Some(path) => write_to(path, write),
             },
         );
         drop(display);
         Ok(show(&outcome?))
     }
+}
+
+/// Writes to a pipe or a device as it is. A file gets its content when all of it is there.
+fn write_to(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<Report, DumpError>) -> Result<Report, Failure> {
+    if path.metadata().is_ok_and(|about| !about.is_file()) {
+        let file = OpenOptions::new().write(true).open(path);
+        return Ok(write(&mut file.map_err(|error| export::unwritable(path, &error))?)?);
+    }
+    // Through a link, the file that it names.
+    export::write_whole(&path.canonicalize().unwrap_or_else(|_| path.to_owned()), write)
 }
 
 fn show(report: &Report) -> Exit {

@@ -97,16 +97,21 @@ impl ExportArgs {
     }
 }
 
-/// Writes under another name first: what has the name of an archive is a whole one.
+/// Writes a new file.
 fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<Report, DumpError>) -> Result<Report, Failure> {
-    let failed = |error: io::Error| Failure {
-        causes: vec![error.to_string()],
-        ..Failure::new(io_exit(&error), format!("cannot write {}", path.display()))
-    };
     if path.symlink_metadata().is_ok() {
         return Err(Failure::new(Exit::Failed, format!("{} exists already; nothing was overwritten", path.display()))
             .hint("choose another name with --output, or remove it".to_owned()));
     }
+    write_whole(path, write)
+}
+
+/// Writes under another name first: what has the name of an archive is a whole one.
+pub(super) fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<Report, DumpError>,
+) -> Result<Report, Failure> {
+    let failed = |error| unwritable(path, &error);
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
@@ -120,6 +125,14 @@ fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<Report, 
         let _ = std::fs::remove_file(&partial);
     }
     written
+}
+
+/// The failure to write what should be at `path`.
+pub(super) fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    Failure {
+        causes: vec![error.to_string()],
+        ..Failure::new(io_exit(error), format!("cannot write {}", path.display()))
+    }
 }
 
 /// A file for its owner only: it holds in clear what the volume holds.

@@ -12,7 +12,8 @@ use super::output;
 use super::report::{Exit, Failure};
 use super::session::{Listed, Session, short, timestamp};
 use super::time;
-use crate::find::{Pattern, Search};
+use crate::find::Search;
+use crate::pattern::Pattern;
 use crate::remote::RemoteNodes;
 use crate::vault::Opener;
 
@@ -52,7 +53,7 @@ pub(super) struct FindArgs {
 
 impl FindArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
-        let pattern = Pattern::new(&self.pattern)?;
+        let pattern = Pattern::parse(&self.pattern)?;
         let session = Session::open(global, self.server.as_ref())?;
         session.require_reader()?;
         let listing = Listing {

@@ -106,7 +106,8 @@ pub(super) async fn restore(
 ) -> Result<Exit, Failure> {
     let mut arguments = vec!["restore".to_owned()];
     arguments.extend(what.iter().cloned());
-    arguments.extend(["--to-path".to_owned(), format!("{VOLUMES_INSIDE}/{}", volume.name)]);
+    // Whoever names a volume wants it as the snapshot is.
+    arguments.extend(["--to-path".to_owned(), format!("{VOLUMES_INSIDE}/{}", volume.name), "--delete".to_owned()]);
     if global.json {
         arguments.push("--json".to_owned());
     }

@@ -15,12 +15,9 @@ use super::progress::Display;
 use super::report::{Exit, Failure};
 use super::signal::Stop;
 use super::volumes;
-use crate::docker::{Access, Engine};
+use crate::docker::{Access, DockerError, Engine, VolumeDescription};
 use crate::progress::Progress;
 use crate::unpack::{self, Report};
-
-/// How much that is not exact is printed.
-const SHOWN: usize = 20;
 
 /// Unpack a tar archive into a new Docker volume
 ///
@@ -58,7 +55,7 @@ pub(super) struct ImportArgs {
 impl ImportArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         match (&self.volume, &self.to_path) {
-            (Some(volume), _) => volumes::block_on(self.fill_volume(global, volume))?,
+            (Some(volume), _) => self.fill_volume(global, volume),
             (None, Some(path)) => {
                 std::fs::create_dir_all(path).map_err(|error| {
                     Failure::of(&error, Exit::Failed)
@@ -70,9 +67,39 @@ impl ImportArgs {
         }
     }
 
-    async fn fill_volume(&self, global: &GlobalArgs, name: &VolumeName) -> Result<Exit, Failure> {
+    fn fill_volume(&self, global: &GlobalArgs, name: &VolumeName) -> Result<Exit, Failure> {
         // Before anything is made.
         let input = self.open()?;
+        // It talks to the engine before and afterwards, and does not wait for what takes long.
+        let runtime = volumes::runtime()?;
+        let (engine, volume, access) = runtime.block_on(self.create(name))?;
+        let outcome = match access {
+            Ok(Access::Direct(path) | Access::Inside(path)) => {
+                self.unpack_from(global, input, &path, &format!("volume {name}"))
+            }
+            Ok(Access::Helper) => Err(Failure::new(
+                Exit::Failed,
+                format!("the directory {} of volume {name} cannot be written from here", volume.mountpoint.display()),
+            )
+            .hint("run this as root on the machine of the Docker engine".to_owned())),
+            Ok(Access::Refused { reason }) => {
+                Err(Failure::new(Exit::Failed, format!("volume {name} cannot be written: {reason}")))
+            }
+            Err(error) => Err(error.into()),
+        };
+        if outcome.is_err()
+            && let Err(error) = runtime.block_on(engine.remove_volume(name))
+        {
+            eprintln!("volume {name} is incomplete and could not be removed again: {error}");
+        }
+        outcome
+    }
+
+    /// Makes the volume, and finds out how it can be written.
+    async fn create(
+        &self,
+        name: &VolumeName,
+    ) -> Result<(Engine, VolumeDescription, Result<Access, DockerError>), Failure> {
         let engine = Engine::connect().await?;
         if engine.inspect_volume(name).await?.is_some() {
             return Err(Failure::new(Exit::Failed, format!("volume {name} exists already; nothing was changed"))
@@ -80,25 +107,8 @@ impl ImportArgs {
         }
         let labels: BTreeMap<String, String> = self.label.iter().cloned().collect();
         let volume = engine.create_volume(name, "local", &BTreeMap::default(), &labels).await?;
-        let outcome = match engine.access_to(&volume).await? {
-            Access::Direct(path) | Access::Inside(path) => {
-                self.unpack_from(global, input, &path, &format!("volume {name}"))
-            }
-            Access::Helper => Err(Failure::new(
-                Exit::Failed,
-                format!("the directory {} of volume {name} cannot be written from here", volume.mountpoint.display()),
-            )
-            .hint("run this as root on the machine of the Docker engine".to_owned())),
-            Access::Refused { reason } => {
-                Err(Failure::new(Exit::Failed, format!("volume {name} cannot be written: {reason}")))
-            }
-        };
-        if outcome.is_err()
-            && let Err(error) = engine.remove_volume(name).await
-        {
-            output::say(format_args!("volume {name} is incomplete and could not be removed again: {error}"));
-        }
-        outcome
+        let access = engine.access_to(&volume).await;
+        Ok((engine, volume, access))
     }
 
     fn open(&self) -> Result<Box<dyn Read>, Failure> {
@@ -152,17 +162,8 @@ impl ImportArgs {
                 "total_duration": report.duration.as_secs_f64(),
             }));
         }
-        for unrestored in report.unrestored.iter().take(SHOWN) {
-            output::say(format_args!("not restored: {unrestored}"));
-        }
-        for (path, what) in report.lost.iter().take(SHOWN) {
-            output::say(format_args!("not restored: {path}: {what}"));
-        }
-        let all = report.unrestored.len() + report.lost.len();
-        let shown = report.unrestored.len().min(SHOWN) + report.lost.len().min(SHOWN);
-        if all > shown {
-            output::say(format_args!("and {} more", all - shown));
-        }
+        output::print_first("not restored", &report.unrestored, report.unrestored.len() as u64);
+        output::print_first("not restored", report.lost.iter().map(output::reason), report.lost.len() as u64);
         if global.quiet {
             return Ok(());
         }

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use serde::Serialize;
+use vsync_protocol::tree::EntryPath;
 
 use super::report::{Exit, Failure, io_exit};
 
@@ -49,6 +50,29 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
         Ok(text) => line(text),
         Err(error) => Err(Failure::of(&error, Exit::Failed)),
     }
+}
+
+/// How many of a list are printed.
+const SHOWN: usize = 20;
+
+/// Prints the first of `all` items to stderr, each after `label`, and how many more there are.
+pub fn print_first<T: Display>(label: &str, items: impl IntoIterator<Item = T>, all: u64) {
+    first(label, items, all).iter().for_each(|line| eprintln!("{line}"));
+}
+
+fn first<T: Display>(label: &str, items: impl IntoIterator<Item = T>, all: u64) -> Vec<String> {
+    let mut lines: Vec<String> = items.into_iter().take(SHOWN).map(|item| format!("{label}: {item}")).collect();
+    let more = all.saturating_sub(lines.len() as u64);
+    if more > 0 {
+        lines.push(format!("{label}: {more} more"));
+    }
+    lines
+}
+
+/// A path with what is wrong with it; the volume itself is a dot.
+#[must_use]
+pub fn reason((path, reason): &(EntryPath, String)) -> String {
+    if path.is_root() { format!(".: {reason}") } else { format!("{path}: {reason}") }
 }
 
 /// Whether a stream gets colours.
@@ -190,6 +214,14 @@ mod tests {
         table.row(["a".into(), "1.00 KiB".into(), String::new()]);
         table.row(["größer".into(), "9 B".into(), "x".into()]);
         assert_eq!(table.to_string(), "NAME        SIZE  NOTE\na       1.00 KiB\ngrößer       9 B  x");
+    }
+
+    #[test]
+    fn of_each_list_the_first_are_shown_and_the_rest_counted() {
+        assert_eq!(first("x", [7], 1), ["x: 7"]);
+        assert_eq!(first("x", 0..20, 20).len(), 20);
+        let lines = first("damaged", 0..30, 30);
+        assert_eq!((lines.len(), lines[20].as_str()), (21, "damaged: 10 more"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::GlobalArgs;
 use super::context::{Context, state_dir};
 use super::output;
 use super::report::{Exit, Failure};
-use super::volumes::{Place, block_on};
+use super::volumes::{self, Place, block_on};
 use crate::backup::Stillness;
 use crate::config::Quiesce;
 use crate::docker::{Engine, VolumeDescription};
@@ -136,8 +136,7 @@ pub(super) struct Still {
 
 impl Still {
     pub(super) fn new(mut holder: Holder, progress: Arc<Progress>) -> Result<Self, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Failure::of(&error, Exit::Failed))?;
+        let runtime = volumes::runtime()?;
         // Connections belong to the runtime that made them.
         holder.engine = runtime.block_on(Engine::connect_to(holder.engine.host()))?;
         Ok(Self { holder, progress, hold: None, came_to: Released::default(), runtime })

@@ -11,32 +11,33 @@ use vsync_protocol::tree::EntryPath;
 use vsync_protocol::wire::JobKind;
 
 use super::GlobalArgs;
+use super::ground;
 use super::helper;
 use super::job::Job;
 use super::load::LoadArgs;
 use super::output;
 use super::progress::Display;
 use super::quiesce;
-use super::report::{Exit, Failure};
+use super::report::{Exit, Failure, io_exit};
 use super::session::{Session, short, timestamp};
 use super::signal::Stop;
 use super::spec::{At, Bare, Spec};
 use super::time;
 use super::volumes;
-use crate::docker::{Access, Engine, VolumeDescription};
+use crate::docker::{Access, DockerError, Engine, VolumeDescription};
 use crate::progress::Progress;
 use crate::quiesce::Hold;
 use crate::restore::{self, Options, Report, Selection};
 use crate::snapshot::Snapshot;
 
-/// How many defects are printed.
-const SHOWN: usize = 20;
-
 /// Restore a snapshot into a volume or a directory
 ///
 /// A new volume gets the driver, options and labels that the snapshot's volume had. In one that
 /// exists, files are compared with the snapshot: only chunks that differ are fetched, and what
-/// the snapshot does not have is deleted. An interrupted restore goes on when it is run again.
+/// the snapshot does not have is deleted. So it is in a directory that this machine restored into
+/// before, or that the configuration names for the volume; any other must be empty, unless --delete
+/// is given. A part (:PATH, --include, --exclude) deletes nothing. An interrupted restore goes on
+/// when it is run again.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   vsync restore barman_recover --server annex2 --to-volume montagu_db_volume
@@ -65,6 +66,10 @@ pub(super) struct RestoreArgs {
     /// Restore into this directory
     #[arg(long, value_name = "DIR")]
     to_path: Option<PathBuf>,
+
+    /// Delete what the snapshot does not have, whatever is in the directory
+    #[arg(long)]
+    delete: bool,
 
     /// The last snapshot not after this time
     #[arg(long, value_name = "TIME")]
@@ -152,13 +157,21 @@ struct Work<'a> {
     progress: Arc<Progress>,
 }
 
+/// A volume that may be written now.
+struct Ready {
+    volume: VolumeDescription,
+    created: bool,
+    hold: Option<Hold>,
+    access: Result<Access, DockerError>,
+}
+
 impl Work<'_> {
     fn run(&self) -> Result<Exit, Failure> {
         match &self.args.to_path {
             Some(path) => self.restore_to_directory(path),
             None => {
                 let volume = self.args.to_volume.clone().unwrap_or_else(|| self.snapshot.body.volume.clone());
-                volumes::block_on(self.restore_to_volume(&volume))?
+                self.restore_to_volume(&volume)
             }
         }
     }
@@ -171,47 +184,62 @@ impl Work<'_> {
             })?;
         }
         if !path.exists() {
-            let empty = tempdir()?;
-            let exit = self.restore(&empty, &path.display().to_string());
-            // It is empty: a dry run writes nothing.
-            let _ = std::fs::remove_dir(&empty);
-            return exit;
+            return self.restore_to_nothing(&path.display().to_string());
+        }
+        if self.options.selection.is_all() && !self.args.dry_run {
+            ground::claim(self.session, self.snapshot, path, self.args.delete)?;
         }
         self.restore(path, &path.display().to_string())
     }
 
-    async fn restore_to_volume(&self, name: &VolumeName) -> Result<Exit, Failure> {
+    /// A dry run into a place that does not exist: compared with an empty directory.
+    fn restore_to_nothing(&self, target: &str) -> Result<Exit, Failure> {
+        let empty = tempfile::tempdir().map_err(|error| Failure::of(&error, io_exit(&error)))?;
+        self.restore(empty.path(), target)
+    }
+
+    fn restore_to_volume(&self, name: &VolumeName) -> Result<Exit, Failure> {
+        // It talks to the engine before and afterwards, and does not wait for what takes hours.
+        let runtime = volumes::runtime()?;
+        let target = format!("volume {name}");
+        let Some(Ready { volume, created, hold, access }) = runtime.block_on(self.prepare(name))? else {
+            return self.restore_to_nothing(&target);
+        };
+        let exit = match access {
+            Ok(Access::Direct(path) | Access::Inside(path)) => self.restore(&path, &target),
+            Ok(Access::Helper) => {
+                let job = self.job.as_ref().map(Job::id);
+                runtime.block_on(helper::restore(self.global, self.session, &volume, &self.helper_arguments(), job))
+            }
+            Ok(Access::Refused { reason }) => {
+                Err(Failure::new(Exit::Failed, format!("{target} cannot be written: {reason}")))
+            }
+            Err(error) => Err(error.into()),
+        };
+        if created && exit.is_err() && !self.args.dry_run {
+            self.note(&format!("{target} is new and incomplete; run the same command again to go on"));
+        }
+        match hold {
+            Some(hold) => quiesce::judge(self.global, &runtime.block_on(hold.release("restored")), exit),
+            None => exit,
+        }
+    }
+
+    /// Makes the volume if need be, and has nobody use it; none for a dry run into one that does not exist.
+    async fn prepare(&self, name: &VolumeName) -> Result<Option<Ready>, Failure> {
         let engine = quiesce::engine(self.global).await?;
         let (volume, created) = match engine.inspect_volume(name).await? {
             Some(volume) => (volume, false),
             None if self.args.dry_run => {
                 self.note(&format!("volume {name} would be created"));
-                let empty = tempdir()?;
-                let exit = self.restore(&empty, &format!("volume {name}"));
-                // It is empty: a dry run writes nothing.
-                let _ = std::fs::remove_dir(&empty);
-                return exit;
+                return Ok(None);
             }
             None => (self.create(&engine, name).await?, true),
         };
         let hold = self.clear_the_way(&engine, &volume).await?;
-        let exit = match engine.access_to(&volume).await? {
-            Access::Direct(path) | Access::Inside(path) => self.restore(&path, &format!("volume {name}")),
-            Access::Helper => {
-                let job = self.job.as_ref().map(Job::id);
-                helper::restore(self.global, self.session, &volume, &self.helper_arguments(), job).await
-            }
-            Access::Refused { reason } => {
-                Err(Failure::new(Exit::Failed, format!("volume {name} cannot be written: {reason}")))
-            }
-        };
-        if created && exit.is_err() && !self.args.dry_run {
-            self.note(&format!("volume {name} is new and incomplete; run the same command again to go on"));
-        }
-        match hold {
-            Some(hold) => quiesce::judge(self.global, &hold.release("restored").await, exit),
-            None => exit,
-        }
+        // Whatever it is, containers that were stopped are started again.
+        let access = engine.access_to(&volume).await;
+        Ok(Some(Ready { volume, created, hold, access }))
     }
 
     /// A volume as the snapshot describes its own.
@@ -299,7 +327,8 @@ impl Work<'_> {
             job.note(|result| {
                 (result.size, result.files) = (report.bytes, report.entries);
                 (result.sent, result.snapshot) = (progress.written.get(), Some(self.snapshot.id));
-                result.defects = (report.damaged.len() + report.unrestored.len()) as u64;
+                let inexact = report.damaged.len() + report.unrestored.len() + report.left.len();
+                result.defects = inexact as u64 + self.defects(&report);
             });
         }
         self.show(&report, target)?;
@@ -335,22 +364,15 @@ impl Work<'_> {
         if self.global.json {
             return output::json(&self.summary(report, target));
         }
-        for (path, reason) in report.damaged.iter().take(SHOWN) {
-            output::say(format_args!("damaged: {path}: {reason}"));
+        for (label, list) in [("damaged", &report.damaged), ("left as it is", &report.left)] {
+            output::print_first(label, list.iter().map(output::reason), list.len() as u64);
         }
-        for unrestored in report.unrestored.iter().take(SHOWN) {
-            output::say(format_args!("not restored: {unrestored}"));
-        }
-        let more = (report.damaged.len() + report.unrestored.len()).saturating_sub(2 * SHOWN);
-        if more > 0 {
-            output::say(format_args!("and {more} more"));
-        }
-        if !report.defects.is_empty() {
-            output::say(format_args!(
-                "note: the snapshot itself is not exact in {} entries",
-                self.snapshot.sealed.defects
-            ));
-        }
+        output::print_first("not restored", &report.unrestored, report.unrestored.len() as u64);
+        output::print_first(
+            "not exact in the snapshot",
+            report.defects.iter().map(output::reason),
+            self.defects(report),
+        );
         if self.global.quiet {
             return Ok(());
         }
@@ -375,7 +397,16 @@ impl Work<'_> {
         ))
     }
 
+    /// How much of what was selected the snapshot has not exactly; of a whole one it lists only the first.
+    fn defects(&self, report: &Report) -> u64 {
+        let listed = report.defects.len() as u64;
+        if self.options.selection.is_all() { listed.max(self.snapshot.sealed.defects) } else { listed }
+    }
+
     fn summary(&self, report: &Report, target: &str) -> serde_json::Value {
+        let list = |list: &[(EntryPath, String)]| {
+            list.iter().map(|(path, reason)| json!({"path": path.to_string(), "reason": reason})).collect::<Vec<_>>()
+        };
         json!({
             "message_type": "summary",
             "snapshot_id": self.snapshot.id.to_string(),
@@ -390,7 +421,9 @@ impl Work<'_> {
             "files_opened": report.files_opened,
             "bytes_read": report.bytes_read,
             "bytes_skipped": report.bytes.saturating_sub(report.bytes_fetched),
-            "damaged": report.damaged.iter().map(|(path, reason)| json!({"path": path.to_string(), "reason": reason})).collect::<Vec<_>>(),
+            "damaged": list(&report.damaged),
+            "left": list(&report.left),
+            "defects": list(&report.defects),
             "unrestored": report.unrestored.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "total_duration": report.duration.as_secs_f64(),
         })
@@ -412,11 +445,4 @@ fn exit_of(report: &Report) -> Exit {
     } else {
         Exit::Defects
     }
-}
-
-/// An empty directory to compare with, for a dry run into a place that does not exist.
-fn tempdir() -> Result<PathBuf, Failure> {
-    let path = std::env::temp_dir().join(format!("vsync-dry-run-{}", std::process::id()));
-    std::fs::create_dir_all(&path).map_err(|error| Failure::of(&error, Exit::Failed))?;
-    Ok(path)
 }

@@ -64,7 +64,7 @@ impl Spec {
 fn snapshot(text: &str, bare: Bare, now: &Zoned) -> Option<(Option<VolumeName>, At)> {
     match text.split_once('@') {
         Some((volume, at)) => Some((Some(volume.parse().ok()?), moment(at, now)?)),
-        None if text.starts_with("latest") => Some((None, moment(text, now)?)),
+        None if is_latest(text) => Some((None, moment(text, now)?)),
         None if bare == Bare::Snapshot && is_id(text) => Some((None, At::Id(text.to_owned()))),
         None => Some((Some(text.parse().ok()?), At::Latest(0))),
     }
@@ -77,6 +77,11 @@ fn moment(text: &str, now: &Zoned) -> Option<At> {
         None if is_id(text) => Some(At::Id(text.to_owned())),
         None => time::parse(text, now).ok().map(At::Time),
     }
+}
+
+/// Whether the text is `latest` or `latest~N`, rather than the name of a volume that begins so.
+fn is_latest(text: &str) -> bool {
+    text.strip_prefix("latest").is_some_and(|rest| rest.is_empty() || rest.starts_with('~'))
 }
 
 fn is_id(text: &str) -> bool {
@@ -104,13 +109,17 @@ mod tests {
             ("1a2b3c4d", Bare::Volume, Some("1a2b3c4d"), At::Latest(0), ""),
             ("latest", Bare::Snapshot, None, At::Latest(0), ""),
             ("pg", Bare::Snapshot, Some("pg"), At::Latest(0), ""),
+            ("latest~3:x", Bare::Volume, None, At::Latest(3), "x"),
+            ("latest_uploads", Bare::Volume, Some("latest_uploads"), At::Latest(0), ""),
+            ("latest-1", Bare::Snapshot, Some("latest-1"), At::Latest(0), ""),
+            ("latest_uploads@latest~1:x", Bare::Volume, Some("latest_uploads"), At::Latest(1), "x"),
         ];
         for (text, bare, volume, at, path) in table {
             let spec = Spec::parse(text, bare, &now).unwrap();
             assert_eq!(spec.volume.as_ref().map(VolumeName::as_str), volume, "{text}");
             assert_eq!((&spec.at, spec.path.as_bytes()), (&at, path.as_bytes()), "{text}");
         }
-        for text in ["", "pg@", "pg@yesterdayish", "-x", "pg:../x"] {
+        for text in ["", "pg@", "pg@yesterdayish", "-x", "pg:../x", "latest~", "latest~x", "pg@latest-1"] {
             assert!(Spec::parse(text, Bare::Volume, &now).is_err(), "{text}");
         }
     }

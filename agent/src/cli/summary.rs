@@ -11,9 +11,6 @@ use crate::backup::{Options, Report};
 use crate::progress::Progress;
 use crate::quiesce::Released;
 
-/// How many defects are printed; the snapshot lists more.
-const SHOWN_DEFECTS: usize = 20;
-
 /// The summary of a backup.
 pub(super) fn summary(server: &MachineName, options: &Options, report: &Report, progress: &Progress) -> Value {
     json!({
@@ -52,14 +49,11 @@ pub(super) fn show(global: &GlobalArgs, summary: &Value) -> Result<(), Failure> 
     let number = |key: &str| summary[key].as_u64().unwrap_or_default();
     let text = |key: &str| summary[key].as_str().unwrap_or_default();
     let defects = summary["defects"].as_array().map(Vec::as_slice).unwrap_or_default();
-    for defect in defects.iter().take(SHOWN_DEFECTS) {
+    let defects = defects.iter().map(|defect| {
         let path = defect["path"].as_str().filter(|path| !path.is_empty()).unwrap_or(".");
-        output::say(format_args!("not exact: {path}: {}", defect["reason"].as_str().unwrap_or_default()));
-    }
-    let more = number("defect_count").saturating_sub(SHOWN_DEFECTS as u64);
-    if more > 0 {
-        output::say(format_args!("not exact: {more} more"));
-    }
+        format!("{path}: {}", defect["reason"].as_str().unwrap_or_default())
+    });
+    output::print_first("not exact", defects, number("defect_count"));
     if global.quiet {
         return Ok(());
     }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 
+use tokio::runtime::Runtime;
 use vsync_protocol::id::VolumeName;
 use vsync_protocol::tree::VolumeInfo;
 
@@ -53,8 +54,13 @@ impl Place {
 
 /// Runs what talks to the Docker engine.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    Ok(runtime()?.block_on(work))
+}
+
+/// Drives the engine's connections, which belong to it.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    Ok(runtime.map_err(|error| Failure::of(&error, Exit::Failed))?.block_on(work))
+    runtime.map_err(|error| Failure::of(&error, Exit::Failed))
 }
 
 /// Where the volume `name` of this machine is.

@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 use vsync_protocol::id::Pid;
 use vsync_protocol::tree::Entry;
 
-use super::file::FileTask;
+use super::file::{Counted, FileTask};
 use super::known::Chunks;
 use super::pieces::{DIGEST, GROUP, Group, Pieces};
 use super::record::Kept;
@@ -26,6 +26,8 @@ pub(super) struct CompareJob {
     pub(super) entry: Entry,
     /// Which file of the snapshot it is, counted in path order.
     pub(super) number: u64,
+    /// How much of the content has been dealt with.
+    pub(super) counted: Arc<Counted>,
     /// The content, in runs.
     pub(super) pieces: Receiver<Vec<Piece>>,
     pub(super) existing: Existing,
@@ -85,8 +87,8 @@ fn restore(shared: &Shared<'_>, job: CompareJob) -> Result<(), RestoreError> {
     };
     let compare = in_place || file.as_ref().is_some_and(TargetFile::is_resumed);
     let task = Arc::new(match file {
-        Some(file) => FileTask::open(job.entry.clone(), job.number, file, in_place),
-        None => FileTask::new(job.entry.clone(), job.number),
+        Some(file) => FileTask::open(&job, file, in_place),
+        None => FileTask::new(&job),
     });
     if compare { update(shared, &job, &mut pieces, &task) } else { fill(shared, &mut pieces, &task) }
 }
@@ -95,8 +97,9 @@ fn restore(shared: &Shared<'_>, job: CompareJob) -> Result<(), RestoreError> {
 fn fill(shared: &Shared<'_>, pieces: &mut Pieces<'_>, task: &Arc<FileTask>) -> Result<(), RestoreError> {
     while let Some(group) = pieces.next_group()? {
         for (piece, offset) in group.pieces {
-            if let Piece::Chunk(reference) = piece {
-                shared.want(task, &reference, offset)?;
+            match piece {
+                Piece::Chunk(reference) => shared.want(task, &reference, offset)?,
+                Piece::Hole(len) => shared.count(task, len),
             }
         }
     }
@@ -180,9 +183,13 @@ fn unchanged(shared: &Shared<'_>, job: &CompareJob, seen: Option<State>, content
 
 fn count_unchanged(shared: &Shared<'_>, job: &CompareJob) -> Result<(), RestoreError> {
     lock(&shared.report).files_unchanged += 1;
-    shared.restore.progress.entries.add(1);
-    shared.restore.progress.bytes.add(job.entry.size);
+    count_done(shared, job);
     Ok(())
+}
+
+fn count_done(shared: &Shared<'_>, job: &CompareJob) {
+    shared.restore.progress.entries.add(1);
+    job.counted.finish(&shared.restore.progress.bytes);
 }
 
 /// Leaves a file with further names alone if it is right. Else a new one replaces it, made
@@ -193,14 +200,14 @@ fn keep_or_replace(
     pieces: &mut Pieces<'_>,
     file: TargetFile,
 ) -> Result<(), RestoreError> {
-    let old = Arc::new(FileTask::open(job.entry.clone(), job.number, file, true));
+    let old = Arc::new(FileTask::open(job, file, true));
     let seen = old.state()?;
     let mut comparison = Comparison::of(shared, &old, job.kept.as_ref())?;
     let mut survey = comparison.survey(&old, pieces)?;
     if survey.complete && !survey.differs() && comparison.size == job.entry.size {
         return unchanged(shared, job, seen, pieces.content());
     }
-    let task = Arc::new(FileTask::open(job.entry.clone(), job.number, replacement(shared, job)?, false));
+    let task = Arc::new(FileTask::open(job, replacement(shared, job)?, false));
     moved::rebuild(shared, &old, &task, &survey, &HashMap::new())?;
     while !survey.complete {
         survey = comparison.survey(&old, pieces)?;
@@ -246,7 +253,7 @@ fn rebuild(
     if shared.restore.target.free_bytes()? < job.entry.size.saturating_mul(2) {
         return Ok(false);
     }
-    let task = Arc::new(FileTask::open(job.entry.clone(), job.number, replacement(shared, job)?, false));
+    let task = Arc::new(FileTask::open(job, replacement(shared, job)?, false));
     moved::rebuild(shared, old, &task, survey, index)?;
     task.set_content(pieces.content());
     shared.settle(&task)?;
@@ -269,9 +276,11 @@ fn estimate(shared: &Shared<'_>, job: &CompareJob) -> Result<(), RestoreError> {
         let mut report = lock(&shared.report);
         report.files_restored += 1;
         report.bytes_fetched += bytes;
+        drop(report);
+        count_done(shared, job);
         return Ok(());
     };
-    let task = FileTask::open(job.entry.clone(), job.number, file, true);
+    let task = FileTask::open(job, file, true);
     let mut comparison = Comparison::of(shared, &task, None)?;
     let mut same = comparison.size == job.entry.size;
     let mut bytes = 0;
@@ -286,6 +295,8 @@ fn estimate(shared: &Shared<'_>, job: &CompareJob) -> Result<(), RestoreError> {
     let mut report = lock(&shared.report);
     report.bytes_fetched += bytes;
     *(if same { &mut report.files_unchanged } else { &mut report.files_restored }) += 1;
+    drop(report);
+    count_done(shared, job);
     Ok(())
 }
 
@@ -381,6 +392,9 @@ impl<'a, 'b> Comparison<'a, 'b> {
         survey: &mut Survey,
     ) -> Result<(), RestoreError> {
         let same = certain || self.holds(task, &reference, offset)?;
+        if same {
+            self.shared.count(task, reference.child.raw_len.into());
+        }
         let list = if same { &mut survey.here } else { &mut survey.differing };
         list.push((reference, offset));
         Ok(())
@@ -394,6 +408,7 @@ impl<'a, 'b> Comparison<'a, 'b> {
         survey: &mut Survey,
     ) -> Result<(), RestoreError> {
         let same = certain || self.is_zero(task, hole.clone())?;
+        self.shared.count(task, hole.end - hole.start);
         let list = if same { &mut survey.zeros } else { &mut survey.holes };
         list.push(hole);
         Ok(())

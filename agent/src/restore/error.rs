@@ -6,6 +6,7 @@ use thiserror::Error;
 use vsync_protocol::id::{Cid, SnapshotId};
 use vsync_protocol::tree::EntryPath;
 
+use crate::pattern::BadPattern;
 use crate::remote::{NodeError, RemoteError};
 use crate::snapshot::SnapshotError;
 use crate::tree::TreeError;
@@ -31,12 +32,15 @@ pub enum RestoreError {
     #[error(transparent)]
     Walk(#[from] WalkError),
     /// The target is full.
-    #[error("the target is full; {} are incomplete: {}", count(.incomplete), names(.incomplete))]
-    NoSpace {
-        /// Files that were being written in place.
-        incomplete: Vec<EntryPath>,
-        /// What hit the limit.
-        source: TargetError,
+    #[error("the target is full")]
+    NoSpace(#[source] TargetError),
+    /// It broke off while files were being changed in place.
+    #[error("{error}; {}", incomplete(.files))]
+    Incomplete {
+        /// Files that are neither what they were nor as in the snapshot.
+        files: Vec<EntryPath>,
+        /// Why it broke off.
+        error: Box<RestoreError>,
     },
     /// Setting up a thread's opener.
     #[error("cannot set up opening")]
@@ -62,13 +66,8 @@ pub enum RestoreError {
         snapshot: SnapshotId,
     },
     /// A pattern that cannot be understood.
-    #[error("bad pattern {pattern:?}: {reason}")]
-    Pattern {
-        /// The pattern.
-        pattern: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    Pattern(#[from] BadPattern),
     /// Another part of the restore stopped, and says why.
     #[error("another part of the restore stopped")]
     Stopped,
@@ -77,14 +76,58 @@ pub enum RestoreError {
     Interrupted,
 }
 
-fn count(paths: &[EntryPath]) -> String {
-    if paths.len() == 1 { "1 file".into() } else { format!("{} files", paths.len()) }
+impl RestoreError {
+    /// Says what the error means for a target in which `files` were being changed in place.
+    #[must_use]
+    pub(super) fn leaving(self, files: Vec<EntryPath>) -> Self {
+        let error = match self {
+            Self::Target(source) if source.is_no_space() => Self::NoSpace(source),
+            other => other,
+        };
+        if files.is_empty() { error } else { Self::Incomplete { files, error: Box::new(error) } }
+    }
 }
 
-fn names(paths: &[EntryPath]) -> String {
-    let mut names: Vec<String> = paths.iter().take(10).map(ToString::to_string).collect();
-    if paths.len() > names.len() {
+/// Names files that are neither what they were nor as in the snapshot.
+#[must_use]
+pub fn incomplete(files: &[EntryPath]) -> String {
+    let mut names: Vec<String> = files.iter().take(10).map(ToString::to_string).collect();
+    if files.len() > names.len() {
         names.push("…".into());
     }
-    names.join(", ")
+    let count = if files.len() == 1 { "1 file is".to_owned() } else { format!("{} files are", files.len()) };
+    format!("{count} incomplete: {}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    fn paths(count: usize) -> Vec<EntryPath> {
+        (0..count).map(|number| EntryPath::new(format!("f{number}")).unwrap()).collect()
+    }
+
+    #[test]
+    fn whatever_ends_a_restore_names_the_files_that_it_leaves_incomplete() {
+        let root = |source| TargetError::Root { path: "t".into(), operation: "write to disk", source };
+        for (error, files, words) in [
+            (RestoreError::Interrupted, 1, "from here; 1 file is incomplete: f0"),
+            (RestoreError::Target(root(Errno::NOSPC)), 2, "the target is full; 2 files are incomplete: f0, f1"),
+            (
+                RestoreError::Target(root(Errno::IO)),
+                12,
+                "12 files are incomplete: f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, …",
+            ),
+        ] {
+            let text = error.leaving(paths(files)).to_string();
+            assert!(text.ends_with(words), "{text}");
+        }
+        for full in [Errno::NOSPC, Errno::DQUOT] {
+            let error = RestoreError::Target(root(full)).leaving(Vec::new());
+            assert!(matches!(error, RestoreError::NoSpace(_)), "{error}");
+        }
+        assert!(matches!(RestoreError::Target(root(Errno::IO)).leaving(Vec::new()), RestoreError::Target(_)));
+    }
 }

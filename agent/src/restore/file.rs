@@ -1,24 +1,53 @@
 //! A file on its way back: its chunks arrive in any order, on any thread.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use vsync_protocol::id::Cid;
 use vsync_protocol::tree::{Entry, EntryPath};
 
+use super::compare::CompareJob;
 use super::known::{Chunks, Known};
 use super::record::Kept;
+use crate::progress::Counter;
 use crate::volume::{Placed, Staging, State, Target, TargetError, TargetFile};
 
 /// Larger files keep what was written when the restore is interrupted.
 const RESUMABLE_FROM: u64 = 16 << 20;
+
+/// How much of a file's content has been dealt with.
+pub(super) struct Counted {
+    len: u64,
+    done: AtomicU64,
+}
+
+impl Counted {
+    pub(super) const fn new(len: u64) -> Self {
+        Self { len, done: AtomicU64::new(0) }
+    }
+
+    /// Counts bytes that were written, or found right. What is looked at twice counts once: a file
+    /// never adds more to `total` than it has.
+    pub(super) fn add(&self, bytes: u64, total: &Counter) {
+        let counted = |done: u64| Some(done.saturating_add(bytes).min(self.len));
+        let before = self.done.fetch_update(Ordering::Relaxed, Ordering::Relaxed, counted).unwrap_or(self.len);
+        total.add(bytes.min(self.len - before));
+    }
+
+    /// Counts all that is not counted yet: the file is done.
+    pub(super) fn finish(&self, total: &Counter) {
+        self.add(u64::MAX, total);
+    }
+}
 
 /// A file that is being written.
 pub(super) struct FileTask {
     pub(super) entry: Entry,
     /// Which file of the snapshot it is, counted in path order.
     number: u64,
+    /// Shared with what is known of the older version.
+    pub(super) counted: Arc<Counted>,
     file: RwLock<Option<TargetFile>>,
     in_place: bool,
     /// Bytes that the file has in the end.
@@ -41,20 +70,21 @@ pub(super) enum Outcome {
 
 impl FileTask {
     /// A file that does not exist yet; it is created when its first chunk comes.
-    pub(super) const fn new(entry: Entry, number: u64) -> Self {
-        Self::with(entry, number, None, false)
+    pub(super) fn new(job: &CompareJob) -> Self {
+        Self::with(job, None, false)
     }
 
     /// A file that is open already.
-    pub(super) const fn open(entry: Entry, number: u64, file: TargetFile, in_place: bool) -> Self {
-        Self::with(entry, number, Some(file), in_place)
+    pub(super) fn open(job: &CompareJob, file: TargetFile, in_place: bool) -> Self {
+        Self::with(job, Some(file), in_place)
     }
 
-    const fn with(entry: Entry, number: u64, file: Option<TargetFile>, in_place: bool) -> Self {
+    fn with(job: &CompareJob, file: Option<TargetFile>, in_place: bool) -> Self {
         Self {
-            len: entry.size,
-            entry,
-            number,
+            len: job.entry.size,
+            entry: job.entry.clone(),
+            number: job.number,
+            counted: job.counted.clone(),
             file: RwLock::new(file),
             in_place,
             outstanding: AtomicUsize::new(1),
@@ -184,5 +214,24 @@ impl FileTask {
             return Ok(Some(Outcome::Failed));
         }
         file.finish(target, &self.entry).map(|placed| Some(Outcome::Restored(placed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_byte_of_a_file_counts_once() {
+        let total = Counter::default();
+        let counted = Counted::new(100);
+        for (bytes, all) in [(30, 30), (0, 30), (50, 80), (50, 100), (1, 100)] {
+            counted.add(bytes, &total);
+            assert_eq!(total.get(), all);
+        }
+        counted.finish(&total);
+        Counted::new(7).finish(&total);
+        Counted::new(0).finish(&total);
+        assert_eq!(total.get(), 107);
     }
 }

@@ -34,7 +34,7 @@ fn create_link(target: &Target, report: &mut Report, link: &Entry) -> Result<(),
     let earlier = link.target.as_deref().and_then(|path| EntryPath::new(path).ok()).unwrap_or_default();
     match target.create_link(&link.path, &earlier) {
         Ok(()) => Ok(()),
-        Err(error @ TargetError::NoSpace { .. }) => Err(error.into()),
+        Err(error @ (TargetError::NoSpace { .. } | TargetError::Root { .. })) => Err(error.into()),
         Err(error) => {
             let reason = format!("cannot be linked to {earlier}: {error}");
             report.damaged.push((link.path.clone(), reason));

@@ -14,6 +14,8 @@ mod error;
 mod file;
 mod finish;
 mod known;
+mod links;
+mod mark;
 mod moved;
 mod pieces;
 mod plan;
@@ -34,7 +36,8 @@ use crate::tree::TreeReader;
 use crate::vault::{Opener, Vault};
 use crate::volume::{Target, Unrestored};
 
-pub use error::RestoreError;
+pub use error::{RestoreError, incomplete};
+pub use mark::Mark;
 pub use select::Selection;
 
 /// What of a snapshot is restored, and how.
@@ -72,7 +75,9 @@ pub struct Report {
     pub damaged: Vec<(EntryPath, String)>,
     /// Attributes that could not be set.
     pub unrestored: Vec<Unrestored>,
-    /// What was not exact in the snapshot itself.
+    /// Places in the target that could not be looked through: what is there stays.
+    pub left: Vec<(EntryPath, String)>,
+    /// What was not exact in the snapshot itself, of what was selected.
     pub defects: Vec<(EntryPath, String)>,
     /// From start to the last byte on disk.
     pub duration: Duration,
@@ -82,7 +87,7 @@ impl Report {
     /// Whether everything is as it was at the source.
     #[must_use]
     pub const fn is_exact(&self) -> bool {
-        self.damaged.is_empty() && self.unrestored.is_empty()
+        self.damaged.is_empty() && self.unrestored.is_empty() && self.left.is_empty() && self.defects.is_empty()
     }
 }
 
@@ -125,20 +130,21 @@ pub fn run(
     let bytes = snapshot.sealed.bytes;
     let record = options.records.as_ref().filter(|_| options.selection.is_all());
     let record = record.and_then(|records| Some(records.join(record::name(directory)?)));
-    let restore = transfer::Restore { remote, vault, cutter, target, options, progress, record, bytes };
+    let restore = transfer::Restore { remote, vault, snapshot, cutter, target, options, progress, record, bytes };
     let mut outcome = restore.transfer(tree)?;
     if outcome.report.entries == 0 && !options.selection.is_all() {
         return Err(RestoreError::NothingSelected { snapshot: snapshot.id });
     }
     if !options.dry_run {
         let top = root.directory.filter(|_| options.selection.is_all()).map(as_root);
-        finish::run(&restore.target, &mut outcome, top)?;
+        finish::run(&restore.target, &mut outcome, top).map_err(|error| error.leaving(Vec::new()))?;
     }
     let mut report = outcome.report;
     report.deleted = outcome.extraneous.len();
     report.files_opened = progress.opened.get();
     report.bytes_read = progress.read.get();
     report.defects = root.defects;
+    report.defects.retain(|(path, _)| options.selection.concerns(path));
     report.duration = begun.elapsed();
     Ok(report)
 }

@@ -120,6 +120,10 @@ pub(super) fn rebuild(
             return Ok(false);
         }
         task.write(&shared.restore.target, &buffer, to)?;
+        // What stays at its place was counted when it was found there.
+        if from != to {
+            shared.count(task, buffer.len() as u64);
+        }
         Ok(true)
     };
     let elsewhere =

@@ -2,20 +2,20 @@
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use crossbeam_channel::{Sender, bounded};
 use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
 
 use super::RestoreError;
 use super::compare::{CompareJob, Existing};
+use super::file::Counted;
+use super::links::{Ahead, Name, Outside};
 use super::record::{Kept, Reader};
 use super::transfer::{Shared, Transferred, lock};
 use crate::remote::RemoteNodes;
 use crate::tree::{Item, Piece, TreeReader};
-use crate::volume::{Found, Step, Walker};
-
-/// Pieces handed on at once.
-const RUN: usize = 1024;
+use crate::volume::{Defect, DefectReason, Found, Step, Walker};
 
 /// Goes through the tree; files are handed to the comparing threads.
 pub(super) fn run(
@@ -25,12 +25,12 @@ pub(super) fn run(
     record: Option<Reader>,
 ) -> Result<Transferred, RestoreError> {
     let walker = shared.restore.target.scan()?;
-    let mut present = Present { walker, next: None, swept: None };
+    let mut present = Present { walker, next: None, swept: None, unseen: Vec::new() };
     present.advance();
     Plan {
         shared,
-        tree,
-        item: None,
+        tree: Ahead::new(tree)?,
+        outside: Outside::default(),
         jobs,
         record,
         files: 0,
@@ -44,8 +44,8 @@ pub(super) fn run(
 
 struct Plan<'a, 'b> {
     shared: &'a Shared<'b>,
-    tree: TreeReader<RemoteNodes>,
-    item: Option<Item>,
+    tree: Ahead,
+    outside: Outside,
     jobs: Sender<CompareJob>,
     /// What the restore before left in the target.
     record: Option<Reader>,
@@ -61,21 +61,16 @@ struct Plan<'a, 'b> {
 impl Plan<'_, '_> {
     fn run(mut self) -> Result<Transferred, RestoreError> {
         let selection = &self.shared.restore.options.selection;
-        self.item = self.tree.next_item()?;
-        while let Some(item) = self.item.take() {
+        while let Some(item) = self.tree.advance()? {
             self.shared.check()?;
-            let Item::Entry(entry) = item else {
-                self.item = self.tree.next_item()?;
-                continue;
-            };
+            let Item::Entry(entry) = item else { continue };
             if selection.is_past(&entry.path) {
                 break;
             }
             if entry.path == selection.start() {
                 self.base_is_directory = entry.kind == EntryKind::Directory;
             }
-            self.item = self.tree.next_item()?;
-            if selection.contains(&entry.path) {
+            if selection.contains(&entry.path, entry.kind == EntryKind::Directory) {
                 self.entry(*entry)?;
             }
         }
@@ -83,6 +78,7 @@ impl Plan<'_, '_> {
             while let Some(found) = self.present.next.take() {
                 self.extraneous(&found)?;
             }
+            lock(&self.shared.report).left = self.present.unseen;
         }
         Ok(self.done)
     }
@@ -91,17 +87,31 @@ impl Plan<'_, '_> {
         let selection = &self.shared.restore.options.selection;
         let path = selection.place(&entry.path, self.base_is_directory);
         let entry = Entry { path, ..entry };
-        self.done.report.entries += 1;
+        lock(&self.shared.report).entries += 1;
         let existing = self.existing(&entry.path)?;
         if existing.as_ref().is_some_and(|found| found.entry.kind == EntryKind::Directory)
             && entry.kind != EntryKind::Directory
         {
             // What is in the directory goes with it, when something else takes its place.
             self.present.swept = Some(entry.path.clone());
+            self.present.unseen.retain(|(path, _)| !path.is_within(&entry.path));
         }
         match entry.kind {
+            EntryKind::HardLink if !selection.is_all() => self.name(entry, existing),
+            _ => self.bring(entry, existing, None),
+        }
+    }
+
+    /// Brings an entry about; its content is what comes next in the snapshot's tree, or in another.
+    fn bring(
+        &mut self,
+        entry: Entry,
+        existing: Option<Box<Found>>,
+        elsewhere: Option<&mut Ahead>,
+    ) -> Result<(), RestoreError> {
+        match entry.kind {
             EntryKind::Directory => self.directory(entry),
-            EntryKind::HardLink => self.done.links.push(&entry).map_err(RestoreError::Deferred),
+            EntryKind::HardLink => self.link(&entry),
             EntryKind::File => {
                 let kept = self.record.as_mut().and_then(|record| {
                     let kept = record.find(&entry.path)?;
@@ -109,10 +119,44 @@ impl Plan<'_, '_> {
                     (found.device == record.device() && is_untouched(found, &kept)).then_some(kept)
                 });
                 let existing = existing.map_or(Existing::Nothing, |found| self.usable(&found));
-                self.file(entry, existing, kept)
+                self.file(entry, existing, kept, elsewhere)
             }
             _ => self.node(&entry, existing),
         }
+    }
+
+    /// A further name in a part of a snapshot: of a file that is restored elsewhere, or not at all.
+    fn name(&mut self, link: Entry, existing: Option<Box<Found>>) -> Result<(), RestoreError> {
+        let selection = &self.shared.restore.options.selection;
+        let Some(target) = link.target.as_deref().and_then(|path| EntryPath::new(path).ok()) else {
+            return self.link(&link);
+        };
+        let found = if selection.contains(&target, false) {
+            Name::Of(selection.place(&target, self.base_is_directory))
+        } else {
+            self.outside.find(self.shared.restore, target, &link.path)?
+        };
+        match found {
+            Name::Of(place) => self.link(&Entry { target: Some(place.as_bytes().to_vec()), ..link }),
+            Name::First(entry, mut tree) => {
+                self.bring(*entry, existing, Some(tree.as_mut()))?;
+                self.outside.keep(tree);
+                Ok(())
+            }
+            Name::OfNothing(target) => {
+                let reason = format!("it is a name of {target}, which the snapshot does not have");
+                lock(&self.shared.report).damaged.push((link.path, reason));
+                Ok(())
+            }
+        }
+    }
+
+    fn link(&mut self, link: &Entry) -> Result<(), RestoreError> {
+        if !self.shared.restore.options.dry_run {
+            self.make_parents(&link.path)?;
+        }
+        self.shared.restore.progress.entries.add(1);
+        self.done.links.push(link).map_err(RestoreError::Deferred)
     }
 
     /// What is at `path` now. Everything before it that was not asked for is extraneous.
@@ -197,11 +241,18 @@ impl Plan<'_, '_> {
         }
     }
 
-    fn file(&mut self, entry: Entry, existing: Existing, kept: Option<Kept>) -> Result<(), RestoreError> {
+    fn file(
+        &mut self,
+        entry: Entry,
+        existing: Existing,
+        kept: Option<Kept>,
+        elsewhere: Option<&mut Ahead>,
+    ) -> Result<(), RestoreError> {
         if !self.shared.restore.options.dry_run {
             self.make_parents(&entry.path)?;
         }
-        let (first, complete) = self.pieces()?;
+        let tree = elsewhere.unwrap_or(&mut self.tree);
+        let (first, complete) = tree.pieces()?;
         // A stream's entry, made before its end, does not tell its length; but a stream is all
         // that there is in its snapshot.
         let size = match (complete, entry.size) {
@@ -210,35 +261,27 @@ impl Plan<'_, '_> {
             (false, size) => size,
         };
         // What a snapshot says of itself is only as true as the machine that made it.
-        self.done.report.bytes = self.done.report.bytes.saturating_add(size);
+        {
+            let mut report = lock(&self.shared.report);
+            report.bytes = report.bytes.saturating_add(size);
+        }
         let (pieces, queue) = bounded(4);
         let kept = kept.filter(|_| existing != Existing::Nothing);
-        let job = CompareJob { entry: Entry { size, ..entry }, number: self.files, pieces: queue, existing, kept };
+        let counted = Arc::new(Counted::new(size));
+        let entry = Entry { size, ..entry };
+        let job = CompareJob { entry, number: self.files, counted, pieces: queue, existing, kept };
         self.files += 1;
         let stopped = |_| RestoreError::Stopped;
         pieces.send(first).map_err(|_| RestoreError::Stopped)?;
         self.jobs.send(job).map_err(stopped)?;
         let mut more = !complete;
         while more {
-            let (run, complete) = self.pieces()?;
+            let (run, complete) = tree.pieces()?;
             // A comparing thread that failed has said why.
             pieces.send(run).map_err(|_| RestoreError::Stopped)?;
             more = !complete;
         }
         Ok(())
-    }
-
-    /// The next pieces of the current file, and whether they are the last.
-    fn pieces(&mut self) -> Result<(Vec<Piece>, bool), RestoreError> {
-        let mut pieces = Vec::new();
-        while let Some(Item::Piece(piece)) = self.item {
-            pieces.push(piece);
-            self.item = self.tree.next_item()?;
-            if pieces.len() == RUN {
-                return Ok((pieces, !matches!(self.item, Some(Item::Piece(_)))));
-            }
-        }
-        Ok((pieces, true))
     }
 }
 
@@ -253,14 +296,22 @@ struct Present {
     next: Option<Box<Found>>,
     /// The last extraneous entry: what is below it goes with it.
     swept: Option<EntryPath>,
+    /// What could not be looked at, and why. Of what is there, nothing can be compared or deleted.
+    unseen: Vec<(EntryPath, String)>,
 }
 
 impl Present {
     fn advance(&mut self) {
         self.next = self.walker.by_ref().find_map(|step| match step {
             Step::Found(found) => Some(found),
-            // What cannot be looked at cannot be compared either: it will be replaced.
-            Step::Defect(_) => None,
+            Step::Defect(Defect { path, reason }) => {
+                // What goes with its directory does not stay.
+                let goes = self.swept.as_ref().is_some_and(|swept| path.is_within(swept));
+                if !goes && reason != DefectReason::Vanished {
+                    self.unseen.push((path, reason.to_string()));
+                }
+                None
+            }
         });
     }
 }

@@ -1,19 +1,18 @@
 //! Which entries of a snapshot are restored.
 
-use globset::{Glob, GlobSet, GlobSetBuilder};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use vsync_protocol::tree::EntryPath;
 
 use super::RestoreError;
+use crate::pattern::Pattern;
 
 /// A part of a snapshot: what lies below a path and fits patterns.
 #[derive(Debug, Default)]
 pub struct Selection {
     /// Restored as if it were the whole.
     base: EntryPath,
-    include: Option<GlobSet>,
-    exclude: Option<GlobSet>,
+    /// Everything, if there are none.
+    include: Vec<Pattern>,
+    exclude: Vec<Pattern>,
 }
 
 impl Selection {
@@ -28,8 +27,8 @@ impl Selection {
 
     /// Whether everything is selected: only then are extraneous entries deleted.
     #[must_use]
-    pub const fn is_all(&self) -> bool {
-        self.base.is_root() && self.include.is_none() && self.exclude.is_none()
+    pub fn is_all(&self) -> bool {
+        self.base.is_root() && self.include.is_empty() && self.exclude.is_empty()
     }
 
     /// Where in the tree to begin.
@@ -46,18 +45,27 @@ impl Selection {
 
     /// Whether `path` is selected.
     #[must_use]
-    pub fn contains(&self, path: &EntryPath) -> bool {
-        let fits = |set: &GlobSet| {
-            let mut place = Some(path.clone());
+    pub fn contains(&self, path: &EntryPath, is_directory: bool) -> bool {
+        let fits = |patterns: &[Pattern]| {
+            let (mut place, mut is_directory) = (Some(path.clone()), is_directory);
             while let Some(at) = place.filter(|at| !at.is_root()) {
-                if set.is_match(OsStr::from_bytes(at.as_bytes())) {
+                if patterns.iter().any(|pattern| pattern.fits(&at, is_directory)) {
                     return true;
                 }
-                place = at.parent();
+                (place, is_directory) = (at.parent(), true);
             }
             false
         };
-        path.is_within(&self.base) && self.include.as_ref().is_none_or(fits) && !self.exclude.as_ref().is_some_and(fits)
+        path.is_within(&self.base)
+            && (self.include.is_empty() || fits(&self.include))
+            && (self.exclude.is_empty() || !fits(&self.exclude))
+    }
+
+    /// Whether what is wrong with `path`, and perhaps with what is below it, is wrong with what
+    /// is selected.
+    #[must_use]
+    pub fn concerns(&self, path: &EntryPath) -> bool {
+        self.is_all() || self.contains(path, true) || self.base.is_within(path)
     }
 
     /// Where in the target `path` goes: below a base directory its content, of a single
@@ -73,26 +81,8 @@ impl Selection {
     }
 }
 
-fn patterns(patterns: &[String]) -> Result<Option<GlobSet>, RestoreError> {
-    if patterns.is_empty() {
-        return Ok(None);
-    }
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let bad = |error: globset::Error| RestoreError::Pattern {
-            pattern: pattern.clone(),
-            reason: error.kind().to_string(),
-        };
-        // As in .gitignore: a pattern without a slash fits a name anywhere.
-        let trimmed = pattern.trim_start_matches('/');
-        let anywhere = !pattern.contains('/');
-        set.add(Glob::new(trimmed).map_err(bad)?);
-        if anywhere {
-            set.add(Glob::new(&format!("**/{trimmed}")).map_err(bad)?);
-        }
-    }
-    let bad = |error: globset::Error| RestoreError::Pattern { pattern: patterns.join(" "), reason: error.to_string() };
-    set.build().map(Some).map_err(bad)
+fn patterns(patterns: &[String]) -> Result<Vec<Pattern>, RestoreError> {
+    Ok(patterns.iter().map(|pattern| Pattern::parse(pattern)).collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]
@@ -120,16 +110,25 @@ mod tests {
             ("base", false),
             ("secrets/pg.conf", false),
         ] {
-            assert_eq!(selection.contains(&path(text)), selected, "{text}");
+            assert_eq!(selection.contains(&path(text), false), selected, "{text}");
         }
         assert!(!selection.is_all());
         assert!(Selection::new(EntryPath::root(), &strings(&["a["]), &[]).is_err());
     }
 
     #[test]
+    fn a_star_stays_in_its_directory() {
+        let selection = Selection::new(EntryPath::root(), &[], &strings(&["data/*.tmp", "logs/"])).unwrap();
+        assert!(!selection.contains(&path("data/a.tmp"), false) && selection.contains(&path("data/a/b.tmp"), false));
+        assert!(!selection.contains(&path("x/logs"), true) && !selection.contains(&path("x/logs/y"), false));
+        assert!(selection.contains(&path("x/logs"), false), "a file of that name");
+        assert!(selection.concerns(&path("data/a")) && !selection.concerns(&path("data/b.tmp")));
+    }
+
+    #[test]
     fn below_a_base_paths_are_relative_to_it() {
         let selection = Selection::new(path("a/b"), &[], &[]).unwrap();
-        assert!(selection.contains(&path("a/b/c")) && !selection.contains(&path("a/bc")));
+        assert!(selection.contains(&path("a/b/c"), false) && !selection.contains(&path("a/bc"), false));
         assert_eq!(selection.place(&path("a/b/c/d"), true), path("c/d"));
         assert_eq!(selection.place(&path("a/b"), true), EntryPath::root());
         assert_eq!(selection.place(&path("a/b"), false), path("b"));

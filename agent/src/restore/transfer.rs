@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use vsync_protocol::blob::BlobKind;
@@ -21,9 +22,10 @@ use crate::chunk::Cutter;
 use crate::progress::Progress;
 use crate::remote::{Fetched, Fetcher, Remote, RemoteNodes};
 use crate::shelf::Shelf;
+use crate::snapshot::Snapshot;
 use crate::tree::{Reference, TreeReader};
 use crate::vault::{Opener, Vault};
-use crate::volume::{Target, TargetError};
+use crate::volume::Target;
 
 /// Bytes of plaintext asked for and not yet written.
 const BUDGET: usize = 64 << 20;
@@ -36,6 +38,9 @@ const COST: usize = 1 << 10;
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 4 << 20;
 
+/// How often whoever waits for the end looks whether somebody asked to stop.
+const LOOK: Duration = Duration::from_millis(50);
+
 const WRITERS: usize = 2;
 const COMPARERS: usize = 2;
 
@@ -43,6 +48,7 @@ const COMPARERS: usize = 2;
 pub(super) struct Restore<'a> {
     pub(super) remote: &'a Remote,
     pub(super) vault: &'a Arc<Vault>,
+    pub(super) snapshot: &'a Snapshot,
     /// Cuts files as the snapshot's were cut, if this program knows how.
     pub(super) cutter: Option<Cutter>,
     pub(super) target: Arc<Target>,
@@ -74,6 +80,8 @@ pub(super) struct Shared<'a> {
     budget: Budget,
     /// Where chunks go that were asked for.
     wanted: Mutex<HashMap<Cid, Wanted>>,
+    /// Nothing is wanted any more, or the work has stopped.
+    emptied: Condvar,
     /// To be asked for with the next batch.
     batch: Mutex<Batch>,
     fetcher: Fetcher,
@@ -124,6 +132,7 @@ impl Restore<'_> {
             restore: self,
             budget: Budget::new(BUDGET),
             wanted: Mutex::default(),
+            emptied: Condvar::new(),
             batch: Mutex::default(),
             fetcher: self.remote.fetcher(),
             arrivals,
@@ -154,24 +163,16 @@ impl Restore<'_> {
             let drained = shared.stopping(shared.drain());
             drop(done);
             let written: Vec<_> = writers.into_iter().map(join).collect();
-            let outcomes = compared.into_iter().chain([drained]).chain(written);
-            let failure = outcomes.filter_map(Result::err).chain(planned.as_ref().err().map(|_| RestoreError::Stopped));
-            let mut failures: Vec<RestoreError> = failure.collect();
-            let mut transferred = match planned {
-                Ok(transferred) => transferred,
-                Err(error) => {
-                    failures.insert(0, error);
-                    Transferred::default()
-                }
+            let (mut transferred, failed) = match planned {
+                Ok(transferred) => (transferred, None),
+                Err(error) => (Transferred::default(), Some(error)),
             };
-            let grave = failures.iter().position(|error| !matches!(error, RestoreError::Stopped)).unwrap_or(0);
-            if grave < failures.len() {
-                return Err(shared.explain(failures.swap_remove(grave)));
+            let outcomes = compared.into_iter().chain([drained]).chain(written);
+            if let Some(failure) = outcomes.filter_map(Result::err).chain(failed).max_by_key(gravity) {
+                return Err(failure.leaving(std::mem::take(&mut *lock(&shared.in_place))));
             }
             transferred.record = lock(&shared.record).take();
-            let report = std::mem::take(&mut *lock(&shared.report));
-            transferred.report =
-                Report { entries: transferred.report.entries, bytes: transferred.report.bytes, ..report };
+            transferred.report = std::mem::take(&mut *lock(&shared.report));
             Ok(transferred)
         })
     }
@@ -184,6 +185,7 @@ impl Shared<'_> {
             self.stopped.store(true, Ordering::Relaxed);
             // Whoever waits for the budget gets it, and sees that the work has stopped.
             lock(&self.wanted).clear();
+            self.emptied.notify_all();
         }
         outcome
     }
@@ -198,18 +200,12 @@ impl Shared<'_> {
         }
     }
 
-    fn explain(&self, error: RestoreError) -> RestoreError {
-        match error {
-            RestoreError::Target(source @ TargetError::NoSpace { .. }) => {
-                RestoreError::NoSpace { incomplete: std::mem::take(&mut *lock(&self.in_place)), source }
-            }
-            other => other,
-        }
-    }
-
     /// Remembers that a file is not what it was and not yet what it will be.
     pub(super) fn changing_in_place(&self, path: &EntryPath) {
-        lock(&self.in_place).push(path.clone());
+        let mut in_place = lock(&self.in_place);
+        if !in_place.contains(path) {
+            in_place.push(path.clone());
+        }
     }
 
     /// Brings a chunk of `task` to `offset`: from another file if one has it, else it is asked
@@ -273,6 +269,7 @@ impl Shared<'_> {
         }
         task.write(target, &plain, offset)?;
         self.restore.progress.written.add(plain.len() as u64);
+        self.count(task, plain.len() as u64);
         Ok(true)
     }
 
@@ -291,9 +288,10 @@ impl Shared<'_> {
     /// Waits until everything asked for has been written.
     fn drain(&self) -> Result<(), RestoreError> {
         self.ask()?;
-        while !lock(&self.wanted).is_empty() {
+        let mut wanted = lock(&self.wanted);
+        while !wanted.is_empty() {
             self.check()?;
-            thread::sleep(std::time::Duration::from_millis(1));
+            (wanted, _) = self.emptied.wait_timeout(wanted, LOOK).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(())
     }
@@ -338,6 +336,7 @@ impl Shared<'_> {
                 let Some(entry) = wanted.get(&cid) else { return Ok(()) };
                 if entry.places.len() == written {
                     wanted.remove(&cid);
+                    self.wake(&wanted);
                     return Ok(());
                 }
                 entry.places[written..].to_vec()
@@ -345,16 +344,27 @@ impl Shared<'_> {
             for (task, offset) in &places {
                 task.write(&self.restore.target, &plain, *offset)?;
                 self.restore.progress.written.add(plain.len() as u64);
+                self.count(task, plain.len() as u64);
                 self.settle(task)?;
             }
             written += places.len();
         }
     }
 
+    /// Tells whoever waits for the end.
+    fn wake(&self, wanted: &HashMap<Cid, Wanted>) {
+        if wanted.is_empty() {
+            self.emptied.notify_all();
+        }
+    }
+
     /// A chunk that cannot be had: its files will not be complete.
     fn lost(&self, cid: Cid, reason: &str) -> Result<(), RestoreError> {
-        let Some(wanted) = lock(&self.wanted).remove(&cid) else { return Ok(()) };
-        for (task, offset) in wanted.places {
+        let mut wanted = lock(&self.wanted);
+        let Some(Wanted { places, .. }) = wanted.remove(&cid) else { return Ok(()) };
+        self.wake(&wanted);
+        drop(wanted);
+        for (task, offset) in places {
             let place = format!("the chunk {} at byte {offset} is {reason}", &cid.to_string()[..16]);
             self.damaged(&task, place);
             self.settle(&task)?;
@@ -369,6 +379,11 @@ impl Shared<'_> {
         if report.damaged.last().is_none_or(|(path, _)| path != task.path()) {
             report.damaged.push((task.path().clone(), reason));
         }
+    }
+
+    /// Counts bytes of a file's content that are where they should be.
+    pub(super) fn count(&self, task: &FileTask, bytes: u64) {
+        task.counted.add(bytes, &self.restore.progress.bytes);
     }
 
     /// Keeps for the next restore what it may know of a file.
@@ -392,12 +407,19 @@ impl Shared<'_> {
                 report.unrestored.extend(placed.unrestored);
             }
         }
-        if task.is_in_place() {
-            lock(&self.in_place).retain(|path| path != task.path());
-        }
+        lock(&self.in_place).retain(|path| path != task.path());
         self.restore.progress.entries.add(1);
-        self.restore.progress.bytes.add(task.entry.size);
+        task.counted.finish(&self.restore.progress.bytes);
         Ok(())
+    }
+}
+
+/// Which of several failures tells why: the others stopped because of it.
+const fn gravity(failure: &RestoreError) -> u8 {
+    match failure {
+        RestoreError::Stopped => 0,
+        RestoreError::Interrupted => 1,
+        _ => 2,
     }
 }
 

@@ -65,6 +65,14 @@ pub enum TargetError {
     },
 }
 
+impl TargetError {
+    /// Whether there is no room: the disk may say so when it stores what was written long before.
+    #[must_use]
+    pub const fn is_no_space(&self) -> bool {
+        matches!(self, Self::NoSpace { .. } | Self::Root { source: Errno::NOSPC | Errno::DQUOT, .. })
+    }
+}
+
 /// Names what was tried, and on what, in the error of a system call.
 pub(super) trait Trying<T> {
     fn trying(self, operation: &'static str, path: &EntryPath) -> Result<T, TargetError>;

@@ -70,7 +70,8 @@ impl Round {
             rng.pick(&known.acknowledged).clone()
         };
         let what = format!("{}@{}", volume_name(number), chosen.0);
-        let running = self.host(number).spawn(["restore", &what, "--to-path", target.to_str().expect("a path")]);
+        let running =
+            self.host(number).spawn(["restore", &what, "--delete", "--to-path", target.to_str().expect("a path")]);
         if rng.below(5) == 0 {
             std::thread::sleep(Duration::from_millis(rng.below(700)));
             counts.add("restores killed");

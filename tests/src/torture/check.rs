@@ -58,7 +58,7 @@ impl Round {
         let target = crate::scratch();
         for id in &standing {
             let what = format!("{volume}@{id}");
-            let done = self.host(number).run(["restore", &what, "--to-path", path(target.path())]);
+            let done = self.host(number).run(["restore", &what, "--delete", "--to-path", path(target.path())]);
             if self.damaging && done.status() == Some(13) {
                 counts.add("snapshots named as damaged");
                 continue;

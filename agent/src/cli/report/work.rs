@@ -5,9 +5,9 @@ use crate::backup::BackupError;
 use crate::cache::CacheError;
 use crate::cli::backup::CommandFailed;
 use crate::dump::DumpError;
-use crate::find::BadPattern;
+use crate::pattern::BadPattern;
 use crate::remote::NodeError;
-use crate::restore::RestoreError;
+use crate::restore::{self, RestoreError};
 use crate::tree::TreeError;
 use crate::verify::VerifyError;
 use crate::volume::TargetError;
@@ -65,17 +65,22 @@ impl From<RestoreError> for Failure {
         match error {
             RestoreError::Remote(error) => error.into(),
             RestoreError::Snapshot(error) => error.into(),
+            RestoreError::Incomplete { files, error } => {
+                let failure = Self::from(*error);
+                let heading = format!("{}; {}", failure.heading, restore::incomplete(&files));
+                Self { heading, ..failure }
+            }
             RestoreError::Tree(TreeError::Node { source: NodeError::Remote(error), .. }) => error.into(),
             RestoreError::Tree(_) | RestoreError::Blob { .. } => Self::of(&error, Exit::Damage).hint(
                 "try an older snapshot; the next backup of the volume repairs what the source still has".to_owned(),
             ),
-            RestoreError::NoSpace { .. } => Self::of(&error, Exit::NoSpace).hint(
+            RestoreError::NoSpace(_) => Self::of(&error, Exit::NoSpace).hint(
                 "make room and run the same command again: what is there already is not fetched twice".to_owned(),
             ),
             RestoreError::NothingSelected { .. } => {
                 Self::of(&error, Exit::NotFound).hint("`vsync ls` shows what there is".to_owned())
             }
-            RestoreError::Pattern { .. } => Self::of(&error, Exit::Usage).hint(PATTERN.to_owned()),
+            RestoreError::Pattern(error) => error.into(),
             RestoreError::Interrupted => Self::of(&error, Exit::Interrupted),
             RestoreError::Target(TargetError::NoSpace { .. }) => Self::of(&error, Exit::NoSpace).hint(
                 "make room and run the same command again: what is there already is not fetched twice".to_owned(),
