@@ -20,6 +20,8 @@ use vsync_protocol::limits::MAX_UPLOAD_STREAMS;
 use vsync_protocol::wire::{FRAME_HEAD_LEN, FrameHead, Refusal, RefusalCode};
 
 use crate::archive::Archive;
+use crate::catalog::Group;
+use crate::limits::Receiving;
 use crate::pins::SessionPins;
 use crate::refusal::refusal;
 use crate::shares::{Filling, Shares, Turn};
@@ -70,7 +72,7 @@ impl Session {
     /// that it received is durable.
     pub(crate) fn begin(
         id: u32,
-        volume: VolumeName,
+        group: Group,
         allowance: Option<Allowance>,
         (archive, shares): (Arc<Archive>, &Arc<Shares>),
     ) -> (Arc<Self>, [JoinHandle<()>; 2]) {
@@ -82,7 +84,8 @@ impl Session {
         let filling = shares.fill();
         let checker = Checker { packs, progress: progress.clone(), pack: PackBuilder::default(), filling, allowance };
         let pins = archive.session_pins();
-        let keeper = Keeper { archive, pins: pins.clone(), progress: progress.clone() };
+        let volume = group.volume.clone();
+        let keeper = Keeper { archive, group, pins: pins.clone(), progress: progress.clone() };
         let threads = [
             tokio::task::spawn_blocking(move || checker.run(&items)),
             tokio::task::spawn_blocking(move || keeper.run(&tasks)),
@@ -96,7 +99,12 @@ impl Session {
     }
 
     /// Reads frames from upload stream `stream` until it ends or the session fails.
-    pub(crate) async fn receive(&self, stream: u32, from: &mut quinn::RecvStream) -> Result<(), Refusal> {
+    pub(crate) async fn receive(
+        &self,
+        stream: u32,
+        from: &mut quinn::RecvStream,
+        receiving: &Receiving,
+    ) -> Result<(), Refusal> {
         let stream = stream as usize;
         loop {
             self.check()?;
@@ -107,8 +115,8 @@ impl Session {
                 Err(_) => return Err(cut_off()),
             }
             let head = FrameHead::decode(&head).ok_or_else(|| refusal(RefusalCode::Malformed, "frame too long"))?;
-            let mut blob = vec![0; head.len];
-            from.read_exact(&mut blob).await.map_err(|_| cut_off())?;
+            let _received = receiving.room_for(head.len).await?;
+            let blob = read_blob(from, head.len).await?;
             // A blob larger than the queue has it for itself.
             let cost = head.len.clamp(LEAST_COST, QUEUE) as u32;
             let cost = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| closed())?;
@@ -152,6 +160,19 @@ impl Session {
         // When the thread is gone there is nothing left to close.
         let _ = self.queue.send(Item::Close);
     }
+}
+
+/// Reads a blob of which something must arrive all the time.
+async fn read_blob(from: &mut quinn::RecvStream, len: usize) -> Result<Vec<u8>, Refusal> {
+    let (mut blob, mut filled) = (vec![0; len], 0);
+    while filled < len {
+        match timeout(STALL, from.read(&mut blob[filled..])).await {
+            Ok(Ok(Some(read))) => filled += read,
+            Ok(_) => return Err(cut_off()),
+            Err(_) => return Err(refusal(RefusalCode::Malformed, "the rest of a blob does not arrive")),
+        }
+    }
+    Ok(blob)
 }
 
 fn closed() -> Refusal {
@@ -229,6 +250,7 @@ impl Checker {
 /// The thread that makes packs durable, while the checker fills the next one.
 struct Keeper {
     archive: Arc<Archive>,
+    group: Group,
     pins: SessionPins,
     progress: watch::Sender<Progress>,
 }
@@ -238,7 +260,9 @@ impl Keeper {
         for task in tasks {
             match task {
                 Task::Store(pack, _turn) => {
-                    if let Err(error) = self.archive.put(&self.pins, pack) {
+                    let bytes = pack.records().iter().map(|record| u64::from(record.len)).sum();
+                    let stored = self.archive.put(&self.pins, pack);
+                    if let Err(error) = stored.and_then(|()| self.archive.note_pending(&self.group, bytes)) {
                         fail(&self.progress, error.into());
                     }
                 }
