@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use thiserror::Error;
+use vsync_protocol::blob::{BlobKind, Header};
 use vsync_protocol::id::{Cid, ManifestHash, RealmId, SnapshotId};
 use vsync_protocol::log::LogEntry;
 use vsync_protocol::manifest::LogPosition;
@@ -22,6 +23,7 @@ use crate::catalog::{Accepted, Catalog, CatalogError, Location, Snapshot, State}
 use crate::catchup::{adopt, replay};
 use crate::clock::{Clock, Kept, Moment};
 use crate::pins::{Pins, SessionPins};
+use crate::store::ballast::Ballast;
 use crate::store::disk::{DiskStore, Reserve};
 use crate::store::health::Health;
 use crate::store::home::Home;
@@ -31,7 +33,7 @@ use crate::store::room::{Cached, Room};
 use crate::store::steps::Steps;
 use crate::store::{PackStore, StoreError, read_blob};
 use crate::upkeep::guard::Holds;
-use crate::upkeep::usage::Usages;
+use crate::upkeep::usage::{Pendings, Usages};
 
 /// Why something could not be done with the store.
 #[derive(Debug, Error)]
@@ -80,6 +82,8 @@ pub struct Archive {
     upkeep: Mutex<()>,
     pub(crate) holds: Mutex<Holds>,
     pub(crate) usages: Mutex<Usages>,
+    pub(crate) pendings: Mutex<Pendings>,
+    pub(crate) ballast: Ballast,
     _home: Home,
 }
 
@@ -104,7 +108,20 @@ impl Files {
 
     pub(crate) fn open_journal(&self, home: &Home, catalog: &Catalog) -> Result<(Journal, Vec<Logged>), ArchiveError> {
         let log = home.path().join("log");
+        if !log.join("chain.log").exists() && self.has_manifests()? {
+            let what = "it is gone, but there are manifests of snapshots; put a copy of it back";
+            return Err(StoreError::Log { path: log.join("chain.log"), offset: 0, what }.into());
+        }
         Ok(Journal::open(&log, &self.quarantine, catalog.mark()?, self.health.clone())?)
+    }
+}
+
+impl Files {
+    fn has_manifests(&self) -> Result<bool, StoreError> {
+        let path = self.manifests.path();
+        let mut entries = fs::read_dir(path).map_err(StoreError::io("list", path))?;
+        let is_manifest = |name: &Path| name.extension().is_some_and(|extension| extension == "manifest");
+        Ok(entries.any(|entry| entry.is_ok_and(|entry| is_manifest(&entry.path()))))
     }
 }
 
@@ -129,8 +146,10 @@ impl Archive {
     /// As [`Self::open`].
     pub fn open_in(world: World, data: &Path, realm: RealmId, reserve: Reserve) -> Result<Self, ArchiveError> {
         let home = Home::open(data, realm)?;
-        let files = Files::open(&home, reserve, world.steps.clone())?;
-        let catalog = Catalog::open(&catalog_path(home.path()), world.steps)?;
+        let ballast = Ballast::of(home.path(), reserve);
+        ballast.let_go_if_needed()?;
+        let files = Files::open(&home, reserve, world.steps)?;
+        let catalog = Catalog::open(&catalog_path(home.path()), files.health.clone())?;
         let (journal, missed) = files.open_journal(&home, &catalog)?;
         replay(&files.manifests, &catalog, missed)?;
         adopt(&files.packs, &catalog)?;
@@ -141,6 +160,7 @@ impl Archive {
         let time =
             kept.map_or_else(|| Kept { uptime: KEEP_TIME, ..Kept::begin(&moment) }, |kept| kept.advance(&moment));
         let (journal, time) = (Mutex::new(journal), Mutex::new(time));
+        ballast.take();
         Ok(Self {
             catalog,
             files,
@@ -153,6 +173,8 @@ impl Archive {
             upkeep: Mutex::default(),
             holds: Mutex::default(),
             usages: Mutex::default(),
+            pendings: Mutex::default(),
+            ballast,
             _home: home,
         })
     }
@@ -176,6 +198,8 @@ impl Archive {
             let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
             *time = Kept { seen: moment.now, passed: 0, ..time.advance(&moment) };
         }
+        let position = self.position().index;
+        self.record(|catalog| catalog.confirm(position, moment.now))?;
         self.keep_time()
     }
 
@@ -281,7 +305,7 @@ impl Archive {
         let mut whole = Vec::new();
         for (&cid, entry) in cids.iter().zip(self.catalog.entries(cids)?) {
             let Some(entry) = entry.filter(|entry| entry.state == State::Condemned) else { continue };
-            if matches!(read_blob(&self.files.packs, entry.pack, entry.offset, entry.len, cid), Ok(Some(_))) {
+            if read_blob(&self.files.packs, entry.pack, entry.offset, entry.len, cid)?.is_some() {
                 whole.push(cid);
             }
         }
@@ -304,7 +328,7 @@ impl Archive {
         if let Some(blob) = self.read(cid, location)? {
             return Ok(Some(blob));
         }
-        match self.catalog.locate(&[cid])?.into_iter().next().flatten() {
+        match self.catalog.locate_one(cid)? {
             Some(now) if (now.pack, now.offset) != (location.pack, location.offset) => Ok(self.read(cid, &now)?),
             _ => Ok(None),
         }
@@ -314,18 +338,35 @@ impl Archive {
     /// one counts as absent from then on, so that the next backup brings it again.
     ///
     /// # Errors
-    /// When the catalog fails. A copy that the medium cannot read is a damaged one.
+    /// When the catalog fails, or it cannot be told: that says nothing of the copy.
     pub fn recheck(&self, cid: Cid) -> Result<bool, ArchiveError> {
         // Compaction does not move the copy away meanwhile.
         let _gate = self.pins.hold();
-        let Some(location) = self.catalog.locate(&[cid])?.into_iter().next().flatten() else { return Ok(true) };
-        match self.read(cid, &location) {
-            Ok(Some(_)) => return Ok(false),
-            Ok(None) => tracing::error!("blob {cid} in pack {} is damaged", location.pack),
-            Err(error) => tracing::error!("blob {cid} is unreadable: {}", report(&error)),
+        let Some(location) = self.catalog.locate_one(cid)? else { return Ok(true) };
+        if self.read(cid, &location)?.is_some() {
+            return Ok(false);
         }
+        tracing::error!("blob {cid} in pack {} is damaged", location.pack);
         self.record(|catalog| catalog.add_damage(cid, location.pack))?;
         Ok(true)
+    }
+
+    /// The kind of the node `node` and what it refers to; none when it is absent, damaged or
+    /// no blob.
+    ///
+    /// # Errors
+    /// When the catalog fails, or it cannot be told.
+    pub(crate) fn references(&self, node: Cid) -> Result<Option<(BlobKind, Vec<Cid>)>, ArchiveError> {
+        // A second time, if compaction moved it between being found and being read.
+        for _ in 0..2 {
+            let entry = self.catalog.entries(&[node])?.pop().flatten();
+            let Some(entry) = entry.filter(|entry| entry.state != State::Corrupt) else { return Ok(None) };
+            if let Some(blob) = read_blob(&self.files.packs, entry.pack, entry.offset, entry.len, node)? {
+                let header = Header::parse(&blob).ok();
+                return Ok(header.map(|header| (header.kind, header.refs().collect())));
+            }
+        }
+        Ok(None)
     }
 
     /// Where the log stands.
@@ -359,12 +400,12 @@ impl Archive {
         check(self.catalog.last(&snapshot.volume, &snapshot.source).map_err(ArchiveError::from)?)?;
         // The log entry is the instant of commit: before it the manifest is a file that
         // nothing names, after it a crash leaves an entry that the next start repeats.
-        let write = || -> Result<Accepted, ArchiveError> {
+        let mut write = || -> Result<Accepted, ArchiveError> {
             let name = manifest_name(snapshot.hash);
             self.files.manifests.write(&name, &mut [IoSlice::new(&snapshot.manifest)], Cached::Kept)?;
             let logged = journal.append(LogEntry::Commit { manifest: snapshot.hash, at })?;
             let position = logged.mark.position;
-            self.record(|catalog| catalog.append(logged, Some(snapshot)))?;
+            self.repeat(&logged, Some(&snapshot))?;
             Ok(Accepted { position, at })
         };
         write().map(Some).map_err(E::from)
@@ -379,12 +420,14 @@ impl Archive {
         &self,
         decide: impl FnOnce(i64) -> Result<Option<LogEntry>, E>,
     ) -> Result<LogPosition, E> {
+        // To forget is to make space: for that there is some left.
+        self.ballast.let_go_if_needed().map_err(ArchiveError::from)?;
         let mut journal = self.lock_journal();
         let Some(entry) = decide(self.time().0.now)? else { return Ok(journal.mark().position) };
         let write = || -> Result<LogPosition, ArchiveError> {
             let logged = journal.append(entry)?;
             let position = logged.mark.position;
-            self.record(|catalog| catalog.append(logged, None))?;
+            self.repeat(&logged, None)?;
             Ok(position)
         };
         write().map_err(E::from)
@@ -412,15 +455,30 @@ impl Archive {
     }
 
     /// A change of the catalog that fails leaves it behind the files. Files are right, so
-    /// nothing is lost, but writing stops until a start has let the catalog catch up.
+    /// nothing is lost, but writing stops until a start has let the catalog catch up. On a full
+    /// disk the change was only called off.
     pub(crate) fn record<T>(
         &self,
         change: impl FnOnce(&Catalog) -> Result<T, CatalogError>,
     ) -> Result<T, ArchiveError> {
         change(&self.catalog).map_err(|error| {
-            self.files.health.fail(report(&error));
+            if !error.is_full() {
+                self.files.health.fail(report(&error));
+            }
             error.into()
         })
+    }
+
+    /// Lets the catalog repeat an entry of the log. It must: the next one would stand on it.
+    fn repeat(&self, logged: &Logged, snapshot: Option<&Snapshot>) -> Result<(), ArchiveError> {
+        let append = || self.catalog.append(logged.clone(), snapshot.cloned());
+        let repeated = match append() {
+            Err(error) if error.is_full() => {
+                self.ballast.let_go().map_err(ArchiveError::from).and_then(|()| Ok(append()?))
+            }
+            appended => appended.map_err(ArchiveError::from),
+        };
+        repeated.inspect_err(|error| self.files.health.fail(report(error)))
     }
 }
 
@@ -444,7 +502,6 @@ mod tests {
     use super::*;
     use crate::store::read_table;
     use crate::testing::blob;
-    use vsync_protocol::blob::BlobKind;
     use vsync_protocol::manifest::manifest_hash;
 
     const REALM: RealmId = RealmId::from_bytes([1; 16]);

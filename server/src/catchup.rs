@@ -12,9 +12,9 @@ use crate::archive::{ArchiveError, manifest_name};
 use crate::catalog::{Catalog, Snapshot};
 use crate::store::disk::DiskStore;
 use crate::store::journal::Logged;
-use crate::store::pack::{self, Record};
+use crate::store::pack;
 use crate::store::room::Room;
-use crate::store::{PackStore, StoreError, read_table};
+use crate::store::{PackStore, StoreError, read_table, salvage};
 
 /// Repeats log entries into the catalog. Returns how many manifests are lost.
 pub(crate) fn replay(manifests: &Room, catalog: &Catalog, entries: Vec<Logged>) -> Result<u64, ArchiveError> {
@@ -36,15 +36,23 @@ pub(crate) fn replay(manifests: &Room, catalog: &Catalog, entries: Vec<Logged>) 
     Ok(lost)
 }
 
-/// Records packs that the catalog does not know, and drops those that are gone. Returns
-/// how many packs had a damaged table.
+/// Drops packs that are gone, then records those that the catalog does not know. Returns how
+/// many packs had a damaged table.
 pub(crate) fn adopt(packs: &DiskStore, catalog: &Catalog) -> Result<u64, ArchiveError> {
-    let mut known: HashSet<PackId> = catalog.packs()?.into_iter().collect();
+    let known: HashSet<PackId> = catalog.packs()?.into_iter().collect();
     let doomed: HashSet<PackId> = catalog.doomed()?.into_iter().collect();
+    let listed: HashSet<PackId> = packs.list()?.into_iter().collect();
+    let mut lost = false;
+    // First: a blob of theirs may lie in another pack, too, which counts only then.
+    for pack in known.difference(&listed) {
+        tracing::error!("pack {pack} is gone; blobs that are in no other count as absent until they come again");
+        catalog.lose_pack(*pack)?;
+        lost = true;
+    }
     let mut damaged = 0;
-    for pack in packs.list()? {
-        // Garbage collection takes doomed ones away.
-        if known.remove(&pack) || doomed.contains(&pack) {
+    // Garbage collection takes doomed ones away.
+    for &pack in listed.difference(&doomed) {
+        if known.contains(&pack) && !lost {
             continue;
         }
         let Some(len) = packs.len(pack)? else { continue };
@@ -53,26 +61,19 @@ pub(crate) fn adopt(packs: &DiskStore, catalog: &Catalog) -> Result<u64, Archive
             Err(StoreError::Pack { source, .. }) => {
                 tracing::error!("pack {pack}: {source}; taking what its records still say");
                 damaged += 1;
-                salvage(packs, pack, len)?
+                pack::scan_records(&salvage(packs, pack)?.unwrap_or_default())
             }
             Err(error) => return Err(error.into()),
         };
-        catalog.add_pack(pack, len, records)?;
-    }
-    for pack in known {
-        tracing::error!("pack {pack} is gone; its blobs count as absent until they come again");
-        catalog.lose_pack(pack)?;
+        if known.contains(&pack) {
+            // It may hold what was in a lost one, too.
+            catalog.fill_from(pack, records)?;
+        } else {
+            catalog.add_pack(pack, len, records)?;
+        }
     }
     Ok(damaged)
 }
-
-fn salvage(packs: &DiskStore, pack: PackId, len: u64) -> Result<Vec<Record>, StoreError> {
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(MAX_SALVAGE)];
-    Ok(if packs.read(pack, 0, &mut bytes)? { pack::scan_records(&bytes) } else { Vec::new() })
-}
-
-/// More than any pack that this program writes, less than what would not fit in memory.
-const MAX_SALVAGE: usize = 4 * pack::PACK_SIZE;
 
 fn read_manifest(manifests: &Room, hash: ManifestHash) -> Result<Option<Snapshot>, StoreError> {
     let path = manifests.path().join(manifest_name(hash));

@@ -15,7 +15,9 @@ use vsync_protocol::wire::{
     message_len,
 };
 
+use crate::catalog::Group;
 use crate::fetch::{self, Plan};
+use crate::limits::Client;
 use crate::refusal::{number, refusal};
 use crate::serve::{Member, Shared};
 use crate::session::Session;
@@ -34,6 +36,7 @@ pub(crate) struct Connection {
     shared: Arc<Shared>,
     quic: quinn::Connection,
     key: MachineKey,
+    client: Arc<Client>,
     /// Tells it from all others of this server.
     serial: u64,
     greeted: AtomicBool,
@@ -49,11 +52,15 @@ struct Sessions {
 }
 
 impl Connection {
-    pub(crate) fn new(shared: Arc<Shared>, quic: quinn::Connection, key: MachineKey) -> Arc<Self> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        quic: quinn::Connection,
+        (key, client): (MachineKey, Arc<Client>),
+    ) -> Arc<Self> {
         let fetch_room = Semaphore::new(FETCH_ROOM);
         let serial = shared.serial.fetch_add(1, Ordering::Relaxed);
         let (greeted, session) = (AtomicBool::new(false), Mutex::default());
-        Arc::new(Self { shared, quic, key, serial, greeted, session, fetch_room })
+        Arc::new(Self { shared, quic, key, client, serial, greeted, session, fetch_room })
     }
 
     /// Serves the connection until it is closed, and until what it brought is durable.
@@ -125,7 +132,11 @@ impl Connection {
         // Held while the request runs. A server that shuts down takes all permits, waiting
         // for those that are held, so that from then on there are none.
         let running = self.shared.running.try_acquire();
-        let answered = match timeout(MESSAGE_TIMEOUT, read_request(&mut recv)).await {
+        let request = timeout(MESSAGE_TIMEOUT, read_request(&mut recv)).await;
+        if let Ok(Ok(request)) = &request {
+            self.client.pace(names(request)).await;
+        }
+        let answered = match request {
             Ok(Ok(_)) if running.is_err() => Err(refusal(RefusalCode::Draining, "the server is shutting down")),
             Ok(Ok(Request::Fetch { cids })) => self.fetch(&mut send, cids.into_vec()).await,
             Ok(Ok(request)) => self.answer(request).await,
@@ -164,7 +175,7 @@ impl Connection {
                 self.session(session)?.flush(&frames).await?;
                 Reply::Flushed
             }
-            Request::Commit { session, manifest } => self.commit(&member, session, manifest).await?,
+            Request::Commit { session, manifest } => self.commit(session, manifest).await?,
             Request::Snapshots(listing) => self.blocking(move |shared| shared.snapshots(&member, listing)).await?,
             Request::Registry => self.blocking(|shared| shared.registry()).await?,
             Request::Log { from } => self.blocking(move |shared| shared.log(from)).await?,
@@ -189,10 +200,7 @@ impl Connection {
 
     /// Answers what only administrators may ask.
     async fn administrate(&self, member: Member, request: Request) -> Result<Reply, Refusal> {
-        if !member.may_admin {
-            let message = format!("{} is no administrator", member.name);
-            return Err(refusal(RefusalCode::NotAuthorised, message));
-        }
+        require_admin(member)?;
         match request {
             // These take hours, and wait for one another; the turns of walks are not for them.
             Request::Collect(order) => return self.off_runtime(move |shared| shared.collect(order)).await,
@@ -201,6 +209,8 @@ impl Connection {
         }
         // Trees may be walked; the turns of short work are not for it.
         let _walk = self.shared.walks.acquire().await;
+        // The wait may have been long: who was removed meanwhile decides nothing.
+        let member = self.greeted_member().and_then(require_admin)?;
         self.off_runtime(move |shared| {
             let (archive, by) = (&shared.archive, member.name.as_str());
             let position = match request {
@@ -243,6 +253,7 @@ impl Connection {
             .await?;
         // May walk over trees; the turns of short work are not for it.
         let (name, of) = (member.name.clone(), volume.clone());
+        let group = Group { source: member.name.clone(), volume };
         let allowance = self.off_runtime(move |shared| shared.allowance(&name, &of)).await?;
         // What an unfinished session brought is to be found by the new one's questions.
         for ingest in self.close_sessions() {
@@ -251,7 +262,7 @@ impl Connection {
         let mut sessions = self.sessions();
         sessions.opened += 1;
         let (session, ingest) =
-            Session::begin(sessions.opened, volume, allowance, (Arc::clone(&self.shared.archive), &self.shared.shares));
+            Session::begin(sessions.opened, group, allowance, (Arc::clone(&self.shared.archive), &self.shared.shares));
         sessions.ingest.extend(ingest);
         if let Some(other) = sessions.current.replace(session) {
             other.close();
@@ -259,13 +270,14 @@ impl Connection {
         Ok(Reply::Opened { session: sessions.opened, last })
     }
 
-    async fn commit(&self, member: &Member, session: u32, manifest: Vec<u8>) -> Result<Reply, Refusal> {
+    async fn commit(&self, session: u32, manifest: Vec<u8>) -> Result<Reply, Refusal> {
         let session = self.session(session)?;
         // So that what has arrived counts, flushed or not.
         session.flush(&[]).await?;
-        let (key, name) = (self.key, member.name.clone());
         // A walk over a large tree takes long; the turns of short work are not for it.
         let _walk = self.shared.walks.acquire().await;
+        // The wait may have been long, too: who was removed meanwhile commits nothing.
+        let (key, name) = (self.key, self.greeted_member()?.name);
         self.off_runtime(move |shared| shared.commit(key, &name, &session.volume, manifest)).await
     }
 
@@ -291,7 +303,7 @@ impl Connection {
             // Allocated on this thread, like the blobs of uploads: an allocator that keeps an
             // arena for each thread would otherwise keep freed buffers in all of them.
             let buffer = vec![0; run.len()];
-            let read = self.blocking(move |shared| Ok(run.read(&shared.archive, buffer))).await;
+            let read = self.blocking(move |shared| Ok(run.read(&shared.archive, buffer)?)).await;
             let Ok(mut frames) = read else {
                 // Without its frames the reply is cut short, which the agent notices.
                 let _ = send.reset(number(RefusalCode::Store));
@@ -318,7 +330,8 @@ impl Connection {
         let malformed = || refusal(RefusalCode::Malformed, "more upload streams than there may be");
         let head = UploadHead::decode(head).ok_or_else(malformed)?;
         self.member()?;
-        self.session(head.session)?.receive(head.stream, recv).await
+        let receiving = self.shared.clients.receiving(&self.client);
+        self.session(head.session)?.receive(head.stream, recv, &receiving).await
     }
 
     fn session(&self, id: u32) -> Result<Arc<Session>, Refusal> {
@@ -359,8 +372,23 @@ impl Connection {
     }
 }
 
+/// How many blobs a request asks about.
+fn names(request: &Request) -> usize {
+    match request {
+        Request::Have { cids, .. } | Request::Holds { cids } | Request::Fetch { cids } => cids.as_slice().len(),
+        _ => 0,
+    }
+}
+
 fn have(answers: Vec<bool>) -> Reply {
     Reply::Have(answers.into_iter().collect())
+}
+
+fn require_admin(member: Member) -> Result<Member, Refusal> {
+    if member.may_admin {
+        return Ok(member);
+    }
+    Err(refusal(RefusalCode::NotAuthorised, format!("{} is no administrator", member.name)))
 }
 
 fn require_reader(member: &Member) -> Result<(), Refusal> {

@@ -5,9 +5,10 @@ use bytes::Bytes;
 use vsync_protocol::id::{Cid, PackId};
 use vsync_protocol::wire::FrameHead;
 
-use crate::archive::{Archive, ArchiveError, report};
+use crate::archive::{Archive, ArchiveError};
 use crate::catalog::Location;
 use crate::store::pack::{RECORD_HEAD_LEN, is_head_of};
+use crate::store::read_or_damaged;
 
 /// Reading over a gap is cheaper than a second read, up to this many bytes.
 const MAX_GAP: u64 = 64 << 10;
@@ -51,32 +52,35 @@ impl Run {
     /// Reads the blobs into `buffer`, which is as long as the run, and frames them. Damage
     /// that shows without hashing makes a blob absent; the rest is for the reader, who must
     /// hash anyway, to find and report.
-    pub(crate) fn read(&self, archive: &Archive, mut buffer: Vec<u8>) -> Vec<Bytes> {
-        let found = archive.packs().read(self.pack, self.start, &mut buffer).unwrap_or_else(|error| {
-            tracing::error!("{}", report(&error));
-            false
-        });
-        if found {
+    ///
+    /// # Errors
+    /// When it cannot be told whether the blobs are here.
+    pub(crate) fn read(&self, archive: &Archive, mut buffer: Vec<u8>) -> Result<Vec<Bytes>, ArchiveError> {
+        if read_or_damaged(archive.packs(), self.pack, self.start, &mut buffer)? {
             let bytes = Bytes::from(buffer);
-            return self.blobs.iter().flat_map(|blob| self.frame(&bytes, blob)).collect();
+            return Ok(self.blobs.iter().flat_map(|blob| self.frame(&bytes, blob)).collect());
         }
-        match self.blobs[..] {
-            [(cid, ..)] => self.moved(archive, cid).unwrap_or_else(|| vec![absent(cid)]),
-            // Perhaps only one of them is beyond reach.
-            _ => self.split().iter().flat_map(|run| run.read(archive, vec![0; run.len()])).collect(),
+        if let [(cid, ..)] = self.blobs[..] {
+            return Ok(self.moved(archive, cid)?.unwrap_or_else(|| vec![absent(cid)]));
         }
+        // Perhaps only one of them is beyond reach.
+        let mut frames = Vec::new();
+        for run in self.split() {
+            frames.extend(run.read(archive, vec![0; run.len()])?);
+        }
+        Ok(frames)
     }
 
     /// The only blob, if it lies elsewhere since the read was planned.
-    fn moved(&self, archive: &Archive, cid: Cid) -> Option<Vec<Bytes>> {
-        let now = archive.catalog().locate(&[cid]).ok()?.into_iter().next().flatten()?;
+    fn moved(&self, archive: &Archive, cid: Cid) -> Result<Option<Vec<Bytes>>, ArchiveError> {
+        let Some(now) = archive.catalog().locate_one(cid)? else { return Ok(None) };
         let run = Self::one(now.pack, cid, now.offset, now.len);
         if (run.pack, run.start) == (self.pack, self.start) {
-            return None;
+            return Ok(None);
         }
         let mut buffer = vec![0; run.len()];
-        let found = archive.packs().read(run.pack, run.start, &mut buffer).unwrap_or(false);
-        found.then(|| run.frame(&buffer.into(), &run.blobs[0]))
+        let found = read_or_damaged(archive.packs(), run.pack, run.start, &mut buffer)?;
+        Ok(found.then(|| run.frame(&buffer.into(), &run.blobs[0])))
     }
 
     fn frame(&self, bytes: &Bytes, &(cid, offset, len): &(Cid, u64, u32)) -> Vec<Bytes> {

@@ -10,6 +10,7 @@
 //! no file.
 
 pub mod alerts;
+mod answers;
 pub mod archive;
 pub mod catalog;
 mod catchup;
@@ -18,6 +19,7 @@ pub mod commit;
 mod connection;
 mod fetch;
 mod jobs;
+mod limits;
 mod overview;
 mod pins;
 mod rebuild;
@@ -33,6 +35,7 @@ mod web;
 #[cfg(test)]
 mod testing;
 
+pub use limits::{HANDSHAKE_WINDOW, Limits};
 pub use overview::{Declarations, Declared};
 pub use rebuild::{RebuildReport, Trust, rebuild, rebuild_in};
 pub use repair::{RepairReport, repair};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vsync_protocol::id::{MachineName, VolumeName};
 use vsync_protocol::limits::{MAX_STANDINGS, MAX_TREND};
-use vsync_protocol::manifest::{Manifest, SnapshotKind};
+use vsync_protocol::manifest::SnapshotKind;
 use vsync_protocol::wire::overview::{Chore, LastDone, LastFailure, LastGood, Size};
 use vsync_protocol::wire::{JobKind, JobRecord, Overview, ServerStatus, Standing};
 
@@ -205,9 +205,9 @@ impl Viewer {
     }
 
     fn last(&self, known: &Known, group: &Group) -> Result<LastGood, CatalogError> {
-        let id = known.hash.into();
+        let id = known.id();
         let job = self.archive.catalog().backup_of(id, &group.source)?;
-        let partial = Manifest::parse(&known.manifest).is_ok_and(|it| it.body.kind == SnapshotKind::Partial);
+        let partial = known.body().is_ok_and(|body| body.kind == SnapshotKind::Partial);
         // A job's beginning is the machine's word for when the snapshot's data was read; it
         // cannot make a snapshot younger than its receipt.
         let at = job.map_or(known.received, |job| job.started.min(known.received));

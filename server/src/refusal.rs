@@ -20,9 +20,8 @@ pub(crate) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal 
 
 /// The number that `code` has on the wire; a stream that is stopped or a connection that
 /// is closed for a refusal carries it as its error code.
-pub(crate) fn number(code: RefusalCode) -> VarInt {
-    // Codes are small CBOR integers: one byte, the number itself.
-    VarInt::from(encode(&code).first().copied().unwrap_or_default())
+pub(crate) const fn number(code: RefusalCode) -> VarInt {
+    VarInt::from_u32(code.number())
 }
 
 impl From<StoreError> for Refusal {
@@ -38,6 +37,9 @@ impl From<StoreError> for Refusal {
 
 impl From<CatalogError> for Refusal {
     fn from(error: CatalogError) -> Self {
+        if error.is_full() {
+            return refusal(RefusalCode::NoSpace, report(&error));
+        }
         internal(&error)
     }
 }
@@ -98,7 +100,9 @@ mod tests {
 
     #[test]
     fn numbers_are_those_of_the_protocol() {
-        assert_eq!(number(RefusalCode::Version), VarInt::from_u32(1));
+        for code in [RefusalCode::Version, RefusalCode::Store, RefusalCode::TooManyJobs] {
+            assert_eq!(minicbor::to_vec(code).unwrap(), minicbor::to_vec(code.number()).unwrap());
+        }
         assert_eq!(number(RefusalCode::Store), VarInt::from_u32(12));
     }
 }

@@ -11,14 +11,14 @@ use vsync_protocol::id::{Cid, RealmId};
 use vsync_protocol::log::LogEntry;
 
 use crate::archive::{Archive, ArchiveError, catalog_path};
-use crate::catalog::{Catalog, State};
+use crate::catalog::{Catalog, CatalogError, State};
 use crate::rebuild::{RebuildReport, Trust, rebuild};
 use crate::store::StoreError;
 use crate::store::disk::Reserve;
+use crate::store::health::Health;
 use crate::store::home::Home;
 use crate::store::journal;
 use crate::store::pack::{self, PackBuilder};
-use crate::store::steps::Steps;
 use crate::upkeep::mark::MarkError;
 use crate::upkeep::scrub::ScrubReport;
 use crate::upkeep::throttle::Stop;
@@ -65,21 +65,20 @@ fn mend_log(data: &Path, realm: RealmId) -> Result<Option<u64>, ArchiveError> {
 
 /// What the catalog repeats of the log; nothing, if it is damaged itself.
 fn entries_of(catalog: &Path) -> Vec<LogEntry> {
-    let Ok(catalog) = Catalog::open(catalog, Steps::default()) else { return Vec::new() };
+    let Ok(catalog) = Catalog::open(catalog, Health::default()) else { return Vec::new() };
     let mut entries = Vec::new();
-    while let Ok(more) = catalog.log(entries.len() as u64, 1 << 20) {
-        if more.is_empty() {
-            break;
-        }
-        entries.extend(more);
-    }
+    // As far as it can be read.
+    let _ = catalog.each_log_entry(0, |entry| {
+        entries.push(entry);
+        Ok::<_, CatalogError>(())
+    });
     catalog.close();
     entries
 }
 
 fn is_sound(data: &Path) -> bool {
     let path = catalog_path(data);
-    let Ok(catalog) = Catalog::open(&path, Steps::default()) else { return false };
+    let Ok(catalog) = Catalog::open(&path, Health::default()) else { return false };
     let sound = matches!(catalog.check(), Ok(None));
     catalog.close();
     sound

@@ -1,11 +1,9 @@
 //! The running server: accepts connections, and ends without cutting anything off.
 
-use std::collections::HashMap;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,32 +12,25 @@ use quinn::{Endpoint, Incoming, TokioRuntime};
 use thiserror::Error;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
-use vsync_protocol::encode;
-use vsync_protocol::id::{MachineKey, MachineName, RealmId, SnapshotId, VolumeName};
-use vsync_protocol::limits::{MAX_MESSAGE_LEN, MAX_VERDICTS};
-use vsync_protocol::plan::{Fate, Verdict};
-use vsync_protocol::wire::{Cids, GcOrder, Listing, PlanReport, PlanRequest, Refusal, RefusalCode, Reply};
+use tokio::time::{Instant, timeout};
+use vsync_protocol::id::{MachineKey, MachineName, RealmId};
+use vsync_protocol::limits::MAX_MESSAGE_LEN;
+use vsync_protocol::wire::RefusalCode;
 use vsync_transport::{Congestion, TransportError};
 
 use crate::alerts::Notify;
 use crate::alerts::herald::Herald;
 use crate::archive::{Archive, ArchiveError};
-use crate::commit::{Author, Outcome, commit};
 use crate::connection::Connection;
 use crate::jobs::Owners;
+use crate::limits::{Clients, Handshakes, Limits};
 use crate::overview::{Declarations, Viewer};
-use crate::refusal::{number, refusal};
+use crate::refusal::number;
 use crate::shares::Shares;
 use crate::store::disk::Reserve;
 use crate::upkeep::Upkeep;
 use crate::upkeep::keeper::{Keeper, Notices};
-use crate::upkeep::usage::Allowance;
 use crate::web::{StatusConfig, Web};
-
-/// Connections altogether, and of one machine.
-const MAX_CONNECTIONS: usize = 256;
-const MAX_CONNECTIONS_EACH: usize = 32;
 
 /// Short work that blocks on disk or catalog, at a time.
 const TURNS: usize = 8;
@@ -97,6 +88,8 @@ pub struct ServerConfig {
     pub registry: PathBuf,
     /// Space that stays free.
     pub reserve: Reserve,
+    /// What those who connect may take of it.
+    pub limits: Limits,
     /// How fast to send.
     pub congestion: Congestion,
     /// How the store is looked after.
@@ -126,9 +119,20 @@ pub enum ServerError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The network thread.
-    #[error("cannot start the network thread")]
-    Thread(#[source] std::io::Error),
+    /// The system does not tell which address it is.
+    #[error("cannot tell the UDP address that the server has")]
+    Address(#[source] std::io::Error),
+    /// QUIC does not start.
+    #[error("cannot start QUIC on the server's UDP socket")]
+    Endpoint(#[source] std::io::Error),
+    /// A thread does not start.
+    #[error("cannot start the {name} thread of the server")]
+    Thread {
+        /// Which.
+        name: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
 }
 
 /// Starts servers.
@@ -146,10 +150,10 @@ impl Server {
         let admit = move |key| members(key).is_some();
         let quic = vsync_transport::server_config(&config.identity, admit, config.congestion)?;
         let socket = vsync_transport::bind(config.listen)?;
-        let address = socket.local_addr().map_err(ServerError::Thread)?;
+        let address = socket.local_addr().map_err(ServerError::Address)?;
         let notices = Notices::default();
         let keeper = Keeper::start(Arc::clone(&archive), config.upkeep.clone(), notices.clone());
-        let keeper = keeper.map_err(ServerError::Thread)?;
+        let keeper = keeper.map_err(thread("upkeep"))?;
         let viewer = Arc::new(Viewer::new(Arc::clone(&archive), notices, Arc::clone(&config.declared)));
         let (web, herald) = match open_windows(&mut config, &viewer) {
             Ok(windows) => windows,
@@ -167,7 +171,7 @@ impl Server {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     keeper.end();
-                    return drop(listening.send(Err(error)));
+                    return drop(listening.send(Err(thread("network")(error))));
                 }
             };
             runtime.block_on(async {
@@ -177,7 +181,7 @@ impl Server {
                         let _ = listening.send(Ok(()));
                         shared.serve(endpoint, stopped).await;
                     }
-                    Err(error) => drop(listening.send(Err(error))),
+                    Err(error) => drop(listening.send(Err(ServerError::Endpoint(error)))),
                 }
             });
             runtime.shutdown_timeout(FINISH_TIMEOUT);
@@ -187,11 +191,16 @@ impl Server {
             keeper.end();
             shared.archive.close();
         });
-        let thread = thread.map_err(ServerError::Thread)?;
+        let running = thread.map_err(self::thread("network"))?;
         let died = || std::io::Error::other("it ended at once");
-        ready.recv().map_err(|_| ServerError::Thread(died()))?.map_err(ServerError::Thread)?;
-        Ok(Running { address, stop: Some(stop), thread: Some(thread), web })
+        ready.recv().map_err(|_| self::thread("network")(died()))??;
+        Ok(Running { address, stop: Some(stop), thread: Some(running), web })
     }
+}
+
+/// Wraps why the thread `name` does not start.
+const fn thread(name: &'static str) -> impl Fn(std::io::Error) -> ServerError {
+    move |source| ServerError::Thread { name, source }
 }
 
 /// What shows and tells people how the server is.
@@ -201,7 +210,7 @@ fn open_windows(config: &mut ServerConfig, viewer: &Arc<Viewer>) -> Result<(Opti
         Web::start(status, Arc::clone(viewer)).map_err(|source| ServerError::Status { address, source })
     };
     let web = config.status.clone().map(show).transpose()?;
-    let tell = |notify| Herald::start(notify, &config.data, Arc::clone(viewer)).map_err(ServerError::Thread);
+    let tell = |notify| Herald::start(notify, &config.data, Arc::clone(viewer)).map_err(thread("notification"));
     let herald = config.notify.take().map(tell).transpose()?;
     Ok((web, herald.flatten()))
 }
@@ -266,7 +275,7 @@ pub(crate) struct Shared {
     pub(crate) archive: Arc<Archive>,
     pub(crate) realm: RealmId,
     pub(crate) members: Members,
-    registry: PathBuf,
+    pub(crate) registry: PathBuf,
     /// A permit is held by each running request.
     pub(crate) running: Semaphore,
     /// A permit is held by each short piece of work that blocks.
@@ -275,15 +284,17 @@ pub(crate) struct Shared {
     pub(crate) walks: Semaphore,
     /// What all agents share of memory.
     pub(crate) shares: Arc<Shares>,
-    identity: SigningKey,
-    upkeep: Upkeep,
-    viewer: Arc<Viewer>,
+    pub(crate) identity: SigningKey,
+    pub(crate) upkeep: Upkeep,
+    pub(crate) viewer: Arc<Viewer>,
     pub(crate) owners: Owners,
     /// How many connections there have been; numbers the next one.
     pub(crate) serial: AtomicU64,
     /// Calls off what administrators have ordered, when the server ends.
-    called_off: crate::upkeep::throttle::Stop,
-    connections: Mutex<HashMap<MachineKey, usize>>,
+    pub(crate) called_off: crate::upkeep::throttle::Stop,
+    pub(crate) clients: Clients,
+    handshakes: Handshakes,
+    limits: Limits,
 }
 
 impl Shared {
@@ -303,7 +314,9 @@ impl Shared {
             owners: Owners::default(),
             serial: AtomicU64::new(0),
             called_off: crate::upkeep::throttle::Stop::default(),
-            connections: Mutex::default(),
+            clients: Clients::new(config.limits),
+            handshakes: Handshakes::default(),
+            limits: config.limits,
         }
     }
 
@@ -338,11 +351,14 @@ impl Shared {
     }
 
     fn accept(self: &Arc<Self>, endpoint: &Endpoint, incoming: Incoming, connections: &mut JoinSet<()>) {
-        if endpoint.open_connections() >= MAX_CONNECTIONS {
+        if endpoint.open_connections() >= self.limits.connections {
             incoming.refuse();
         } else if !incoming.remote_address_validated() {
             // Whoever cannot show that the address is its own costs one packet.
             let _ = incoming.retry();
+        } else if !self.handshakes.admit(incoming.remote_address().ip(), self.limits.handshakes, Instant::now()) {
+            // Unanswered it is repeated, later and later, until it is let in.
+            incoming.ignore();
         } else {
             connections.spawn(Arc::clone(self).connect(incoming));
         }
@@ -357,128 +373,11 @@ impl Shared {
             Err(_) => return tracing::info!("no connection from {from}: the handshake took too long"),
         };
         let Some(key) = vsync_transport::peer_key(&quic) else { return };
-        let Some(_place) = Place::take(&self, key) else {
+        let Some(client) = self.clients.place(key) else {
             return quic.close(number(RefusalCode::NotAuthorised), b"this machine has too many connections");
         };
-        Connection::new(Arc::clone(&self), quic, key).run().await;
+        Connection::new(Arc::clone(&self), quic, (key, client)).run().await;
     }
-
-    pub(crate) fn commit(
-        &self,
-        key: MachineKey,
-        name: &MachineName,
-        volume: &VolumeName,
-        manifest: Vec<u8>,
-    ) -> Result<Reply, Refusal> {
-        let author = Author { key, name, volume };
-        Ok(match commit(&self.archive, self.realm, &self.identity, &author, manifest)? {
-            Outcome::Committed(receipt) => Reply::Committed(receipt),
-            Outcome::Missing(cids) => Reply::Missing(Cids::new(cids)),
-        })
-    }
-
-    pub(crate) fn snapshots(&self, member: &Member, mut listing: Listing) -> Result<Reply, Refusal> {
-        if !(member.may_read || member.may_admin) {
-            if listing.source.is_some_and(|source| source != member.name) {
-                return Ok(Reply::Snapshots(Vec::new()));
-            }
-            listing.source = Some(member.name.clone());
-        }
-        Ok(Reply::Snapshots(self.archive.catalog().snapshots(&listing, PAGE)?))
-    }
-
-    /// It is read each time, as members are.
-    pub(crate) fn registry(&self) -> Result<Reply, Refusal> {
-        let unreadable = |error| refusal(RefusalCode::Store, format!("the server cannot read its vsync.pub: {error}"));
-        let bytes = fs::read(&self.registry).map_err(unreadable)?;
-        if bytes.len() > MAX_MESSAGE_LEN / 2 {
-            return Err(refusal(RefusalCode::Store, "the server's vsync.pub is too long to send"));
-        }
-        Ok(Reply::Registry(bytes))
-    }
-
-    pub(crate) fn log(&self, from: u64) -> Result<Reply, Refusal> {
-        Ok(Reply::Log(self.archive.catalog().log(from, PAGE)?))
-    }
-
-    pub(crate) fn status(&self) -> Result<Reply, Refusal> {
-        Ok(Reply::Status(Box::new(self.viewer.status()?)))
-    }
-
-    /// A machine that only writes is told of its own volumes.
-    pub(crate) fn overview(&self, member: &Member) -> Result<Reply, Refusal> {
-        let own = (!member.may_read && !member.may_admin).then_some(&member.name);
-        let mut overview = self.viewer.overview(own)?;
-        // Bounds hold on average; this one always.
-        while encode(&overview).len() > PAGE && !overview.volumes.is_empty() {
-            overview.volumes.truncate(overview.volumes.len() * 3 / 4);
-        }
-        Ok(Reply::Overview(Box::new(overview)))
-    }
-
-    /// What a backup may bring; refuses one that may bring nothing.
-    pub(crate) fn allowance(&self, name: &MachineName, volume: &VolumeName) -> Result<Option<Allowance>, Refusal> {
-        let allowance = self.archive.allowance((self.upkeep.quotas)(name, volume))?;
-        match allowance {
-            Some(Allowance { left: 0, words }) => Err(refusal(RefusalCode::Quota, words)),
-            allowance => Ok(allowance),
-        }
-    }
-
-    pub(crate) fn collect(&self, order: GcOrder) -> Result<Reply, Refusal> {
-        let report = self.archive.collect(&order.into(), &self.called_off)?;
-        tracing::info!("garbage collection by order: {report:?}");
-        Ok(Reply::Collected(report))
-    }
-
-    pub(crate) fn scrub(&self, rate: Option<u64>) -> Result<Reply, Refusal> {
-        let mut report = self.archive.scrub(rate, &self.called_off)?;
-        // As many as fit into a message; the server's log has them all.
-        report.damaged_packs.truncate(MAX_VERDICTS);
-        report.affected.truncate(MAX_VERDICTS);
-        report.bad_manifests.truncate(MAX_VERDICTS);
-        Ok(Reply::Scrubbed(Box::new(report)))
-    }
-
-    /// Forgets all of `ids` that can be; says no when one of them cannot.
-    pub(crate) fn forget(&self, member: &Member, ids: &[SnapshotId]) -> Result<Reply, Refusal> {
-        let mut refused = None;
-        for &id in bounded(ids)? {
-            if let Err(error) = self.archive.forget(&self.upkeep, id, &format!("by {}", member.name)) {
-                refused.get_or_insert(error);
-            }
-        }
-        refused.map_or_else(|| Ok(Reply::Done(self.archive.position())), |error| Err(error.into()))
-    }
-
-    pub(crate) fn plan(&self, request: &PlanRequest) -> Result<Reply, Refusal> {
-        let mut report = PlanReport::default();
-        let mut ids: Vec<SnapshotId> = bounded(&request.ids)?.to_vec();
-        if ids.is_empty() {
-            let plans = self.archive.plan(&self.upkeep, request.volume.as_ref(), request.source.as_ref())?;
-            ids = plans.iter().flat_map(|plan| plan.forgotten()).map(|(id, _)| id).collect();
-            for plan in plans {
-                match plan.verdicts {
-                    Ok(verdicts) => report.verdicts.extend(verdicts),
-                    Err(frozen) => report.frozen = Some(frozen),
-                }
-            }
-        }
-        report.verdicts.sort_by_key(|Verdict { fate, .. }| matches!(fate, Fate::Keep(_)));
-        report.verdicts.truncate(MAX_VERDICTS);
-        report.forgotten = ids.len() as u64;
-        if !ids.is_empty() {
-            report.bytes = self.archive.needed_only_by(&ids)?;
-        }
-        Ok(Reply::Plan(Box::new(report)))
-    }
-}
-
-fn bounded(ids: &[SnapshotId]) -> Result<&[SnapshotId], Refusal> {
-    if ids.len() <= MAX_VERDICTS {
-        return Ok(ids);
-    }
-    Err(refusal(RefusalCode::Malformed, format!("more than {MAX_VERDICTS} snapshots at once")))
 }
 
 /// Waits until all of `connections` have ended.
@@ -491,35 +390,5 @@ async fn finish(connections: &mut JoinSet<()>) {
 fn note_panic(ended: Result<(), tokio::task::JoinError>) {
     if ended.is_err_and(|error| error.is_panic()) {
         tracing::error!("the task of a connection panicked");
-    }
-}
-
-/// One of the connections that a machine may have.
-struct Place<'a> {
-    shared: &'a Shared,
-    key: MachineKey,
-}
-
-impl<'a> Place<'a> {
-    fn take(shared: &'a Shared, key: MachineKey) -> Option<Self> {
-        let mut connections = shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = connections.entry(key).or_default();
-        if *taken >= MAX_CONNECTIONS_EACH {
-            return None;
-        }
-        *taken += 1;
-        Some(Self { shared, key })
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut connections = self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = connections.get_mut(&self.key) {
-            *taken -= 1;
-            if *taken == 0 {
-                connections.remove(&self.key);
-            }
-        }
     }
 }

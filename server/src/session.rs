@@ -20,6 +20,8 @@ use vsync_protocol::limits::MAX_UPLOAD_STREAMS;
 use vsync_protocol::wire::{FRAME_HEAD_LEN, FrameHead, Refusal, RefusalCode};
 
 use crate::archive::Archive;
+use crate::catalog::Group;
+use crate::limits::Receiving;
 use crate::pins::SessionPins;
 use crate::refusal::refusal;
 use crate::shares::{Filling, Shares, Turn};
@@ -70,7 +72,7 @@ impl Session {
     /// that it received is durable.
     pub(crate) fn begin(
         id: u32,
-        volume: VolumeName,
+        group: Group,
         allowance: Option<Allowance>,
         (archive, shares): (Arc<Archive>, &Arc<Shares>),
     ) -> (Arc<Self>, [JoinHandle<()>; 2]) {
@@ -82,7 +84,8 @@ impl Session {
         let filling = shares.fill();
         let checker = Checker { packs, progress: progress.clone(), pack: PackBuilder::default(), filling, allowance };
         let pins = archive.session_pins();
-        let keeper = Keeper { archive, pins: pins.clone(), progress: progress.clone() };
+        let volume = group.volume.clone();
+        let keeper = Keeper { archive, group, pins: pins.clone(), progress: progress.clone() };
         let threads = [
             tokio::task::spawn_blocking(move || checker.run(&items)),
             tokio::task::spawn_blocking(move || keeper.run(&tasks)),
@@ -96,7 +99,12 @@ impl Session {
     }
 
     /// Reads frames from upload stream `stream` until it ends or the session fails.
-    pub(crate) async fn receive(&self, stream: u32, from: &mut quinn::RecvStream) -> Result<(), Refusal> {
+    pub(crate) async fn receive(
+        &self,
+        stream: u32,
+        from: &mut quinn::RecvStream,
+        receiving: &Receiving,
+    ) -> Result<(), Refusal> {
         let stream = stream as usize;
         loop {
             self.check()?;
@@ -107,6 +115,7 @@ impl Session {
                 Err(_) => return Err(cut_off()),
             }
             let head = FrameHead::decode(&head).ok_or_else(|| refusal(RefusalCode::Malformed, "frame too long"))?;
+            let _received = receiving.room_for(head.len).await?;
             let blob = read_blob(from, head.len).await?;
             // A blob larger than the queue has it for itself.
             let cost = head.len.clamp(LEAST_COST, QUEUE) as u32;
@@ -153,12 +162,15 @@ impl Session {
     }
 }
 
-/// The next `len` bytes of a stream, copied once into memory that was not cleared before.
+/// The next `len` bytes of a stream, of which something must arrive all the time; copied once
+/// into memory that was not cleared before.
 async fn read_blob(from: &mut quinn::RecvStream, len: usize) -> Result<Vec<u8>, Refusal> {
+    let stalled = |_| refusal(RefusalCode::Malformed, "the rest of a blob does not arrive");
     let mut blob = Vec::with_capacity(len);
     while blob.len() < len {
-        let part = from.read_chunk(len - blob.len(), true).await.map_err(|_| cut_off())?;
-        blob.extend_from_slice(&part.ok_or_else(cut_off)?.bytes);
+        let part = timeout(STALL, from.read_chunk(len - blob.len(), true)).await.map_err(stalled)?;
+        let part = part.map_err(|_| cut_off())?.ok_or_else(cut_off)?;
+        blob.extend_from_slice(&part.bytes);
     }
     Ok(blob)
 }
@@ -238,6 +250,7 @@ impl Checker {
 /// The thread that makes packs durable, while the checker fills the next one.
 struct Keeper {
     archive: Arc<Archive>,
+    group: Group,
     pins: SessionPins,
     progress: watch::Sender<Progress>,
 }
@@ -247,7 +260,9 @@ impl Keeper {
         for task in tasks {
             match task {
                 Task::Store(pack, _turn) => {
-                    if let Err(error) = self.archive.put(&self.pins, pack) {
+                    let bytes = pack.records().iter().map(|record| u64::from(record.len)).sum();
+                    let stored = self.archive.put(&self.pins, pack);
+                    if let Err(error) = stored.and_then(|()| self.archive.note_pending(&self.group, bytes)) {
                         fail(&self.progress, error.into());
                     }
                 }

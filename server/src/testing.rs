@@ -9,9 +9,10 @@ use bytes::Bytes;
 use ed25519_dalek::{Signer, SigningKey};
 use vsync_protocol::blob::{BlobKind, ENCODED_HEAD_LEN, Header, Suite, TAG_LEN, write_header};
 use vsync_protocol::id::{Cid, MachineKey, RealmId, SnapshotId};
-use vsync_protocol::manifest::{Body, Manifest, SnapshotKind, assemble, snapshot_id};
+use vsync_protocol::manifest::{Body, SnapshotKind, assemble, snapshot_id};
 
 use crate::archive::{Archive, ArchiveError, World};
+use crate::catalog::Known;
 use crate::clock::{Clock, Moment};
 use crate::commit::{Author, CommitError, Outcome, commit};
 use crate::pins::SessionPins;
@@ -154,16 +155,16 @@ impl Store {
         let known = self.archive.catalog().standing_after(0, 1_000_000).unwrap();
         let mut read = HashMap::new();
         for known in &known {
-            self.read_tree(Manifest::parse(&known.manifest).unwrap().body.root, &mut read);
+            self.read_tree(known.body().unwrap().root, &mut read);
         }
-        known.iter().map(|known| known.hash.into()).collect()
+        known.iter().map(Known::id).collect()
     }
 
     fn read_tree(&self, node: Cid, read: &mut HashMap<Cid, Bytes>) {
         if read.contains_key(&node) {
             return;
         }
-        let location = self.archive.catalog().locate(&[node]).unwrap()[0];
+        let location = self.archive.catalog().locate_one(node).unwrap();
         let location = location.unwrap_or_else(|| panic!("{node} is absent"));
         let blob = self.archive.read(node, &location).unwrap().unwrap_or_else(|| panic!("{node} is damaged"));
         read.insert(node, blob.clone());

@@ -47,7 +47,7 @@ pub(super) struct ForgetArgs {
 impl ForgetArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let session = Session::open(global, self.server.as_ref())?;
-        let ids = find_all(&session, &self.snapshots, self.source.as_ref())?;
+        let ids = self.snapshots.iter().map(|text| self.find(&session, text)).collect::<Result<Vec<_>, _>>()?;
         let plan = PlanRequest { volume: self.volume.clone(), source: self.source.clone(), ids: ids.clone() };
         let plan = match session.remote.request(&Request::Plan(plan))? {
             Reply::Plan(plan) => *plan,
@@ -70,6 +70,17 @@ impl ForgetArgs {
     }
 }
 
+impl ForgetArgs {
+    /// A whole id that is not listed is left to the server: of a snapshot whose manifest is
+    /// lost, its log alone knows.
+    fn find(&self, session: &Session, text: &str) -> Result<SnapshotId, Failure> {
+        match (find_one(session, text, self.source.as_ref()), text.parse()) {
+            (Err(failure), Ok(id)) if failure.code == Exit::NotFound => Ok(id),
+            (found, _) => found,
+        }
+    }
+}
+
 /// Gives an order to the server, which must carry it out.
 pub(super) fn order(session: &Session, request: &Request) -> Result<(), Failure> {
     match session.remote.request(request)? {
@@ -84,12 +95,12 @@ pub(super) fn find_all(
     texts: &[String],
     source: Option<&MachineName>,
 ) -> Result<Vec<SnapshotId>, Failure> {
-    let now = Zoned::now();
-    let find = |text: &String| {
-        let spec = Spec::parse(text, Bare::Snapshot, &now)?;
-        Ok(session.find_listed(&spec, source)?.record.id)
-    };
-    texts.iter().map(find).collect()
+    texts.iter().map(|text| find_one(session, text, source)).collect()
+}
+
+fn find_one(session: &Session, text: &str, source: Option<&MachineName>) -> Result<SnapshotId, Failure> {
+    let spec = Spec::parse(text, Bare::Snapshot, &Zoned::now())?;
+    Ok(session.find_listed(&spec, source)?.record.id)
 }
 
 fn show(global: &GlobalArgs, plan: &PlanReport) -> Result<(), Failure> {

@@ -90,7 +90,7 @@ impl ImportArgs {
         if outcome.is_err()
             && let Err(error) = runtime.block_on(engine.remove_volume(name))
         {
-            eprintln!("volume {name} is incomplete and could not be removed again: {error}");
+            output::say(format_args!("volume {name} is incomplete and could not be removed again: {error}"));
         }
         outcome
     }

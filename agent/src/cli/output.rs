@@ -57,7 +57,7 @@ const SHOWN: usize = 20;
 
 /// Prints the first of `all` items to stderr, each after `label`, and how many more there are.
 pub fn print_first<T: Display>(label: &str, items: impl IntoIterator<Item = T>, all: u64) {
-    first(label, items, all).iter().for_each(|line| eprintln!("{line}"));
+    first(label, items, all).iter().for_each(say);
 }
 
 fn first<T: Display>(label: &str, items: impl IntoIterator<Item = T>, all: u64) -> Vec<String> {

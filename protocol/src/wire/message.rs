@@ -422,6 +422,16 @@ macro_rules! refusal_codes {
         pub enum RefusalCode {
             $($(#[$doc])* #[n($code)] $name,)*
         }
+
+        impl RefusalCode {
+            /// The number that it has on the wire.
+            #[must_use]
+            pub const fn number(self) -> u32 {
+                match self {
+                    $(Self::$name => $code,)*
+                }
+            }
+        }
     };
 }
 

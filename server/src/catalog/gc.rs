@@ -400,9 +400,14 @@ fn retire(t: &Transaction<'_>, pack: PackId, cids: &[Cid], ripe: u64) -> rusqlit
             return Ok(false);
         }
     }
+    // A damaged blob is still to be missed when its row is gone.
+    let mut miss = t.prepare_cached(
+        "INSERT OR IGNORE INTO absent (cid) SELECT cid FROM blobs WHERE cid = ?1 AND pack = ?2 AND state = ?3",
+    )?;
     let mut delete = t.prepare_cached("DELETE FROM blobs WHERE cid = ?1 AND pack = ?2")?;
     let mut gone = 0;
     for cid in cids {
+        miss.execute(params![cid.as_bytes(), number, CORRUPT])?;
         gone += delete.execute(params![cid.as_bytes(), number])? as i64;
     }
     t.execute("UPDATE packs SET doomed = 1 WHERE number = ?1", [number])?;

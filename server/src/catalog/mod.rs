@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use thiserror::Error;
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, MachineName, ManifestHash, PackId, VolumeName};
@@ -31,9 +31,11 @@ use vsync_protocol::log::LogEntry;
 use vsync_protocol::manifest::{LogPosition, Manifest, ManifestError, manifest_hash};
 use vsync_protocol::wire::{Listing, SnapshotRecord};
 
+use crate::archive::report;
+use crate::store::health::Health;
 use crate::store::journal::{Logged, Mark};
 use crate::store::pack::Record;
-use crate::store::steps::Steps;
+use crate::store::room::is_full;
 use write::Command;
 
 pub use gc::{Compaction, Entry, Kept, Row, State};
@@ -91,6 +93,26 @@ pub enum CatalogError {
 impl CatalogError {
     fn sqlite(operation: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source| Self::Sqlite { operation, source }
+    }
+
+    /// Whether the disk is full: the change was rolled back, and nothing is the worse for it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Sqlite { source, .. } => source.sqlite_error().is_some_and(|error| {
+                error.code == ErrorCode::DiskFull || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+            }),
+            Self::Stopped { source, .. } => is_full(source),
+            _ => false,
+        }
+    }
+
+    /// Whether nobody knows what the file holds now.
+    fn is_failure(&self) -> bool {
+        use ErrorCode::{DatabaseCorrupt, NotADatabase, SystemIoFailure};
+        let Self::Sqlite { source, .. } = self else { return false };
+        let code = source.sqlite_error_code();
+        !self.is_full() && matches!(code, Some(SystemIoFailure | DatabaseCorrupt | NotADatabase))
     }
 }
 
@@ -161,18 +183,19 @@ pub struct Totals {
 /// Handle to an open catalog.
 pub struct Catalog {
     commands: Sender<Command>,
-    steps: Steps,
+    health: Health,
     idle_readers: (Sender<Connection>, Receiver<Connection>),
     writer: Mutex<Option<JoinHandle<()>>>,
     content: summary::Remembered,
 }
 
 impl Catalog {
-    /// Opens the catalog at `path`, or makes an empty one. Every commit is one of `steps`.
+    /// Opens the catalog at `path`, or makes an empty one. Every commit is announced as a step
+    /// to `health`, which fails when a change does so that nobody knows what the disk holds.
     ///
     /// # Errors
     /// When it is damaged or of another format.
-    pub fn open(path: &Path, steps: Steps) -> Result<Self, CatalogError> {
+    pub fn open(path: &Path, health: Health) -> Result<Self, CatalogError> {
         let connection = schema::open(path)?;
         let idle_readers = crossbeam_channel::bounded(READERS);
         for _ in 0..READERS {
@@ -186,7 +209,7 @@ impl Catalog {
             .map_err(CatalogError::Thread)?;
         Ok(Self {
             commands,
-            steps,
+            health,
             idle_readers,
             writer: Mutex::new(Some(writer)),
             content: summary::Remembered::default(),
@@ -214,6 +237,14 @@ impl Catalog {
     /// When it is not recorded; then none of it is.
     pub fn add_pack(&self, pack: PackId, bytes: u64, mut records: Vec<Record>) -> Result<(), CatalogError> {
         self.write("add a pack", move |t| write::add_pack(t, pack, bytes, &mut records))
+    }
+
+    /// Records those blobs of the known `pack` of which the catalog knows no copy.
+    ///
+    /// # Errors
+    /// When it is not recorded; then none of it is.
+    pub fn fill_from(&self, pack: PackId, records: Vec<Record>) -> Result<(), CatalogError> {
+        self.write("add blobs of a pack", move |t| write::fill_from(t, pack, &records))
     }
 
     /// Records that everything below `nodes` was found present in `generation`.
@@ -265,6 +296,14 @@ impl Catalog {
     /// When the catalog cannot be read.
     pub fn locate(&self, cids: &[Cid]) -> Result<Vec<Option<Location>>, CatalogError> {
         self.read("locate blobs", |reader| read::locate(reader, cids))
+    }
+
+    /// Where `cid` lies; none when it is absent or damaged.
+    ///
+    /// # Errors
+    /// When the catalog cannot be read.
+    pub fn locate_one(&self, cid: Cid) -> Result<Option<Location>, CatalogError> {
+        Ok(self.locate(&[cid])?.pop().flatten())
     }
 
     /// The current generation of closed nodes. While it is the same, no blob becomes absent.
@@ -352,10 +391,14 @@ impl Catalog {
         with: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CatalogError> {
         let (done, answer) = crossbeam_channel::bounded(1);
-        let steps = self.steps.clone();
+        let health = self.health.clone();
         let change = move |connection: &mut Connection| {
+            let changed = write::change(connection, health.steps(), operation, with);
+            if let Some(error) = changed.as_ref().err().filter(|error| error.is_failure()) {
+                health.fail(report(error));
+            }
             // Who asked may have gone; the change stands all the same.
-            let _ = done.send(write::change(connection, &steps, operation, with));
+            let _ = done.send(changed);
         };
         self.commands.send(Command::Change(Box::new(change))).map_err(|_| CatalogError::Closed)?;
         answer.recv().map_err(|_| CatalogError::Closed)?

@@ -4,7 +4,6 @@ use vsync_protocol::id::SnapshotId;
 use vsync_protocol::manifest::manifest_hash;
 
 use super::*;
-use crate::store::health::Health;
 use crate::store::journal::Journal;
 
 fn record(tag: u8) -> Record {
@@ -17,7 +16,7 @@ fn pack(byte: u8) -> PackId {
 
 fn open() -> (tempfile::TempDir, Catalog) {
     let dir = tempfile::tempdir().unwrap();
-    let catalog = Catalog::open(&dir.path().join("catalog.sqlite"), Steps::default()).unwrap();
+    let catalog = Catalog::open(&dir.path().join("catalog.sqlite"), Health::default()).unwrap();
     (dir, catalog)
 }
 
@@ -154,13 +153,13 @@ fn a_damaged_or_newer_file_is_refused() {
     catalog.add_pack(pack(1), 1, (0..200).map(record).collect()).unwrap();
     drop(catalog);
     let path = dir.path().join("catalog.sqlite");
-    drop(Catalog::open(&path, Steps::default()).unwrap());
+    drop(Catalog::open(&path, Health::default()).unwrap());
     let connection = Connection::open(&path).unwrap();
     connection.pragma_update(None, "user_version", 3).unwrap();
     drop(connection);
-    assert!(matches!(Catalog::open(&path, Steps::default()), Err(CatalogError::Format { found: 3, .. })));
+    assert!(matches!(Catalog::open(&path, Health::default()), Err(CatalogError::Format { found: 3, .. })));
     std::fs::write(&path, vec![7; 8192]).unwrap();
-    assert!(matches!(Catalog::open(&path, Steps::default()), Err(CatalogError::Damaged(_))));
+    assert!(matches!(Catalog::open(&path, Health::default()), Err(CatalogError::Damaged(_))));
 }
 
 #[test]

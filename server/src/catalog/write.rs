@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use vsync_protocol::id::{Cid, ManifestHash, PackId};
 use vsync_protocol::log::LogEntry;
 
-use super::schema::{self, CORRUPT, LIVE};
+use super::schema::{self, CONDEMNED, CORRUPT, LIVE};
 use super::{CatalogError, Snapshot};
 use crate::store::journal::Logged;
 use crate::store::pack::Record;
@@ -52,14 +52,15 @@ pub(super) fn change<T>(
     Ok(done)
 }
 
+/// Adds a blob of which there was no copy.
+const INSERT_BLOB: &str = "INSERT OR IGNORE INTO blobs (cid, pack, offset, len, kind, state, closed, since)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, (SELECT round FROM totals))";
+
 pub(super) fn add_pack(t: &Transaction<'_>, pack: PackId, bytes: u64, records: &mut [Record]) -> rusqlite::Result<()> {
     let number = add_pack_row(t, pack, bytes)?;
     // Sorted, neighbouring keys touch the same page of the tree once.
     records.sort_unstable_by_key(|record| record.cid);
-    let mut insert = t.prepare_cached(
-        "INSERT OR IGNORE INTO blobs (cid, pack, offset, len, kind, state, closed, since)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, (SELECT round FROM totals))",
-    )?;
+    let mut insert = t.prepare_cached(INSERT_BLOB)?;
     let mut update = t.prepare_cached(
         "UPDATE blobs SET pack = ?2, offset = ?3, len = ?4, kind = ?5, state = ?6, since = (SELECT round FROM totals)
          WHERE cid = ?1 AND (state <> ?6 OR ?7 < (SELECT id FROM packs WHERE number = blobs.pack))",
@@ -76,6 +77,18 @@ pub(super) fn add_pack(t: &Transaction<'_>, pack: PackId, bytes: u64, records: &
     }
     t.prepare_cached("UPDATE totals SET blobs = blobs + ?1")?.execute([added])?;
     Ok(())
+}
+
+pub(super) fn fill_from(t: &Transaction<'_>, pack: PackId, records: &[Record]) -> rusqlite::Result<()> {
+    let find = "SELECT number FROM packs WHERE id = ?1 AND doomed = 0";
+    let number = t.query_row(find, [pack.as_bytes()], |row| row.get::<_, i64>(0)).optional()?;
+    let Some(number) = number else { return Ok(()) };
+    let mut insert = t.prepare_cached(INSERT_BLOB)?;
+    let mut added = 0;
+    for Record { cid, offset, len, kind } in records {
+        added += insert.execute(params![cid.as_bytes(), number, *offset as i64, len, *kind as i64, LIVE])? as i64;
+    }
+    t.execute("UPDATE totals SET blobs = blobs + ?1", [added]).map(drop)
 }
 
 /// Returns the number of the pack's row. A pack that was doomed and came again is not.
@@ -111,6 +124,10 @@ pub(super) fn lose_pack(t: &Transaction<'_>, pack: PackId) -> rusqlite::Result<(
     });
     let Some((number, bytes, doomed)) = found.optional()? else { return Ok(()) };
     // Looks at every blob, since none is found by its pack; but this is no daily matter.
+    t.execute(
+        "INSERT OR IGNORE INTO absent (cid) SELECT cid FROM blobs WHERE pack = ?1 AND state <> ?2",
+        [number, CONDEMNED],
+    )?;
     let blobs = t.execute("DELETE FROM blobs WHERE pack = ?1", [number])? as i64;
     t.execute("DELETE FROM packs WHERE number = ?1", [number])?;
     t.execute(

@@ -22,6 +22,13 @@ pub struct Reserve {
     pub percent: u8,
 }
 
+impl Reserve {
+    /// Bytes that stay free of `total`.
+    pub(crate) fn of(self, total: u64) -> u64 {
+        self.bytes.saturating_add(total / 100 * u64::from(self.percent))
+    }
+}
+
 impl Default for Reserve {
     fn default() -> Self {
         Self { bytes: 1 << 30, percent: 2 }
@@ -65,7 +72,7 @@ impl DiskStore {
     /// When the system cannot tell.
     pub fn space(&self) -> Result<(u64, u64), StoreError> {
         let (free, total) = space(self.room.path())?;
-        Ok((free, self.reserve.bytes.saturating_add(total / 100 * u64::from(self.reserve.percent))))
+        Ok((free, self.reserve.of(total)))
     }
 
     /// Free bytes of the file system.
@@ -85,6 +92,7 @@ impl DiskStore {
     }
 
     /// The file of a pack.
+    #[cfg(test)]
     pub(crate) fn path_of(&self, pack: PackId) -> PathBuf {
         self.room.path().join(name(pack))
     }
@@ -201,7 +209,7 @@ fn name(pack: PackId) -> PathBuf {
 }
 
 /// Free and total bytes of the file system that holds `path`.
-fn space(path: &Path) -> Result<(u64, u64), StoreError> {
+pub(crate) fn space(path: &Path) -> Result<(u64, u64), StoreError> {
     let found =
         rustix::fs::statvfs(path).map_err(|error| StoreError::io("look at the space of", path)(error.into()))?;
     Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))

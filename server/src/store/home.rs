@@ -31,7 +31,7 @@ impl Home {
     /// When another process has it, or it is another realm's, a newer program's, or no
     /// store at all.
     pub fn open(path: &Path, realm: RealmId) -> Result<Self, StoreError> {
-        fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
+        create(path).map_err(StoreError::io("create", path))?;
         check_file_system(path)?;
         let lock = lock(path)?;
         match fs::read_to_string(path.join(VERSION_FILE)) {
@@ -47,6 +47,16 @@ impl Home {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Makes the directory `path` and those above it, so that a power cut leaves them.
+fn create(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
+    fs::create_dir_all(path)?;
+    let named = missing.into_iter().filter(|made| !made.as_os_str().is_empty());
+    named
+        .filter_map(Path::parent)
+        .try_for_each(|above| sync_directory(if above.as_os_str().is_empty() { Path::new(".") } else { above }))
 }
 
 /// File systems over a network or in user space do not keep what a sync has promised, or do

@@ -9,6 +9,7 @@
 //! An entry is acknowledged only after it was synced, so whatever stands torn at the very
 //! end was never acknowledged, and is cut off at the next start.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use vsync_protocol::manifest::LogPosition;
 
 use super::StoreError;
 use super::health::Health;
-use super::room::{Cached, Room, is_full, sync_directory};
+use super::room::{Cached, Room, is_full, set_aside, sync_directory};
 
 /// Starts the log.
 pub const MAGIC: [u8; 8] = *b"VSLOG001";
@@ -76,8 +77,7 @@ impl Journal {
         let mark = entries.last().map_or(known, |last| last.mark);
         if !torn.is_empty() {
             tracing::warn!("cutting a torn entry of {} bytes off {}", torn.len(), path.display());
-            let kept = quarantine.join(format!("chain.log.{}", mark.end));
-            fs::write(&kept, &torn).map_err(StoreError::io("write", kept))?;
+            set_aside(quarantine, &format!("chain.log.{}", mark.end), &torn)?;
             file.set_len(mark.end).map_err(StoreError::io("truncate", &path))?;
             file.sync_all().map_err(StoreError::io("sync", &path))?;
         }
@@ -125,7 +125,8 @@ impl Journal {
 /// its end as a crash leaves it included.
 ///
 /// # Errors
-/// When log and catalog tell different histories, or the log cannot be read or written.
+/// When log and catalog tell different histories, entries are lost that neither has, or the
+/// log cannot be read or written.
 pub fn mend(log: &Path, quarantine: &Path, known: &[LogEntry]) -> Result<Option<u64>, StoreError> {
     let path = log.join("chain.log");
     let bytes = match fs::read(&path) {
@@ -152,7 +153,7 @@ pub fn mend(log: &Path, quarantine: &Path, known: &[LogEntry]) -> Result<Option<
     let mut at = 0;
     while at < bytes.len() {
         let end = entries.last().map_or(Mark::START, |last| last.mark);
-        match read_entry(&bytes[at..], end) {
+        match read_entry(&bytes[at..], end).or_else(|| read_confirmed(&bytes[at..], end)) {
             Some((entry, after)) => {
                 at = bytes.len() - after.len();
                 entries.push(entry);
@@ -160,10 +161,14 @@ pub fn mend(log: &Path, quarantine: &Path, known: &[LogEntry]) -> Result<Option<
             None => at += 1,
         }
     }
+    if let Some(offset) = find_stray(&bytes, &entries) {
+        let what = "what stands here was acknowledged, but entries before it are lost; put back a copy of the log, \
+                    or of catalog.sqlite, which repeats it";
+        return Err(StoreError::Log { path, offset, what });
+    }
     let lost = entries.len().saturating_sub(own.len()) as u64;
     if !bytes.is_empty() {
-        let kept = quarantine.join(format!("chain.log.damaged.{}", blake3::hash(&bytes).to_hex()));
-        fs::write(&kept, &bytes).map_err(StoreError::io("write", kept))?;
+        set_aside(quarantine, &format!("chain.log.damaged.{}", blake3::hash(&bytes).to_hex()), &bytes)?;
     }
     let mut mended = MAGIC.to_vec();
     entries.iter().for_each(|entry| mended.extend(record(entry)));
@@ -301,15 +306,40 @@ fn read_entry(bytes: &[u8], before: Mark) -> Option<(Logged, &[u8])> {
     (logged.mark.position.head.as_bytes() == head).then_some((logged, rest))
 }
 
-/// Whether a readable entry stands anywhere behind an unreadable one: then that was not
-/// torn by a crash but damaged later, and cutting it off would lose what was acknowledged.
-fn is_followed(bytes: &[u8], before: Mark) -> bool {
-    (LogHead::LEN..bytes.len()).any(|at| {
-        // An entry is chained to the head that stands in front of it.
+/// An entry as it stands there, whatever head it says it leads to.
+fn read_content(bytes: &[u8], before: Mark) -> Option<(Logged, &[u8])> {
+    let (len, rest) = bytes.split_first_chunk::<4>()?;
+    let len = u32::from_le_bytes(*len) as usize;
+    let (entry, rest) = rest.split_at_checked(len).filter(|_| len <= MAX_ENTRY_LEN)?;
+    let (_, rest) = rest.split_first_chunk::<{ LogHead::LEN }>()?;
+    Some((logged(before, minicbor::decode(entry).ok()?, entry.to_vec()), rest))
+}
+
+/// An entry of which only the head is damaged: the one behind it says what it was.
+fn read_confirmed(bytes: &[u8], before: Mark) -> Option<(Logged, &[u8])> {
+    let (entry, after) = read_content(bytes, before)?;
+    read_entry(after, entry.mark).map(|_| (entry, after))
+}
+
+/// Entries that are chained to what stands in front of them, each with its place.
+fn chained(bytes: &[u8]) -> impl Iterator<Item = (usize, Logged)> {
+    (LogHead::LEN..bytes.len()).filter_map(|at| {
         let head = LogHead::from_slice(&bytes[at - LogHead::LEN..at]).unwrap_or(GENESIS);
-        let mark = Mark { position: LogPosition { head, ..before.position }, ..before };
-        read_entry(&bytes[at..], mark).is_some()
+        let before = Mark { position: LogPosition { index: 0, head }, end: 0 };
+        read_entry(&bytes[at..], before).map(|(entry, _)| (at, entry))
     })
+}
+
+/// Where in `bytes` there is an entry that is none of `entries`.
+fn find_stray(bytes: &[u8], entries: &[Logged]) -> Option<u64> {
+    let heads: HashSet<LogHead> = entries.iter().map(|entry| entry.mark.position.head).collect();
+    chained(bytes).find(|(_, entry)| !heads.contains(&entry.mark.position.head)).map(|(at, _)| at as u64)
+}
+
+/// Whether anything stands behind an unreadable entry: then that was not torn by a crash but
+/// damaged later, and cutting it off would lose what was acknowledged.
+fn is_followed(bytes: &[u8], before: Mark) -> bool {
+    read_content(bytes, before).is_some_and(|(_, after)| !after.is_empty()) || chained(bytes).next().is_some()
 }
 
 #[cfg(test)]
@@ -348,6 +378,32 @@ mod tests {
         assert_eq!(whole(5, Vec::clear), (Some(5), true, true));
         // The catalog is behind: what follows in the file is taken from there.
         assert_eq!(whole(3, |bytes| bytes[100] ^= 1), (Some(4), true, true));
+    }
+
+    #[test]
+    fn entries_behind_a_gap_are_not_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = open(dir.path(), Mark::START).unwrap();
+        let ends: Vec<usize> = (1..=5).map(|byte| journal.append(entry(byte)).unwrap().mark.end as usize).collect();
+        let path = dir.path().join("chain.log");
+        let whole = fs::read(&path).unwrap();
+        for at in MAGIC.len()..ends[3] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x41;
+            fs::write(&path, &bytes).unwrap();
+            let in_head = ends.iter().any(|end| (end - 32..*end).contains(&at));
+            match mend(dir.path(), dir.path(), &[]) {
+                // The entry behind it says what it was.
+                Ok(Some(restored)) => {
+                    assert!(in_head && restored > 0 && fs::read(&path).unwrap() == whole, "byte {at}");
+                }
+                Ok(None) => panic!("byte {at}: it is said to be whole"),
+                Err(error) => {
+                    assert!(!in_head && matches!(error, StoreError::Log { .. }), "byte {at}: {error}");
+                    assert_eq!(fs::read(&path).unwrap(), bytes, "byte {at}: it stays as it is");
+                }
+            }
+        }
     }
 
     #[test]
@@ -416,7 +472,7 @@ mod tests {
         let written: Vec<_> = (1..=3).map(|byte| journal.append(entry(byte)).unwrap()).collect();
         let path = dir.path().join("chain.log");
         let mut bytes = fs::read(&path).unwrap();
-        for at in MAGIC.len()..written[1].mark.end as usize - 32 {
+        for at in MAGIC.len()..written[1].mark.end as usize {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x41;
             fs::write(&path, &damaged).unwrap();

@@ -67,6 +67,9 @@ pub enum PackError {
     /// The table is not what its hash, or the pack's name, says.
     #[error("the table does not match its hash")]
     TableHash,
+    /// The medium cannot read the table.
+    #[error("the disk cannot read its table")]
+    Unreadable,
     /// A row points outside the records, or does not follow the row before it.
     #[error("row {0} of the table cannot be")]
     Row(usize),

@@ -104,6 +104,23 @@ impl Room {
     }
 }
 
+/// Keeps `bytes` as `name` in `directory` for a person to look at; durable when this returns.
+pub(crate) fn set_aside(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    let (part, path) = (directory.join(format!("{name}.part")), directory.join(name));
+    let write = || {
+        let mut file = File::create(&part)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&part, &path)?;
+        sync_directory(directory)
+    };
+    write().map_err(|error| {
+        // Only tidiness.
+        let _ = fs::remove_file(&part);
+        StoreError::io("write", &path)(error)
+    })
+}
+
 /// Whether the disk, or a quota on it, is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

@@ -75,14 +75,21 @@ impl Copy<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        let mut damaged = false;
         for records in table.chunks(MAX_CIDS) {
             let cids: Vec<Cid> = records.iter().map(|record| record.cid).collect();
             for (record, entry) in records.iter().zip(archive.catalog().entries(&cids)?) {
-                let needed = entry.is_some_and(|entry| entry.pack == pack.pack && self.is_needed(&entry));
+                let entry = entry.filter(|entry| entry.pack == pack.pack);
+                damaged |= entry.is_some_and(|entry| entry.state == State::Corrupt);
+                let needed = entry.is_some_and(|entry| self.is_needed(&entry));
                 if needed && !self.blob(pack.pack, record)? {
                     return Ok(());
                 }
             }
+        }
+        // What is left of a damaged blob is for a person to look at.
+        if damaged && !archive.quarantine(pack.pack)? {
+            return Ok(());
         }
         self.done.push((pack.pack, table.iter().map(|record| record.cid).collect(), pack.bytes));
         Ok(())

@@ -73,6 +73,7 @@ impl Archive {
             return round.preview();
         }
         let report = round.run()?;
+        self.ballast.take();
         self.note_chore(COLLECTION, report.removed_bytes);
         Ok(report)
     }
@@ -89,6 +90,7 @@ impl Round<'_> {
     fn run(&self) -> Result<GcReport, MarkError> {
         let archive = self.archive;
         archive.files.health.check()?;
+        archive.ballast.let_go_if_needed()?;
         archive.keep_time()?;
         let mut report = GcReport::default();
         // What an earlier round did not finish.
@@ -96,6 +98,7 @@ impl Round<'_> {
         self.empty_trash(&mut report)?;
         let log = archive.position().index;
         report.round = archive.record(|catalog| catalog.begin_round(log, archive.time().1.uptime))?;
+        self.know_all_needs()?;
         let mut mark = Mark::since(log);
         mark.extend(archive, self.throttle, &Default::default())?;
         self.condemn(&mut mark, &mut report)?;
@@ -115,6 +118,7 @@ impl Round<'_> {
     fn preview(&self) -> Result<GcReport, MarkError> {
         let archive = self.archive;
         let mut report = GcReport::default();
+        self.know_all_needs()?;
         let mut mark = Mark::since(archive.position().index);
         mark.extend(archive, self.throttle, &Default::default())?;
         let next = archive.catalog().round()? + 1;
@@ -133,6 +137,12 @@ impl Round<'_> {
             report.copied_bytes += chosen.kept;
         }
         Ok(report)
+    }
+
+    /// Refuses when there is a snapshot whose needs nobody knows.
+    fn know_all_needs(&self) -> Result<(), MarkError> {
+        let lost = self.archive.catalog().lost_manifests()?;
+        lost.first().map_or(Ok(()), |&manifest| Err(MarkError::LostManifest(manifest.into())))
     }
 
     /// Rounds that began at this uptime or earlier are ripe.

@@ -6,19 +6,21 @@
 //! pinned, and retention leaves the whole volume alone until an administrator releases it. The
 //! pin is an entry of the log, so that a hold survives whatever the catalog does.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::PoisonError;
 
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, MachineName, ManifestHash, VolumeName};
+use vsync_protocol::limits::MAX_CIDS;
 use vsync_protocol::log::LogEntry;
-use vsync_protocol::manifest::{LogPosition, Manifest};
+use vsync_protocol::manifest::LogPosition;
 
 use super::mark::{MarkError, Walk, root_of};
 use super::retention::RetentionError;
 use super::throttle::Throttle;
 use crate::archive::{Archive, ArchiveError};
-use crate::catalog::{Group, Known};
+use crate::catalog::{CatalogError, Group, Known};
+use crate::pins::CidSet;
 
 /// How a pin of this room is signed; what comes after are the words.
 const BY: &str = "guard: ";
@@ -33,7 +35,7 @@ const SUDDEN: u64 = 75;
 const USUAL: u64 = 50;
 
 /// Steps of a volume that are looked at after a start.
-const LOOK_BACK: usize = 8;
+const LOOK_BACK: u32 = 8;
 
 /// What the log says of holds.
 #[derive(Default)]
@@ -72,19 +74,23 @@ impl Archive {
     /// When a tree cannot be read, or the store fails.
     pub fn guard(&self, throttle: &Throttle) -> Result<(), MarkError> {
         for group in self.catalog().groups()? {
-            let standing = self.catalog().standing(&group)?;
-            let Some(newest) = standing.last() else { continue };
             let seen = self.holds()?.seen.get(&group).copied();
-            if seen == Some(newest.position) {
-                continue;
-            }
-            let first = standing.len().saturating_sub(LOOK_BACK + 1);
-            for at in first.max(1)..standing.len() {
-                if seen.is_none_or(|seen| standing[at].position > seen) {
-                    self.look(&standing[..=at], throttle)?;
+            let newest = self.catalog().last_standing(&group, u64::MAX, LOOK_BACK + 1)?;
+            let after = match (seen, newest.first(), newest.last()) {
+                (Some(seen), _, Some(newest)) if newest.position > seen => seen,
+                (None, Some(oldest), _) => oldest.position,
+                _ => continue,
+            };
+            // What is usual shows in the step before the first.
+            let mut standing = self.catalog().last_standing(&group, after, 2)?;
+            let reached = self.catalog().each_standing_of(&group, after, |known| {
+                standing.push(known.clone());
+                if standing.len() > 3 {
+                    standing.remove(0);
                 }
-            }
-            self.holds()?.seen.insert(group, newest.position);
+                self.look(&standing, throttle)
+            })?;
+            self.holds()?.seen.insert(group, reached);
         }
         Ok(())
     }
@@ -107,10 +113,9 @@ impl Archive {
         if self.step(before, old, throttle)?.is_more_than(USUAL) {
             return Ok(());
         }
-        let body = Manifest::parse(&new.manifest).map_err(|_| MarkError::Manifest(new.hash.into()))?.body;
-        let (percent, id) = (step.percent(), vsync_protocol::id::SnapshotId::from(new.hash).short());
-        let words = format!("{percent} % of the content of {} is not in snapshot {id} of {}", body.volume, body.source);
-        tracing::error!("{words}; retention of it is held until `vsync release {}`", body.volume);
+        let (Group { source, volume }, percent, id) = (&new.group, step.percent(), new.id().short());
+        let words = format!("{percent} % of the content of {volume} is not in snapshot {id} of {source}");
+        tracing::error!("{words}; retention of it is held until `vsync release {volume}`");
         self.note(|at| {
             let entry = LogEntry::Pin { manifest: old.hash, at, by: format!("{BY}{words}") };
             Ok::<_, ArchiveError>(Some(entry))
@@ -120,24 +125,52 @@ impl Archive {
 
     /// How much of `old` is gone in `new`.
     fn step(&self, old: &Known, new: &Known, throttle: &Throttle) -> Result<Step, MarkError> {
-        let (before, after) = (self.chunks(old, throttle)?, self.chunks(new, throttle)?);
-        let gone: Vec<Cid> = before.difference(&after).copied().collect();
-        let kept: Vec<Cid> = before.intersection(&after).copied().collect();
-        let (gone, kept) = (self.bytes_of(&gone)?, self.bytes_of(&kept)?);
-        Ok(Step { gone, of: gone + kept })
+        let (mut before, mut after) = (CidSet::default(), CidSet::default());
+        self.each_chunk(new, throttle, |chunk| {
+            after.insert(chunk);
+            Ok(())
+        })?;
+        let mut step = Step { gone: 0, of: 0 };
+        let mut weigh = |chunks: &mut Vec<Cid>| {
+            let entries = self.catalog().entries(chunks)?;
+            for (chunk, entry) in chunks.iter().zip(entries) {
+                let bytes = entry.map_or(0, |entry| u64::from(entry.len));
+                step.of += bytes;
+                step.gone += if after.contains(chunk) { 0 } else { bytes };
+            }
+            chunks.clear();
+            Ok::<_, MarkError>(())
+        };
+        let mut chunks = Vec::new();
+        self.each_chunk(old, throttle, |chunk| {
+            if before.contains(chunk) {
+                return Ok(());
+            }
+            before.insert(chunk);
+            chunks.push(*chunk);
+            if chunks.len() < MAX_CIDS { Ok(()) } else { weigh(&mut chunks) }
+        })?;
+        weigh(&mut chunks)?;
+        Ok(step)
     }
 
-    fn chunks(&self, known: &Known, throttle: &Throttle) -> Result<BTreeSet<Cid>, MarkError> {
-        let (snapshot, root) = root_of(known)?;
-        let (mut nodes, mut chunks) = (HashSet::new(), BTreeSet::new());
-        let mut walk = Walk { archive: self, throttle, snapshot, revive: false };
-        walk.from(root, |cid, kind| {
-            if kind == BlobKind::Chunk {
-                chunks.insert(*cid);
+    /// Shows `show` the chunks of a snapshot, some of them more than once.
+    fn each_chunk(
+        &self,
+        known: &Known,
+        throttle: &Throttle,
+        mut show: impl FnMut(&Cid) -> Result<(), MarkError>,
+    ) -> Result<(), MarkError> {
+        let (mut nodes, mut shown) = (HashSet::new(), Ok(()));
+        let mut walk = Walk { archive: self, throttle, snapshot: known.id(), revive: false };
+        walk.from(root_of(known)?, |cid, kind| {
+            if kind == BlobKind::Chunk && shown.is_ok() {
+                shown = show(cid);
             }
-            kind != BlobKind::Chunk && nodes.insert(*cid)
+            // After an error the rest is of no interest.
+            kind != BlobKind::Chunk && shown.is_ok() && nodes.insert(*cid)
         })?;
-        Ok(chunks)
+        shown
     }
 
     /// Volumes whose retention is held.
@@ -149,9 +182,7 @@ impl Archive {
         let mut found = Vec::new();
         for (manifest, reason) in held {
             let Some(known) = self.catalog().known(manifest.into())? else { continue };
-            let Ok(parsed) = Manifest::parse(&known.manifest) else { continue };
-            let group = Group { source: parsed.body.source, volume: parsed.body.volume };
-            found.push(Hold { group, reason, manifest });
+            found.push(Hold { group: known.group, reason, manifest });
         }
         Ok(found)
     }
@@ -180,14 +211,11 @@ impl Archive {
     /// What the log says of holds by now.
     fn holds(&self) -> Result<std::sync::MutexGuard<'_, Holds>, ArchiveError> {
         let mut holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let entries = self.catalog().log(holds.log, 1 << 20)?;
-            if entries.is_empty() {
-                return Ok(holds);
-            }
-            holds.log += entries.len() as u64;
-            entries.into_iter().for_each(|entry| holds.learn(entry));
-        }
+        holds.log = self.catalog().each_log_entry(holds.log, |entry| {
+            holds.learn(entry);
+            Ok::<_, CatalogError>(())
+        })?;
+        Ok(holds)
     }
 }
 

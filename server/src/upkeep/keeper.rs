@@ -8,10 +8,10 @@ use std::thread::JoinHandle;
 use vsync_protocol::manifest::LogPosition;
 
 use super::Upkeep;
+use super::closure::{Affected, Lacking};
 use super::gc::GcOptions;
 use super::mark::MarkError;
 use super::retention::RetentionError;
-use super::scrub::ScrubReport;
 use super::throttle::{Stop, Throttle};
 use crate::archive::{Archive, ArchiveError, KEEP_TIME, report};
 
@@ -21,6 +21,11 @@ const DAY: u64 = 24 * HOUR;
 /// Subjects of notices that are also chores.
 pub(crate) const COLLECTION: &str = "collection";
 pub(crate) const SCRUB: &str = "scrub";
+
+const DAMAGE: &str = "damage";
+
+/// Snapshots that a notice names, at most.
+const MAX_NAMED: usize = 20;
 
 /// What an operator must look at, and what is being done, by subject.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +92,7 @@ impl Keeper {
             begun: None,
             checked_catalog: None,
             checked_manifests: None,
+            checked_closures: None,
         };
         let thread = std::thread::Builder::new().name("vsync-upkeep".to_owned()).spawn(move || work.run())?;
         Ok(Self { stop, thread })
@@ -113,6 +119,7 @@ struct Work {
     begun: Option<u64>,
     checked_catalog: Option<u64>,
     checked_manifests: Option<u64>,
+    checked_closures: Option<u64>,
 }
 
 impl Work {
@@ -136,6 +143,8 @@ impl Work {
         let uptime = self.archive.time().1.uptime;
         if uptime.saturating_sub(self.kept_time) >= KEEP_TIME {
             self.kept_time = uptime;
+            // Space may have come back.
+            self.archive.ballast.take();
             let kept = self.archive.keep_time();
             self.notices.set("clock", kept.err().map(|error| format!("time cannot be kept: {}", report(&error))));
         }
@@ -181,6 +190,24 @@ impl Work {
             };
             self.notices.set("manifests", notice);
         }
+        // Backups may have brought back what was lacking.
+        let every = if self.notices.of(DAMAGE).is_some() { DAY } else { 30 * DAY };
+        if due(self.checked_closures, every) {
+            self.checked_closures = Some(uptime);
+            self.look_for_all();
+        }
+    }
+
+    /// Whether all is here that snapshots need.
+    fn look_for_all(&self) {
+        let throttle = Throttle::new(self.upkeep.rate, self.stop.clone());
+        let notice = match self.archive.lacking(&throttle) {
+            Ok(lacking) if lacking.affected.is_empty() => None,
+            Ok(Lacking { blobs, affected }) => Some(damage(blobs, &affected)),
+            Err(MarkError::Stopped) => return,
+            Err(error) => Some(format!("it cannot be told whether all is here that is needed: {}", report(&error))),
+        };
+        self.notices.set(DAMAGE, notice);
     }
 
     fn retain(&mut self) {
@@ -236,8 +263,8 @@ impl Work {
                 Ok(Some(found)) => {
                     self.notices.run(Some(SCRUB));
                     packs += found.packs;
-                    if found.lost > 0 {
-                        self.notices.set("damage", Some(damage(&found)));
+                    if !found.affected.is_empty() {
+                        self.notices.set(DAMAGE, Some(damage(found.lost, &found.affected)));
                     }
                 }
                 Err(error) => break Some(format!("scrub failed: {}", report(&error))),
@@ -254,7 +281,9 @@ impl Work {
     }
 }
 
-fn damage(found: &ScrubReport) -> String {
-    let names = found.affected.iter().map(|one| format!("{} of {}", one.id.short(), one.volume));
-    format!("damage: {} blobs are lost; snapshots {}", found.lost, names.collect::<Vec<_>>().join(", "))
+fn damage(blobs: u64, affected: &[Affected]) -> String {
+    let names = affected.iter().take(MAX_NAMED).map(|one| format!("{} of {}", one.id.short(), one.volume));
+    let (names, more) = (names.collect::<Vec<_>>().join(", "), affected.len().saturating_sub(MAX_NAMED));
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("damage: {blobs} blobs are lost; snapshots {names}{more}")
 }

@@ -12,7 +12,6 @@ use vsync_protocol::blob::{BlobKind, Header};
 use vsync_protocol::id::{Cid, SnapshotId};
 use vsync_protocol::limits::{MAX_CIDS, MAX_TREE_DEPTH};
 use vsync_protocol::log::LogEntry;
-use vsync_protocol::manifest::Manifest;
 
 use super::throttle::Throttle;
 use crate::archive::{Archive, ArchiveError};
@@ -26,6 +25,12 @@ pub enum MarkError {
     /// A manifest cannot be read.
     #[error("the manifest of snapshot {} is unreadable", .0.short())]
     Manifest(SnapshotId),
+    /// The log names a snapshot of which nothing else is left.
+    #[error(
+        "the manifest of snapshot {0} is lost, so that nobody knows what it needs; put its file back into \
+         `manifests` and run `vsync server rebuild`, or give it up with `vsync forget {0}`"
+    )]
+    LostManifest(SnapshotId),
     /// A node is absent, damaged, or not what it should be.
     #[error("node {node} of snapshot {} {what}", snapshot.short())]
     Node {
@@ -92,44 +97,31 @@ impl Mark {
         throttle: &Throttle,
         left_out: &HashSet<SnapshotId>,
     ) -> Result<(), MarkError> {
-        loop {
-            // A few at a time: manifests may be large.
-            let page = archive.catalog().standing_after(self.position, 16)?;
-            let Some(last) = page.last() else { return self.extend_by_revived(archive, throttle) };
-            let reached = last.position;
-            for known in page.iter().filter(|known| !left_out.contains(&known.hash.into())) {
-                let (snapshot, root) = root_of(known)?;
-                self.add(archive, throttle, snapshot, root)?;
+        let reached = archive.catalog().each_standing(self.position, |known| {
+            if left_out.contains(&known.id()) {
+                return Ok(());
             }
-            self.position = reached;
-        }
+            self.add(archive, throttle, known)
+        })?;
+        self.position = reached;
+        self.extend_by_revived(archive, throttle)
     }
 
     fn extend_by_revived(&mut self, archive: &Archive, throttle: &Throttle) -> Result<(), MarkError> {
-        loop {
-            let entries = archive.catalog().log(self.log, 1 << 20)?;
-            if entries.is_empty() {
-                return Ok(());
+        let reached = archive.catalog().each_log_entry(self.log, |entry| {
+            let LogEntry::Undelete { manifest, .. } = entry else { return Ok(()) };
+            match archive.catalog().known(manifest.into())? {
+                Some(known) if !known.forgotten => self.add(archive, throttle, &known),
+                _ => Ok(()),
             }
-            self.log += entries.len() as u64;
-            for entry in entries.iter().filter(|entry| matches!(entry, LogEntry::Undelete { .. })) {
-                let known = archive.catalog().known(entry.manifest().into())?;
-                if let Some(known) = known.filter(|known| !known.forgotten) {
-                    let (snapshot, root) = root_of(&known)?;
-                    self.add(archive, throttle, snapshot, root)?;
-                }
-            }
-        }
+        })?;
+        self.log = reached;
+        Ok(())
     }
 
-    fn add(
-        &mut self,
-        archive: &Archive,
-        throttle: &Throttle,
-        snapshot: SnapshotId,
-        root: Cid,
-    ) -> Result<(), MarkError> {
-        let mut walk = Walk { archive, throttle, snapshot, revive: false };
+    fn add(&mut self, archive: &Archive, throttle: &Throttle, known: &Known) -> Result<(), MarkError> {
+        let root = root_of(known)?;
+        let mut walk = Walk { archive, throttle, snapshot: known.id(), revive: false };
         // Nobody else holds the set while it grows, so that this copies nothing.
         let nodes = Arc::make_mut(&mut self.nodes);
         walk.from(root, |cid, kind| {
@@ -139,10 +131,8 @@ impl Mark {
     }
 }
 
-pub(crate) fn root_of(known: &Known) -> Result<(SnapshotId, Cid), MarkError> {
-    let id = known.hash.into();
-    let manifest = Manifest::parse(&known.manifest).map_err(|_| MarkError::Manifest(id))?;
-    Ok((id, manifest.body.root))
+pub(crate) fn root_of(known: &Known) -> Result<Cid, MarkError> {
+    known.body().map(|body| body.root).map_err(|_| MarkError::Manifest(known.id()))
 }
 
 /// A walk below one root.
@@ -214,7 +204,7 @@ impl Walk<'_> {
     fn read(&self, node: Cid) -> Result<bytes::Bytes, MarkError> {
         // A second time, if compaction moved it between being found and being read.
         for _ in 0..2 {
-            let entry = self.archive.catalog().entries(&[node])?.into_iter().next().flatten();
+            let entry = self.archive.catalog().entries(&[node])?.pop().flatten();
             let entry = entry.ok_or_else(|| self.wrong(node, "is missing"))?;
             match entry.state {
                 State::Live => {}
@@ -239,8 +229,8 @@ impl Archive {
     /// gone.
     pub(crate) fn revive_tree(&self, known: &Known) -> Result<bool, ArchiveError> {
         let (mut seen, throttle) = (HashSet::new(), Throttle::default());
-        let walked = root_of(known).and_then(|(snapshot, root)| {
-            let mut walk = Walk { archive: self, throttle: &throttle, snapshot, revive: true };
+        let walked = root_of(known).and_then(|root| {
+            let mut walk = Walk { archive: self, throttle: &throttle, snapshot: known.id(), revive: true };
             walk.from(root, |cid, kind| kind != BlobKind::Chunk && seen.insert(*cid))
         });
         match walked {
@@ -264,9 +254,9 @@ impl Archive {
         let (mut seen, mut bytes) = (HashSet::new(), 0);
         for &id in forgotten {
             let Some(known) = self.catalog().known(id)? else { continue };
-            let (snapshot, root) = root_of(&known)?;
+            let root = root_of(&known)?;
             let mut only = Vec::new();
-            let mut walk = Walk { archive: self, throttle: &throttle, snapshot, revive: false };
+            let mut walk = Walk { archive: self, throttle: &throttle, snapshot: id, revive: false };
             walk.from(root, |cid, kind| {
                 let new = !mark.contains(cid) && seen.insert(*cid);
                 only.extend(new.then_some(*cid));

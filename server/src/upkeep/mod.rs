@@ -4,6 +4,7 @@
 //! All of it works on an open [`Archive`](crate::archive::Archive), beside backups and
 //! restores. Nothing here knows a key of the realm or what a request is.
 
+pub mod closure;
 mod compact;
 pub mod gc;
 pub mod guard;

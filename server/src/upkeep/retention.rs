@@ -7,7 +7,7 @@
 use thiserror::Error;
 use vsync_protocol::id::{MachineName, SnapshotId, VolumeName};
 use vsync_protocol::log::LogEntry;
-use vsync_protocol::manifest::{LogPosition, Manifest, SnapshotKind};
+use vsync_protocol::manifest::{LogPosition, SnapshotKind};
 use vsync_protocol::plan::{Candidate, Fate, Frozen, Verdict, plan};
 
 use super::Upkeep;
@@ -91,7 +91,11 @@ impl Archive {
     }
 
     fn plan_group(&self, upkeep: &Upkeep, group: Group) -> Result<GroupPlan, ArchiveError> {
-        let mut candidates: Vec<Candidate> = self.catalog().standing(&group)?.iter().map(candidate).collect();
+        let (mut candidates, confirmed) = (Vec::new(), self.catalog().confirmed()?);
+        self.catalog().each_standing_of(&group, 0, |known| {
+            candidates.push(candidate(known, confirmed));
+            Ok::<_, CatalogError>(())
+        })?;
         if self.held()?.iter().any(|hold| hold.group == group) {
             candidates.iter_mut().for_each(|candidate| candidate.pinned = true);
         }
@@ -130,7 +134,12 @@ impl Archive {
     /// When there is none, it is protected, the clock cannot be right, or the store fails.
     pub fn forget(&self, upkeep: &Upkeep, id: SnapshotId, reason: &str) -> Result<LogPosition, RetentionError> {
         self.note(|at| {
-            let known = self.find(id)?;
+            let Some(known) = self.catalog().known(id)? else {
+                // Of one whose manifest is lost there is nothing that anything could protect.
+                let lost = self.catalog().lost_manifests()?.into_iter().find(|&lost| SnapshotId::from(lost) == id);
+                let manifest = lost.ok_or(RetentionError::NoSnapshot(id))?;
+                return Ok(Some(LogEntry::Forget { manifest, at, reason: short(reason) }));
+            };
             if known.forgotten {
                 return Ok(None);
             }
@@ -138,10 +147,9 @@ impl Archive {
                 return Err(RetentionError::Pinned(id));
             }
             let (moment, kept) = self.time();
-            kept.evidence(&moment).check(Some(known.received))?;
-            let volume = Manifest::parse(&known.manifest).map(|manifest| manifest.body.volume);
-            let policy = volume.ok().map(|volume| (upkeep.policies)(&volume));
-            if policy.is_some_and(|policy| policy.is_below_floor(moment.now, known.received)) {
+            let received = received(&known, self.catalog().confirmed()?);
+            kept.evidence(&moment).check(Some(received))?;
+            if (upkeep.policies)(&known.group.volume).is_below_floor(moment.now, received) {
                 return Err(RetentionError::TooYoung(id));
             }
             Ok(Some(LogEntry::Forget { manifest: known.hash, at, reason: short(reason) }))
@@ -215,13 +223,21 @@ fn short(text: &str) -> String {
     text.chars().take(1000).collect()
 }
 
-fn candidate(known: &Known) -> Candidate {
-    let kind = Manifest::parse(&known.manifest).map(|manifest| manifest.body.kind);
+/// When a snapshot was received, as far as the clock can be believed: not after an
+/// administrator confirmed a clock that showed less, with the snapshot here already.
+fn received(known: &Known, confirmed: Option<(u64, i64)>) -> i64 {
+    match confirmed {
+        Some((position, at)) if known.position <= position => known.received.min(at),
+        _ => known.received,
+    }
+}
+
+fn candidate(known: &Known, confirmed: Option<(u64, i64)>) -> Candidate {
     Candidate {
-        id: known.hash.into(),
-        received: known.received,
+        id: known.id(),
+        received: received(known, confirmed),
         sequence: known.sequence,
         pinned: known.pinned,
-        partial: kind != Ok(SnapshotKind::Full),
+        partial: known.body().map(|body| body.kind) != Ok(SnapshotKind::Full),
     }
 }

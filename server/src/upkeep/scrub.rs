@@ -5,12 +5,12 @@
 //! to quarantine for a person to look at. Without a key, volumes and snapshots that need a
 //! damaged blob can be named, files cannot.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs;
 use std::io::IoSlice;
 
-use vsync_protocol::blob::{BlobKind, Header};
 use vsync_protocol::id::{Cid, PackId, SnapshotId};
+use vsync_protocol::limits::MAX_CIDS;
 use vsync_protocol::manifest::{Manifest, manifest_hash};
 pub use vsync_protocol::wire::{Affected, ScrubReport};
 
@@ -19,10 +19,10 @@ use super::keeper::SCRUB;
 use super::mark::MarkError;
 use super::throttle::{Stop, Throttle};
 use crate::archive::{Archive, ArchiveError, manifest_name, report};
-use crate::catalog::{Compaction, Known};
-use crate::store::pack::{self, PackBuilder, Record};
-use crate::store::room::Cached;
-use crate::store::{StoreError, read_blob, read_table};
+use crate::catalog::{Compaction, Known, State};
+use crate::store::pack::{PackBuilder, Record};
+use crate::store::room::{Cached, set_aside};
+use crate::store::{StoreError, is_whole, read_blob, read_table, salvage, whole_copies};
 
 impl Archive {
     /// Reads every pack, at most `rate` bytes a second.
@@ -39,34 +39,33 @@ impl Archive {
         }
         self.note_chore(SCRUB, found.packs);
         found.bad_manifests = self.check_manifests(None)?;
-        self.conclude(lost, found)
+        found.healed = self.heal(&mut lost)?;
+        // Also when all that was read is whole: packs may have been lost before.
+        self.conclude(found, &throttle)
     }
 
-    /// The snapshots whose manifests are damaged, or not signed by one of `signers`. A damaged
+    /// The snapshots whose manifests are lost, damaged, or not signed by one of `signers`. A damaged
     /// file of a manifest that the catalog has whole is written again.
     ///
     /// # Errors
     /// When the store fails.
     pub fn check_manifests(&self, signers: Option<&Signers>) -> Result<Vec<SnapshotId>, ArchiveError> {
-        let (mut bad, mut after) = (Vec::new(), 0);
-        loop {
-            let page = self.catalog().standing_after(after, 16)?;
-            let Some(last) = page.last() else { return Ok(bad) };
-            after = last.position;
-            for known in &page {
-                let (id, parsed) = (SnapshotId::from(known.hash), Manifest::parse(&known.manifest));
-                let whole = manifest_hash(&known.manifest) == known.hash;
-                let signed = |manifest: &Manifest<'_>| {
-                    signers.is_none_or(|signers| manifest.verify(signers(&manifest.body.source)).is_ok())
-                };
-                if !whole || !parsed.as_ref().is_ok_and(signed) {
-                    tracing::error!("the manifest of snapshot {} is damaged, or signed by a stranger", id.short());
-                    bad.push(id);
-                } else {
-                    self.mend_manifest(known)?;
-                }
+        let mut bad: Vec<SnapshotId> = self.catalog().lost_manifests()?.into_iter().map(SnapshotId::from).collect();
+        bad.iter().for_each(|id| tracing::error!("the manifest of snapshot {id} is lost"));
+        self.catalog().each_standing(0, |known| {
+            let (id, parsed) = (known.id(), Manifest::parse(&known.manifest));
+            let whole = manifest_hash(&known.manifest) == known.hash;
+            let signed = |manifest: &Manifest<'_>| {
+                signers.is_none_or(|signers| manifest.verify(signers(&manifest.body.source)).is_ok())
+            };
+            if whole && parsed.as_ref().is_ok_and(signed) {
+                return Ok(self.mend_manifest(known)?);
             }
-        }
+            tracing::error!("the manifest of snapshot {} is damaged, or signed by a stranger", id.short());
+            bad.push(id);
+            Ok::<_, ArchiveError>(())
+        })?;
+        Ok(bad)
     }
 
     fn mend_manifest(&self, known: &Known) -> Result<(), StoreError> {
@@ -90,8 +89,9 @@ impl Archive {
         }
         let _alone = self.upkeep_alone();
         let mut found = ScrubReport::default();
-        let lost = self.scrub_pack(pack, throttle, &mut found)?;
-        self.conclude(lost, found).map(Some)
+        let mut lost = self.scrub_pack(pack, throttle, &mut found)?.into_iter().collect();
+        found.healed = self.heal(&mut lost)?;
+        if lost.is_empty() { Ok(Some(found)) } else { self.conclude(found, throttle).map(Some) }
     }
 
     /// Returns the blobs of use that turned out to be damaged.
@@ -99,16 +99,18 @@ impl Archive {
         found.packs += 1;
         let (bad, lost) = match read_table(self.packs(), pack) {
             Ok(Some(table)) => self.scrub_records(pack, &table, throttle, found)?,
-            Ok(None) => (true, self.lose(pack)?),
-            Err(error) => {
+            Ok(None) if self.packs().len(pack)?.is_none() => (true, self.lose(pack)?),
+            // Cut off while it was read; the next look finds out.
+            Ok(None) => (true, Vec::new()),
+            Err(error @ StoreError::Pack { .. }) => {
                 tracing::error!("{}", report(&error));
-                self.quarantine(pack);
                 (true, self.rescue(pack)?)
             }
+            Err(error) => return Err(error.into()),
         };
         if bad {
             found.damaged_packs.push(pack);
-            self.quarantine(pack);
+            self.quarantine(pack)?;
         }
         if self.failure().is_none() {
             // What cannot be noted is only looked at again earlier.
@@ -128,7 +130,7 @@ impl Archive {
         for record in table {
             throttle.check().and_then(|()| throttle.spend(record.len.into())).map_err(|_| MarkError::Stopped)?;
             found.bytes += u64::from(record.len);
-            if matches!(read_blob(self.packs(), pack, record.offset, record.len, record.cid), Ok(Some(_))) {
+            if is_whole(self.packs(), pack, record)? {
                 continue;
             }
             // Compaction may have taken the whole pack away meanwhile.
@@ -154,24 +156,28 @@ impl Archive {
         Ok(lost)
     }
 
-    /// Copies what is whole out of a pack whose table is damaged, and gives the pack up.
+    /// Copies what is whole out of a pack whose table is damaged, and gives the pack up once
+    /// it is set aside. The catalog knows where everything lies.
     fn rescue(&self, pack: PackId) -> Result<Vec<Cid>, MarkError> {
         let all = self.catalog().blobs_of(pack)?;
-        let len = self.packs().len(pack)?.and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
-        let mut bytes = vec![0; len.min(4 * pack::PACK_SIZE)];
-        let readable = matches!(self.packs().read(pack, 0, &mut bytes), Ok(true));
-        let bytes = bytes::Bytes::from(bytes);
-        let wanted: HashSet<Cid> = all.iter().copied().collect();
-        let mut builder = PackBuilder::default();
-        for record in if readable { pack::scan_records(&bytes) } else { Vec::new() } {
-            if wanted.contains(&record.cid) {
-                let at = record.offset as usize;
-                builder.push(record.cid, record.kind, bytes.slice(at..at + record.len as usize));
+        let mut entries = Vec::new();
+        for cids in all.chunks(MAX_CIDS) {
+            let found = cids.iter().zip(self.catalog().entries(cids)?);
+            entries.extend(found.filter_map(|(&cid, entry)| Some((cid, entry?))));
+        }
+        // In the old order: if nothing is lost, it becomes the same pack, and heals it.
+        entries.sort_unstable_by_key(|(_, entry)| entry.offset);
+        let (mut builder, mut lost) = (PackBuilder::default(), Vec::new());
+        for (cid, entry) in entries.into_iter().filter(|(_, entry)| entry.state != State::Corrupt) {
+            match read_blob(self.packs(), pack, entry.offset, entry.len, cid)? {
+                Some(blob) => builder.push(cid, entry.kind, blob),
+                None => lost.push(cid),
             }
         }
-        let saved: HashSet<Cid> = builder.records().iter().map(|record| record.cid).collect();
-        let lost: Vec<Cid> = all.iter().copied().filter(|cid| !saved.contains(cid)).collect();
         lost.iter().try_for_each(|&cid| self.record(|catalog| catalog.add_damage(cid, pack)))?;
+        if !self.quarantine(pack)? {
+            return Ok(lost);
+        }
         let mut step = Compaction { retired: vec![(pack, all)], ..Compaction::default() };
         if !builder.is_empty() {
             let new = builder.finish();
@@ -183,26 +189,35 @@ impl Archive {
         Ok(lost)
     }
 
-    /// Keeps a copy of a damaged pack, if there is space for it.
-    fn quarantine(&self, pack: PackId) {
-        let (from, to) = (self.files.packs.path_of(pack), self.files.quarantine.join(format!("{pack}.pack")));
-        if to.exists() || !from.exists() || self.files.packs.check_space().is_err() {
-            return;
+    /// Keeps a copy of a damaged pack, with all of it that can be read. Returns whether there
+    /// is one, or nothing to keep; not when space is short.
+    pub(super) fn quarantine(&self, pack: PackId) -> Result<bool, StoreError> {
+        let Some(bytes) = salvage(self.packs(), pack)? else { return Ok(true) };
+        let quarantine = &self.files.quarantine;
+        let is_kept = |name: &str| fs::read(quarantine.join(name)).is_ok_and(|kept| kept == bytes);
+        // A copy of other bytes, from earlier, may hold what this one lacks, and stays.
+        let names = [format!("{pack}.pack"), format!("{pack}.{}.pack", &blake3::hash(&bytes).to_hex()[..16])];
+        if names.iter().any(|name| is_kept(name)) {
+            return Ok(true);
         }
-        match fs::copy(&from, &to) {
-            Ok(_) => tracing::error!("pack {pack} is damaged; a copy is kept as {}", to.display()),
-            Err(error) => tracing::error!("pack {pack} is damaged; no copy could be kept: {error}"),
+        let name = if quarantine.join(&names[0]).exists() { &names[1] } else { &names[0] };
+        let steps = self.files.health.steps();
+        let kept = self.files.packs.check_space().and_then(|()| {
+            let announced = |error| StoreError::io("write", quarantine.join(name))(error);
+            steps.before("set a damaged pack aside").map_err(announced)?;
+            set_aside(quarantine, name, &bytes)?;
+            steps.after("set a damaged pack aside").map_err(announced)
+        });
+        match &kept {
+            Ok(()) => tracing::error!("pack {pack} is damaged; a copy is kept as quarantine/{name}"),
+            Err(error) => tracing::error!("pack {pack} is damaged and stays; no copy is kept: {}", report(error)),
         }
+        Ok(kept.is_ok())
     }
 
-    fn conclude(&self, lost: impl IntoIterator<Item = Cid>, mut found: ScrubReport) -> Result<ScrubReport, MarkError> {
-        let mut lost: HashSet<Cid> = lost.into_iter().collect();
-        if lost.is_empty() {
-            return Ok(found);
-        }
-        found.healed = self.heal(&mut lost)?;
-        found.lost = lost.len() as u64;
-        found.affected = self.affected(&lost)?;
+    fn conclude(&self, mut found: ScrubReport, throttle: &Throttle) -> Result<ScrubReport, MarkError> {
+        let lacking = self.lacking(throttle)?;
+        (found.lost, found.affected) = (lacking.blobs, lacking.affected);
         for Affected { volume, source, id } in &found.affected {
             tracing::error!("snapshot {} of {volume} from {source} is damaged; back the volume up again", id.short());
         }
@@ -212,12 +227,11 @@ impl Archive {
     /// Looks for other copies of `lost` and takes those that are whole.
     fn heal(&self, lost: &mut HashSet<Cid>) -> Result<u64, ArchiveError> {
         let before = lost.len();
+        if before == 0 {
+            return Ok(0);
+        }
         for pack in self.packs().list()? {
-            let mut copies = read_table(self.packs(), pack).ok().flatten().unwrap_or_default();
-            copies.retain(|copy| {
-                lost.contains(&copy.cid)
-                    && matches!(read_blob(self.packs(), pack, copy.offset, copy.len, copy.cid), Ok(Some(_)))
-            });
+            let copies = whole_copies(self.packs(), pack, |cid| lost.contains(cid))?;
             if copies.is_empty() {
                 continue;
             }
@@ -233,58 +247,5 @@ impl Archive {
             self.record(|catalog| catalog.add_pack(pack, len, copies))?;
         }
         Ok((before - lost.len()) as u64)
-    }
-
-    /// The snapshots that need any of `lost`.
-    ///
-    /// # Errors
-    /// When the catalog fails. A node that cannot be read counts as lost itself.
-    pub fn affected(&self, lost: &HashSet<Cid>) -> Result<Vec<Affected>, MarkError> {
-        let (mut known, mut affected, mut after) = (HashMap::new(), Vec::new(), 0);
-        loop {
-            let page = self.catalog().standing_after(after, 16)?;
-            let Some(last) = page.last() else { return Ok(affected) };
-            after = last.position;
-            for snapshot in &page {
-                let id = snapshot.hash.into();
-                let body = Manifest::parse(&snapshot.manifest).map_err(|_| MarkError::Manifest(id))?.body;
-                if self.needs(body.root, lost, &mut known)? {
-                    affected.push(Affected { volume: body.volume, source: body.source, id });
-                }
-            }
-        }
-    }
-
-    fn needs(&self, node: Cid, lost: &HashSet<Cid>, known: &mut HashMap<Cid, bool>) -> Result<bool, MarkError> {
-        if lost.contains(&node) {
-            return Ok(true);
-        }
-        if let Some(&needs) = known.get(&node) {
-            return Ok(needs);
-        }
-        // Trees are shallow: each was walked within its bounds when it was committed.
-        let needs = match self.refs(node)? {
-            None => true,
-            Some((BlobKind::Leaf, children)) => children.iter().any(|child| lost.contains(child)),
-            Some((_, children)) => {
-                let mut needs = false;
-                for child in children {
-                    needs |= self.needs(child, lost, known)?;
-                }
-                needs
-            }
-        };
-        known.insert(node, needs);
-        Ok(needs)
-    }
-
-    fn refs(&self, node: Cid) -> Result<Option<(BlobKind, Vec<Cid>)>, MarkError> {
-        let Some(location) = self.catalog().locate(&[node])?.into_iter().next().flatten() else { return Ok(None) };
-        let blob = match self.read_moved(node, &location) {
-            Err(ArchiveError::Store(StoreError::Io { .. })) => None,
-            result => result?,
-        };
-        let header = blob.as_ref().and_then(|blob| Header::parse(blob).ok());
-        Ok(header.map(|header| (header.kind, header.refs().collect())))
     }
 }

@@ -8,11 +8,11 @@ use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, MachineName, VolumeName};
 use vsync_protocol::limits::MAX_CIDS;
 use vsync_protocol::log::LogEntry;
-use vsync_protocol::manifest::Manifest;
 
 use super::mark::{MarkError, Walk, root_of};
 use super::throttle::Throttle;
 use crate::archive::{Archive, ArchiveError};
+use crate::catalog::{CatalogError, Group};
 use crate::pins::CidSet;
 
 /// What a quota is for.
@@ -48,19 +48,33 @@ pub(crate) struct Usage {
 
 pub(crate) type Usages = HashMap<Scope, Usage>;
 
+/// What was brought for a volume since its last commit. It is kept in memory only: what a
+/// restart forgets of it, garbage collection removes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pending {
+    bytes: u64,
+    /// The round of garbage collection in which the last of it came.
+    round: u64,
+}
+
+pub(crate) type Pendings = HashMap<Group, Pending>;
+
+/// After so many rounds nothing is left of what no snapshot needs.
+const ROUNDS: u64 = 3;
+
 impl Archive {
     /// The tightest of `quotas`; none when there are none.
     pub(crate) fn allowance(&self, quotas: Vec<(Scope, u64)>) -> Result<Option<Allowance>, MarkError> {
         let mut tightest: Option<Allowance> = None;
         for (scope, quota) in quotas {
-            let used = self.used(&scope)?;
+            let used = self.used(&scope)?.saturating_add(self.pending(&scope)?);
             let left = quota.saturating_sub(used);
             if tightest.as_ref().is_none_or(|tightest| left < tightest.left) {
                 let (what, name) = match &scope {
                     Scope::Machine(name) => ("machine", name.as_str()),
                     Scope::Volume(name) => ("volume", name.as_str()),
                 };
-                let words = format!("{what} {name} has a quota of {quota} bytes here, and its snapshots use {used}");
+                let words = format!("{what} {name} has a quota of {quota} bytes here, of which {used} are used");
                 tightest = Some(Allowance { left, words });
             }
         }
@@ -74,52 +88,73 @@ impl Archive {
     pub fn used(&self, scope: &Scope) -> Result<u64, MarkError> {
         let mut usages = self.usages.lock().unwrap_or_else(PoisonError::into_inner);
         let usage = usages.entry(scope.clone()).or_default();
-        loop {
-            let entries = self.catalog().log(usage.log, 1 << 20)?;
-            if entries.is_empty() {
-                break;
-            }
-            let log = usage.log + entries.len() as u64;
-            let removes = |entry: &LogEntry| matches!(entry, LogEntry::Forget { .. } | LogEntry::Undelete { .. });
-            if entries.iter().any(removes) {
-                // What only it needed cannot be told without looking at all others again.
-                *usage = Usage::default();
-            }
-            usage.log = log;
+        let mut removed = false;
+        let log = self.catalog().each_log_entry(usage.log, |entry| {
+            removed |= matches!(entry, LogEntry::Forget { .. } | LogEntry::Undelete { .. });
+            Ok::<_, CatalogError>(())
+        })?;
+        if removed {
+            // What only it needed cannot be told without looking at all others again.
+            *usage = Usage::default();
         }
+        usage.log = log;
         self.count(scope, usage)?;
         Ok(usage.bytes)
     }
 
+    /// Notes that `bytes` were stored for `group`.
+    pub(crate) fn note_pending(&self, group: &Group, bytes: u64) -> Result<(), ArchiveError> {
+        let round = self.catalog().round()?;
+        let mut pendings = self.pendings.lock().unwrap_or_else(PoisonError::into_inner);
+        pendings.retain(|_, pending| pending.round + ROUNDS > round);
+        let pending = pendings.entry(group.clone()).or_default();
+        *pending = Pending { bytes: pending.bytes.saturating_add(bytes), round };
+        Ok(())
+    }
+
+    /// Notes that `group` has committed: what it needs is counted with its snapshots.
+    pub(crate) fn settle(&self, group: &Group) {
+        self.pendings.lock().unwrap_or_else(PoisonError::into_inner).remove(group);
+    }
+
+    fn pending(&self, scope: &Scope) -> Result<u64, ArchiveError> {
+        let round = self.catalog().round()?;
+        let pendings = self.pendings.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = |(group, pending): &(&Group, &Pending)| {
+            pending.round + ROUNDS > round
+                && match scope {
+                    Scope::Machine(name) => group.source == *name,
+                    Scope::Volume(name) => group.volume == *name,
+                }
+        };
+        Ok(pendings.iter().filter(counts).fold(0, |sum: u64, (_, pending)| sum.saturating_add(pending.bytes)))
+    }
+
     fn count(&self, scope: &Scope, usage: &mut Usage) -> Result<(), MarkError> {
         let throttle = Throttle::default();
-        loop {
-            let page = self.catalog().standing_after(usage.position, 16)?;
-            let Some(last) = page.last() else { return Ok(()) };
-            let reached = last.position;
-            for known in &page {
-                let body = Manifest::parse(&known.manifest).map_err(|_| MarkError::Manifest(known.hash.into()))?.body;
-                let counts = match scope {
-                    Scope::Machine(name) => body.source == *name,
-                    Scope::Volume(name) => body.volume == *name,
-                };
-                if counts {
-                    let (snapshot, root) = root_of(known)?;
-                    let mut new = Vec::new();
-                    let mut walk = Walk { archive: self, throttle: &throttle, snapshot, revive: false };
-                    walk.from(root, |cid, kind| {
-                        let is_new = !usage.blobs.contains(cid);
-                        if is_new {
-                            usage.blobs.insert(cid);
-                            new.push(*cid);
-                        }
-                        is_new && kind != BlobKind::Chunk
-                    })?;
-                    usage.bytes += self.bytes_of(&new)?;
-                }
+        let reached = self.catalog().each_standing(usage.position, |known| {
+            let counts = match scope {
+                Scope::Machine(name) => known.group.source == *name,
+                Scope::Volume(name) => known.group.volume == *name,
+            };
+            if !counts {
+                return Ok(());
             }
-            usage.position = reached;
-        }
+            let mut new = Vec::new();
+            let mut walk = Walk { archive: self, throttle: &throttle, snapshot: known.id(), revive: false };
+            walk.from(root_of(known)?, |cid, kind| {
+                let is_new = !usage.blobs.contains(cid);
+                if is_new {
+                    usage.blobs.insert(cid);
+                    new.push(*cid);
+                }
+                is_new && kind != BlobKind::Chunk
+            })?;
+            usage.bytes += self.bytes_of(&new)?;
+            Ok::<_, MarkError>(())
+        })?;
+        usage.position = reached;
+        Ok(())
     }
 
     /// Bytes of blobs as they are stored.

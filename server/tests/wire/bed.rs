@@ -97,6 +97,7 @@ impl Bed {
             members,
             registry: self.registry(),
             reserve: Reserve { bytes: 0, percent: 0 },
+            limits: vsync_server::Limits::default(),
             congestion: Congestion::Cubic,
             notify: None,
             upkeep: Upkeep { policies, ..Upkeep::default() },

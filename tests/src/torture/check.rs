@@ -10,7 +10,6 @@ use vsync_protocol::wire::{Listing, SnapshotRecord};
 use vsync_server::catalog::{Catalog, State};
 use vsync_server::store::health::Health;
 use vsync_server::store::journal::{Journal, Mark};
-use vsync_server::store::steps::Steps;
 
 use super::{AGENTS, Counts, Round, volume_name};
 use crate::{Place, Tree};
@@ -134,7 +133,7 @@ struct Content {
 
 impl Content {
     fn of(store: &Path) -> Self {
-        let catalog = Catalog::open(&store.join("catalog.sqlite"), Steps::default()).expect("a catalog");
+        let catalog = Catalog::open(&store.join("catalog.sqlite"), Health::default()).expect("a catalog");
         let listing = Listing { limit: u32::MAX, ..Listing::default() };
         let snapshots = catalog.snapshots(&listing, usize::MAX).expect("snapshots");
         let log = catalog.log(0, usize::MAX).expect("the log");

@@ -17,6 +17,8 @@ impl From<MarkError> for Failure {
                 "nothing was removed; `vsync server scrub` tells what is damaged, and a backup of its volume brings it again"
                     .to_owned(),
             ),
+            // Its words say what to do.
+            MarkError::LostManifest(_) => Self::of(&error, Exit::Damage),
             MarkError::Stopped => Self::of(&error, Exit::Interrupted).hint("run the same command again".to_owned()),
         }
     }

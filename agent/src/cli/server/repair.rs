@@ -20,7 +20,7 @@ impl RepairArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let context = Context::load(global)?;
         let report = vsync_server::repair(&own_entry(&context)?.data, context.bundle.realm_id)?;
-        let (scrub, lost_manifests) = (&report.scrub, report.catalog.map_or(0, |catalog| catalog.lost_manifests));
+        let (scrub, lost_manifests) = (&report.scrub, report.scrub.bad_manifests.len());
         if global.json {
             let affected = scrub.affected.iter().map(|one| {
                 serde_json::json!({ "volume": one.volume.as_str(), "source": one.source.as_str(), "id": one.id.to_string() })
@@ -41,6 +41,9 @@ impl RepairArgs {
             output::line(format_args!("blobs: {} recovered, {} lost", report.recovered, scrub.lost))?;
             for one in &scrub.affected {
                 output::line(format_args!("damaged: {} of {} from {}", one.id.short(), one.volume, one.source))?;
+            }
+            for id in &scrub.bad_manifests {
+                output::line(format_args!("manifest lost: {id}"))?;
             }
         }
         if scrub.lost == 0 && scrub.affected.is_empty() && lost_manifests == 0 {

@@ -36,20 +36,27 @@ impl ScrubArgs {
             output::json(&serde_json::json!({
                 "packs": report.packs, "bytes": report.bytes, "damaged_packs": report.damaged_packs.len(),
                 "healed_blobs": report.healed, "lost_blobs": report.lost, "affected": affected.collect::<Vec<_>>(),
+                "bad_manifests": report.bad_manifests.iter().map(ToString::to_string).collect::<Vec<_>>(),
             }))?;
         } else {
             output::line(format_args!("{} packs with {} bytes read", report.packs, report.bytes))?;
             for one in &report.affected {
                 output::line(format_args!("damaged: {} of {} from {}", one.id.short(), one.volume, one.source))?;
             }
+            for id in &report.bad_manifests {
+                output::line(format_args!("manifest lost or damaged: {id}"))?;
+            }
         }
-        if report.damaged_packs.is_empty() {
+        if report.is_clean() {
             return Ok(Exit::Exact);
         }
-        let found = (report.damaged_packs.len(), report.healed, report.lost);
+        let (packs, manifests) = (report.damaged_packs.len(), report.bad_manifests.len());
         Err(Failure::new(
             Exit::Damage,
-            format!("damage found in {} packs: {} blobs healed from copies, {} lost", found.0, found.1, found.2),
+            format!(
+                "damage found in {packs} packs and {manifests} manifests: {} blobs healed from copies, {} lost",
+                report.healed, report.lost
+            ),
         )
         .hint("back the volumes up again: what they still hold is sent anew".to_owned()))
     }

@@ -5,6 +5,7 @@ use vsync_protocol::id::{SnapshotId, VolumeName};
 use vsync_protocol::plan::Policy;
 
 use super::{NO_FLOOR, keep};
+use crate::catalog::Group;
 use crate::testing::{DAY, Store, tree};
 use crate::upkeep::throttle::Throttle;
 use crate::upkeep::usage::Scope;
@@ -102,4 +103,26 @@ fn usage_is_what_the_snapshots_need() {
     assert!(allowance.words.contains("volume data has a quota"), "{}", allowance.words);
     assert_eq!(store.archive.allowance(quotas(1)).unwrap().unwrap().left, 0);
     assert!(store.archive.allowance(Vec::new()).unwrap().is_none());
+}
+
+/// What was brought and not committed counts, until it is, or until it was collected.
+#[test]
+fn what_was_not_committed_counts_towards_quotas() {
+    let store = Store::new();
+    let group = |source: &str, volume: &str| Group { source: source.parse().unwrap(), volume: volume.parse().unwrap() };
+    let quotas = || vec![(Scope::Machine("one".parse().unwrap()), 1000), (Scope::Volume("a".parse().unwrap()), 900)];
+    let left = || store.archive.allowance(quotas()).unwrap().unwrap().left;
+    assert_eq!(left(), 900);
+    store.archive.note_pending(&group("one", "a"), 100).unwrap();
+    store.archive.note_pending(&group("one", "b"), 300).unwrap();
+    store.archive.note_pending(&group("two", "a"), 50).unwrap();
+    assert_eq!(left(), 600, "of the machine");
+    store.archive.note_pending(&group("two", "a"), 500).unwrap();
+    assert_eq!(left(), 250, "of the volume");
+    store.archive.settle(&group("two", "a"));
+    assert_eq!(left(), 600);
+    store.collect_times(2);
+    assert_eq!(left(), 600);
+    store.collect();
+    assert_eq!(left(), 900);
 }

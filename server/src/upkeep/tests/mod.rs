@@ -4,9 +4,11 @@ mod faults;
 mod gc;
 mod guard;
 mod interleave;
+mod loss;
 mod model;
 mod retention;
 mod scrub;
+mod table;
 mod thrash;
 
 use std::sync::Arc;
@@ -26,6 +28,12 @@ fn keep(policy: Policy) -> Upkeep {
 impl Store {
     fn forget(&self, id: vsync_protocol::id::SnapshotId) {
         self.archive.forget(&keep(NO_FLOOR), id, "test").unwrap();
+    }
+
+    fn back_up_all(&self, contents: &[Vec<bytes::Bytes>]) {
+        for blobs in contents {
+            self.back_up("a", blobs);
+        }
     }
 
     fn collect(&self) -> GcReport {

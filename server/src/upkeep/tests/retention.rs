@@ -141,3 +141,47 @@ fn a_clock_that_jumps_freezes_until_it_is_right_or_confirmed() {
     let store = store.reopen();
     assert_eq!(store.archive.retain(&upkeep).unwrap(), (1, None));
 }
+
+/// What was received while the clock was ahead keeps nothing once the clock is confirmed.
+#[test]
+fn a_confirmed_clock_releases_what_came_from_the_future() {
+    let store = Store::new();
+    let ids = history(&store, "a", 3);
+    store.moment.lock().unwrap().now += 3650 * DAY as i64;
+    let future = store.back_up("a", &tree(&["future"]));
+    store.moment.lock().unwrap().now -= 3650 * DAY as i64;
+    store.pass(DAY);
+    let upkeep = keep(Policy { last: 1, ..NO_FLOOR });
+    assert!(matches!(store.archive.retain(&upkeep).unwrap(), (0, Some(Frozen::Back { .. }))));
+    store.archive.confirm_clock_with(store.archive.time().0.now).unwrap();
+    let store = store.reopen();
+    store.pass(DAY);
+    let floor = keep(Policy { floor: 2 * DAY, ..NO_FLOOR });
+    let refused = store.archive.forget(&floor, future, "x");
+    assert!(matches!(refused, Err(RetentionError::TooYoung(_))), "it counts as received then: {refused:?}");
+    let newest = store.back_up("a", &tree(&["newest"]));
+    assert_eq!(store.archive.retain(&upkeep).unwrap(), (4, None));
+    assert_eq!(store.check(), [newest]);
+    assert!(ids.iter().all(|&id| store.archive.catalog().known(id).unwrap().unwrap().forgotten));
+    // A later one counts as what it says.
+    store.moment.lock().unwrap().now += 3650 * DAY as i64;
+    store.back_up("a", &tree(&["future again"]));
+    store.moment.lock().unwrap().now -= 3650 * DAY as i64;
+    assert!(matches!(store.archive.retain(&upkeep).unwrap(), (0, Some(Frozen::Back { .. }))));
+}
+
+/// The floor holds also when the manifest that the catalog keeps is damaged.
+#[test]
+fn the_floor_needs_no_manifest() {
+    let store = Store::new();
+    let id = store.back_up("a", &tree(&["1"]));
+    let path = store.path().join("catalog.sqlite");
+    let other = rusqlite::Connection::open(path).unwrap();
+    other.execute("UPDATE snapshots SET manifest = x'00'", []).unwrap();
+    drop(other);
+    assert!(store.archive.catalog().known(id).unwrap().unwrap().body().is_err());
+    let floor = keep(Policy { floor: DAY, ..NO_FLOOR });
+    assert!(matches!(store.archive.forget(&floor, id, "x"), Err(RetentionError::TooYoung(_))));
+    store.pass(2 * DAY);
+    store.archive.forget(&floor, id, "x").unwrap();
+}

@@ -93,7 +93,7 @@ impl Thrash {
         assert!(plan.absent.is_empty());
         std::thread::sleep(Duration::from_micros(dice.roll(3000)));
         for run in plan.runs {
-            let frames = run.read(&self.store.archive, vec![0; run.len()]);
+            let frames = run.read(&self.store.archive, vec![0; run.len()]).unwrap();
             assert!(frames.iter().all(|frame| frame.len() != 36 || frame[..4] != [0; 4]), "a pinned blob is absent");
         }
         self.count(2);
