@@ -4,8 +4,8 @@ use vsync_benches::{Amount, Harness};
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, PackId};
 use vsync_server::catalog::Catalog;
+use vsync_server::store::health::Health;
 use vsync_server::store::pack::Record;
-use vsync_server::store::steps::Steps;
 
 /// Blobs in a pack of 16 MiB: chunks of large files, and small files.
 const LARGE: u64 = 256;
@@ -23,7 +23,7 @@ pub(crate) fn run(harness: &Harness, rows: u64) {
         return;
     }
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    let catalog = Catalog::open(&directory.path().join("catalog.sqlite"), Steps::default()).expect("a catalog");
+    let catalog = Catalog::open(&directory.path().join("catalog.sqlite"), Health::default()).expect("a catalog");
     let begun = std::time::Instant::now();
     let mut next = 0;
     while next < rows {

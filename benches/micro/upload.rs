@@ -72,6 +72,7 @@ fn pair() -> Pair {
         reserve: Reserve::default(),
         congestion: Congestion::default(),
         notify: None,
+        limits: vsync_server::Limits::default(),
     };
     let running = Server::start(config).expect("a server");
     let address = ServerAddress {

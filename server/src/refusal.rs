@@ -2,7 +2,6 @@
 //! full; an agent hears only what it can act on.
 
 use quinn::VarInt;
-use vsync_protocol::encode;
 use vsync_protocol::wire::{Refusal, RefusalCode};
 
 use crate::archive::{ArchiveError, report};

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use vsync_server::catalog::Catalog;
 use vsync_server::clock::Kept;
-use vsync_server::store::steps::Steps;
+use vsync_server::store::health::Health;
 use vsync_tests::{Place, Realm, Server, Volume, http, shell};
 
 /// How long an alert may take from its cause to the sink, on a machine that is busy.
@@ -265,7 +265,7 @@ impl Drop for Disk {
 
 /// The server believes that it last saw the clock more than a year ago, and that hardly any time has passed since.
 fn leap(store: &Path) {
-    let catalog = Catalog::open(&store.join("catalog.sqlite"), Steps::default()).unwrap();
+    let catalog = Catalog::open(&store.join("catalog.sqlite"), Health::default()).unwrap();
     let kept = catalog.time().unwrap().expect("a server that ran keeps the time");
     catalog.keep_time(Kept { seen: kept.seen - 400 * 24 * 3_600_000, ..kept }).unwrap();
     catalog.close();

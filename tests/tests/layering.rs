@@ -113,7 +113,7 @@ fn named(text: &str) -> BTreeSet<String> {
     for rest in code(text).split("crate::").skip(1) {
         match rest.strip_prefix('{') {
             Some(group) => {
-                names.extend(group.split(';').next().unwrap().split([',', '{']).map(|part| word(part.trim())))
+                names.extend(group.split(';').next().unwrap().split([',', '{']).map(|part| word(part.trim())));
             }
             None => names.extend([word(rest)]),
         }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use vsync_protocol::id::{JobId, MachineName};
 use vsync_protocol::wire::{JobKind, JobResult, JobStart, Outcome};
 use vsync_server::catalog::{Catalog, NewJob};
-use vsync_server::store::steps::Steps;
+use vsync_server::store::health::Health;
 use vsync_tests::{Realm, Rng, Server, Volume, http, scratch, shell};
 
 /// A browser that talks to nobody but the page.
@@ -120,7 +120,7 @@ const PASTS: [Past; 3] = [
 /// Records a quarter of a year of nightly backups in the catalog of a server that is stopped, as agents' words.
 fn remember(store: &Path) {
     const DAY: i64 = 24 * 3_600_000;
-    let catalog = Catalog::open(&store.join("catalog.sqlite"), Steps::default()).expect("a catalog");
+    let catalog = Catalog::open(&store.join("catalog.sqlite"), Health::default()).expect("a catalog");
     let mut rng = Rng::new(11);
     let mut wobble = move || rng.below(1000) as f64 / 1000.0;
     let machine: MachineName = "production2".parse().expect("a name");

@@ -166,7 +166,9 @@ fn jobs_survive_a_restart_and_a_rebuilt_catalog() {
 /// Two servers; `planned` is to be on both, `elsewhere` on annex2, `free` on any.
 fn two_servers() -> (Realm, [Volume; 3]) {
     let volumes = [1, 2, 3].map(Volume::new);
-    volumes.iter().for_each(|volume| drop(volume.write("file", "some content")));
+    for volume in &volumes {
+        volume.write("file", "some content");
+    }
     let plan = |volume: &str, server: &str| {
         format!("[[clients.schedule]]\nvolume = {volume:?}\nserver = {server:?}\nat = \"02:00\"\n")
     };

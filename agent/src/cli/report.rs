@@ -169,7 +169,7 @@ mod tests {
         let failures: Vec<Failure> = vec![
             ServerError::Transport(TransportError::Bind { address: address(), source: io() }).into(),
             ServerError::Status { address: address(), source: io() }.into(),
-            ServerError::Thread(io()).into(),
+            ServerError::Thread { name: "upkeep", source: io() }.into(),
             store(StoreError::OtherRealm { path: path(), found: realm, wanted: realm }).into(),
             store(StoreError::NotAStore(path())).into(),
             store(StoreError::Locked(path())).into(),

@@ -40,7 +40,7 @@ pub enum RestoreError {
         /// Files that are neither what they were nor as in the snapshot.
         files: Vec<EntryPath>,
         /// Why it broke off.
-        error: Box<RestoreError>,
+        error: Box<Self>,
     },
     /// Setting up a thread's opener.
     #[error("cannot set up opening")]

@@ -90,3 +90,11 @@ pub struct ScrubReport {
     #[n(6)]
     pub bad_manifests: Vec<SnapshotId>,
 }
+
+impl ScrubReport {
+    /// Whether nothing was found.
+    #[must_use]
+    pub const fn is_clean(&self) -> bool {
+        self.damaged_packs.is_empty() && self.bad_manifests.is_empty() && self.lost == 0 && self.affected.is_empty()
+    }
+}

@@ -55,6 +55,7 @@ impl From<DockerError> for Failure {
             | DockerError::Image { .. }
             | DockerError::NoImage { .. }
             | DockerError::Program { .. }
+            | DockerError::NoProgram { .. }
             | DockerError::HelperFile { .. }
             | DockerError::NotOurs { .. }
             | DockerError::NotReady { .. }

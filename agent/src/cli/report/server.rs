@@ -34,7 +34,10 @@ impl From<ServerError> for Failure {
                 Exit::Failed,
                 Some("another program may have that port (`ss -lunpt`), or the address is not this machine's"),
             ),
-            ServerError::Transport(TransportError::Tls(_)) | ServerError::Thread(_) => {
+            ServerError::Transport(TransportError::Tls(_))
+            | ServerError::Address(_)
+            | ServerError::Endpoint(_)
+            | ServerError::Thread { .. } => {
                 (Exit::Failed, Some("look at the limits of this machine: `ulimit -u`, memory"))
             }
         };
