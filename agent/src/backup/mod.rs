@@ -210,7 +210,7 @@ impl Backup<'_> {
         if let (Source::Directory(path), Some(stillness)) = (&*source, stillness.as_deref_mut()) {
             basis = self.make_still(path, cache, basis, stillness)?;
         } else if let Source::Directory(path) = &*source {
-            basis.margin = still::margin(path);
+            basis.margin = still::margin_soon(path);
         }
         let Basis { parent, trust, sent, unchanged, mode, started, margin } = basis;
         let mut info = self.options.info.clone();

@@ -46,7 +46,7 @@ pub(super) fn run(
     let walker = Walker::open(path)?;
     root.send(walker.root().clone()).map_err(|_| BackupError::Stopped)?;
     let settled_before = parent.as_ref().map_or(i64::MIN, |parent| parent.settled);
-    let parent = parent.map(|parent| ParentTree::open(shared, &parent, nodes)).transpose()?.flatten();
+    let parent = parent.map(|parent| ParentTree::open(shared, &parent, nodes)).transpose()?;
     Scan { shared, slots, jobs, parent, settled_before, links: HardLinks::default(), kept: Budget::new(KEPT_IN_ALL) }
         .walk(walker)
 }
@@ -88,8 +88,6 @@ impl Scan<'_> {
             Some(parent) => parent.advance_to(&found.entry.path)?,
             None => None,
         };
-        // What the parent does not hold exactly is read as if it had never been.
-        let known = known.filter(|known| self.parent.as_ref().is_some_and(|parent| parent.is_exact(&known.path)));
         match known {
             Some(known) if self.is_unchanged(&found.entry, &known) => self.keep(found.entry, *known),
             known if found.entry.kind == EntryKind::File => self.read(found, known.as_deref()),
@@ -100,9 +98,11 @@ impl Scan<'_> {
         }
     }
 
-    /// Size, times and inode tell; the inode's time alone cannot be set by users.
+    /// Size, times and inode tell; the inode's time alone cannot be set by users. What the parent
+    /// does not hold exactly is read again, whatever they say; the chunks that it has are found again.
     fn is_unchanged(&self, found: &Entry, known: &Entry) -> bool {
-        found.kind == known.kind
+        self.parent.as_ref().is_some_and(|parent| parent.is_exact(&known.path))
+            && found.kind == known.kind
             && found.size == known.size
             && found.mtime == known.mtime
             && found.ctime == known.ctime
@@ -152,30 +152,28 @@ pub(super) struct ParentTree {
     reader: TreeReader<CachedNodes>,
     next: Option<Item>,
     /// Entries whose content is not what the file held: it could not be read, or changed meanwhile.
-    inexact: HashSet<EntryPath>,
+    /// `None` if the parent has more of them than it lists: anything in it may be one.
+    inexact: Option<HashSet<EntryPath>>,
 }
 
 impl ParentTree {
-    /// `None` if it has more defects than it lists: anything in it may be one.
-    pub(super) fn open(shared: &Shared, parent: &Parent, nodes: CacheReader) -> Result<Option<Self>, BackupError> {
+    pub(super) fn open(shared: &Shared, parent: &Parent, nodes: CacheReader) -> Result<Self, BackupError> {
         let opener = Opener::new(shared.pipeline.vault.clone()).map_err(BackupError::Opener)?;
         let nodes = CachedNodes { nodes, opener };
         let (root, mut reader) =
             TreeReader::open(nodes, &parent.root, &EntryPath::root()).map_err(BackupError::damaged_cache)?;
-        if root.defect_count > root.defects.len() as u64 {
-            return Ok(None);
-        }
         let progress = &shared.pipeline.progress;
         progress.total_entries.set(root.subtree.summaries.iter().map(|child| child.entries).sum());
         progress.total_bytes.set(root.subtree.summaries.iter().map(|child| child.bytes).sum());
         let next = reader.next_item().map_err(BackupError::damaged_cache)?;
-        let inexact = root.defects.into_iter().map(|(path, _)| path).collect();
-        Ok(Some(Self { reader, next, inexact }))
+        let all_listed = root.defect_count <= root.defects.len() as u64;
+        let inexact = all_listed.then(|| root.defects.into_iter().map(|(path, _)| path).collect());
+        Ok(Self { reader, next, inexact })
     }
 
     /// Whether the parent holds this entry as it was.
     fn is_exact(&self, path: &EntryPath) -> bool {
-        !self.inexact.contains(path)
+        self.inexact.as_ref().is_some_and(|inexact| !inexact.contains(path))
     }
 
     /// The parent's entry of this path. Paths must be asked for in order.

@@ -14,8 +14,10 @@
 //! And if the clock was set meanwhile, the first reading counts for nothing.
 
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
 use rustix::fs::{Mode, OFlags};
 
 use super::pipeline::Pipeline;
@@ -146,8 +148,21 @@ const UNSYNCED: Duration = Duration::from_secs(60);
 ///
 /// Everything is written to the disk here: every page is clean after that, and the next write to one moves the time.
 /// Where that cannot be had, the kernel is given the time to do it by itself.
-pub(super) fn margin(directory: &Path) -> Duration {
+fn margin(directory: &Path) -> Duration {
     if shows_every_write(directory) && sync(directory) { TICK } else { UNSYNCED }
+}
+
+/// Nobody waits longer than this for a disk that is behind.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same where nothing is held: rather than wait for a disk that has much to write for others, what changed within
+/// the last minute is read again.
+pub(super) fn margin_soon(directory: &Path) -> Duration {
+    let (done, synced) = bounded(1);
+    let directory = directory.to_owned();
+    // The thread ends when the disk has caught up, whether somebody still listens or not.
+    thread::spawn(move || drop(done.send(margin(&directory))));
+    synced.recv_timeout(PATIENCE).unwrap_or(UNSYNCED)
 }
 
 /// Writes the file system's pages to the disk. False if that failed.

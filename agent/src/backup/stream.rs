@@ -34,7 +34,7 @@ pub(super) fn run(
     let entry = super::stream_entry(&path);
     let directory = Entry { kind: EntryKind::Directory, mode: 0o700, path: EntryPath::root(), ..entry.clone() };
     root.send(directory).map_err(|_| BackupError::Stopped)?;
-    let pieces = match parent.map(|parent| ParentTree::open(shared, &parent, nodes)).transpose()?.flatten() {
+    let pieces = match parent.map(|parent| ParentTree::open(shared, &parent, nodes)).transpose()? {
         Some(mut tree) => {
             tree.advance_to(&path)?;
             tree.pieces(KEPT_PIECES)?

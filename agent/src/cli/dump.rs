@@ -1,7 +1,8 @@
 //! `vsync dump`.
 
-use std::fs::OpenOptions;
+use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -97,12 +98,27 @@ impl DumpArgs {
 
 /// Writes to a pipe or a device as it is. A file gets its content when all of it is there.
 fn write_to(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<Report, DumpError>) -> Result<Report, Failure> {
-    if path.metadata().is_ok_and(|about| !about.is_file()) {
+    let about = path.metadata().ok();
+    // What is below these is somebody's open file, under whatever name.
+    let open_already = path.starts_with("/dev") || path.starts_with("/proc");
+    if open_already || about.as_ref().is_some_and(|about| !about.is_file()) {
         let file = OpenOptions::new().write(true).open(path);
         return Ok(write(&mut file.map_err(|error| export::unwritable(path, &error))?)?);
     }
     // Through a link, the file that it names.
-    export::write_whole(&path.canonicalize().unwrap_or_else(|_| path.to_owned()), write)
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let report = export::write_whole(&path, write)?;
+    if let Some(about) = about {
+        keep_rights(&path, &about).map_err(|error| export::unwritable(&path, &error))?;
+    }
+    Ok(report)
+}
+
+/// Whoever could read the file before can read it now.
+fn keep_rights(path: &Path, before: &Metadata) -> io::Result<()> {
+    // Only root can give it to somebody else.
+    let _ = chown(path, Some(before.uid()), Some(before.gid()));
+    fs::set_permissions(path, before.permissions())
 }
 
 fn show(report: &Report) -> Exit {

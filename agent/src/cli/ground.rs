@@ -24,7 +24,8 @@ pub(super) fn claim(session: &Session, snapshot: &Snapshot, directory: &Path, de
         ..Failure::new(io_exit(&error), format!("cannot look into {}", directory.display()))
     };
     let mark = Mark::of(&session.records(), directory).map_err(failed)?;
-    if !delete && !mark.is_set() && !is_own(session, snapshot, directory) {
+    let own = is_own(session, snapshot, directory);
+    if !delete && !own && !mark.is_set() {
         let there = present(directory).map_err(failed)?;
         if !there.is_empty() {
             return Err(refusal(directory, &there, &names(session, snapshot)?));
@@ -32,8 +33,8 @@ pub(super) fn claim(session: &Session, snapshot: &Snapshot, directory: &Path, de
     }
     match mark.set() {
         Ok(()) => Ok(()),
-        Err(error) if delete => {
-            tracing::warn!("a later restore into {} needs --delete: {error}", directory.display());
+        Err(error) if delete || own => {
+            tracing::warn!("not written down that {} is restored into: {error}", directory.display());
             Ok(())
         }
         // Interrupted, it could not go on: what it left would look like something of others.
@@ -56,7 +57,11 @@ fn is_own(session: &Session, snapshot: &Snapshot, directory: &Path) -> bool {
 fn present(directory: &Path) -> io::Result<BTreeSet<EntryPath>> {
     let mut names = BTreeSet::new();
     for entry in fs::read_dir(directory)? {
-        names.insert(EntryPath::new(entry?.file_name().into_vec()).unwrap_or_default());
+        let name = entry?.file_name();
+        // Every new ext4 has one.
+        if name != "lost+found" {
+            names.insert(EntryPath::new(name.into_vec()).unwrap_or_default());
+        }
     }
     Ok(names)
 }
@@ -83,7 +88,7 @@ fn refusal(directory: &Path, there: &BTreeSet<EntryPath>, kept: &BTreeSet<EntryP
     let place = directory.display();
     Failure::new(
         Exit::Usage,
-        format!("{place} is not empty, and not from a restore of this machine: {what} would be deleted there"),
+        format!("{place} is not empty, and no whole snapshot was restored into it by this machine: {what} would be deleted there"),
     )
     .hint(format!(
         "choose an empty directory; or, if all that the snapshot does not have may go: `--to-path {place} --delete` \

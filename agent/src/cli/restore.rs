@@ -68,7 +68,7 @@ pub(super) struct RestoreArgs {
     to_path: Option<PathBuf>,
 
     /// Delete what the snapshot does not have, whatever is in the directory
-    #[arg(long)]
+    #[arg(long, requires = "to_path")]
     delete: bool,
 
     /// The last snapshot not after this time

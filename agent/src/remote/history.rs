@@ -64,8 +64,10 @@ fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     let parent = path.parent().unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(parent)?;
     let directory = File::open(parent)?;
-    // Several commands may note something at a time, each under the same name. Closing unlocks.
-    directory.lock()?;
+    // Several commands may note something at a time, each under the same name. Closing unlocks. A file of
+    // its own, since NFS locks only what is open for writing.
+    let lock = File::options().create(true).truncate(false).write(true).open(parent.join(".lock"))?;
+    lock.lock()?;
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let mut file = File::create(&temporary)?;

@@ -356,6 +356,7 @@ impl<'a, 'b> Comparison<'a, 'b> {
         let Some(shift) = moved::shift(survey, index) else { return Ok(false) };
         self.shared.changing_in_place(task.path());
         if !task.shift(shift.at, shift.by)? {
+            self.shared.is_whole(task.path());
             return Ok(false);
         }
         self.size = task.size()?;

@@ -79,7 +79,8 @@ pub enum RestoreError {
 impl RestoreError {
     /// Says what the error means for a target in which `files` were being changed in place.
     #[must_use]
-    pub(super) fn leaving(self, files: Vec<EntryPath>) -> Self {
+    pub(super) fn leaving(self, mut files: Vec<EntryPath>) -> Self {
+        files.sort();
         let error = match self {
             Self::Target(source) if source.is_no_space() => Self::NoSpace(source),
             other => other,

@@ -97,7 +97,8 @@ impl Outside {
             Some(tree) => tree,
             None => Self::open(restore, &target)?,
         };
-        if !tree.reaches(&target)? {
+        // What cannot be read on the way there may not be needed.
+        if !tree.reaches(&target).unwrap_or(false) {
             tree = Self::open(restore, &target)?;
         }
         match tree.advance()? {

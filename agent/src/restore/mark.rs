@@ -24,9 +24,13 @@ impl Mark {
     /// When there is no such directory.
     pub fn of(records: &Path, directory: &Path) -> io::Result<Self> {
         let about = fs::metadata(directory)?;
-        let born = about.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        let born = about.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let name = record::name(directory).ok_or(io::ErrorKind::NotFound)?;
-        let place = format!("{} {} {}\n", about.dev(), about.ino(), born.as_nanos());
+        // A device's number may be another one after a reboot: it counts only where nothing better is known.
+        let place = match born.filter(|born| !born.is_zero()) {
+            Some(born) => format!("inode {} born {}\n", about.ino(), born.as_nanos()),
+            None => format!("inode {} device {}\n", about.ino(), about.dev()),
+        };
         Ok(Self { path: records.join(name + ".mark"), place })
     }
 

@@ -137,7 +137,9 @@ pub fn run(
     }
     if !options.dry_run {
         let top = root.directory.filter(|_| options.selection.is_all()).map(as_root);
-        finish::run(&restore.target, &mut outcome, top).map_err(|error| error.leaving(Vec::new()))?;
+        let finished = finish::run(&restore.target, &mut outcome, top);
+        let damaged = || outcome.report.damaged.iter().map(|(path, _)| path.clone()).collect();
+        finished.map_err(|error| error.leaving(damaged()))?;
     }
     let mut report = outcome.report;
     report.deleted = outcome.extraneous.len();

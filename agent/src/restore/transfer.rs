@@ -1,6 +1,6 @@
 //! Chunks on their way from the server into files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -92,7 +92,7 @@ pub(super) struct Shared<'a> {
     /// What the next restore may know.
     record: Mutex<Option<Writer>>,
     /// Files that are being changed where they are.
-    in_place: Mutex<Vec<EntryPath>>,
+    in_place: Mutex<HashSet<EntryPath>>,
     stopped: AtomicBool,
 }
 
@@ -169,7 +169,7 @@ impl Restore<'_> {
             };
             let outcomes = compared.into_iter().chain([drained]).chain(written);
             if let Some(failure) = outcomes.filter_map(Result::err).chain(failed).max_by_key(gravity) {
-                return Err(failure.leaving(std::mem::take(&mut *lock(&shared.in_place))));
+                return Err(failure.leaving(lock(&shared.in_place).drain().collect()));
             }
             transferred.record = lock(&shared.record).take();
             transferred.report = std::mem::take(&mut *lock(&shared.report));
@@ -202,10 +202,12 @@ impl Shared<'_> {
 
     /// Remembers that a file is not what it was and not yet what it will be.
     pub(super) fn changing_in_place(&self, path: &EntryPath) {
-        let mut in_place = lock(&self.in_place);
-        if !in_place.contains(path) {
-            in_place.push(path.clone());
-        }
+        lock(&self.in_place).insert(path.clone());
+    }
+
+    /// The file is what it was, or what it will be.
+    pub(super) fn is_whole(&self, path: &EntryPath) {
+        lock(&self.in_place).remove(path);
     }
 
     /// Brings a chunk of `task` to `offset`: from another file if one has it, else it is asked
@@ -405,9 +407,10 @@ impl Shared<'_> {
                 let mut report = lock(&self.report);
                 report.files_restored += 1;
                 report.unrestored.extend(placed.unrestored);
+                drop(report);
+                self.is_whole(task.path());
             }
         }
-        lock(&self.in_place).retain(|path| path != task.path());
         self.restore.progress.entries.add(1);
         task.counted.finish(&self.restore.progress.bytes);
         Ok(())

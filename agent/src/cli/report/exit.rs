@@ -54,6 +54,12 @@ impl Exit {
         ALL.into_iter().find(|exit| *exit as u8 == code)
     }
 
+    /// Whether all was done that could be.
+    #[must_use]
+    pub const fn is_done(self) -> bool {
+        matches!(self, Self::Exact | Self::Defects)
+    }
+
     /// Of two things that happened, the one to be told.
     #[must_use]
     pub fn graver(self, other: Self) -> Self {

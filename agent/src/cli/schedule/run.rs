@@ -244,7 +244,8 @@ impl<'a> Runner<'a> {
             (None, None) => String::new(),
         };
         let done = match verdict {
-            Verdict::Done => "done",
+            Verdict::Done if Exit::from_code(attempt.code).is_some_and(Exit::is_done) => "done",
+            Verdict::Done => "done, but something around it FAILED",
             Verdict::CalledOff => "called off",
             Verdict::Again | Verdict::Hopeless => "FAILED",
         };
