@@ -42,7 +42,7 @@ impl Default for Limits {
             handshakes: 16,
             requests: 2000,
             names: 2_000_000,
-            receiving_each: 1 << 30,
+            receiving_each: 256 << 20,
             receiving: 2 << 30,
         }
     }
@@ -70,8 +70,20 @@ impl Handshakes {
         // Those who got here have shown that the address is theirs, so that there are few.
         begun.retain(|_, (since, _)| !is_over(*since));
         let (_, count) = begun.entry(network).or_insert((now, 0));
-        *count = count.saturating_add(1);
-        *count <= most
+        if *count >= most {
+            return false;
+        }
+        *count += 1;
+        true
+    }
+
+    /// One that has shown a key that is let in counts no more.
+    pub(crate) fn settle(&self, address: IpAddr) {
+        let Some(network) = network(address) else { return };
+        let mut begun = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, count)) = begun.get_mut(&network) {
+            *count = count.saturating_sub(1);
+        }
     }
 }
 
@@ -122,7 +134,9 @@ impl Client {
     pub(crate) async fn pace(&self, names: usize) {
         let now = Instant::now();
         let at = self.requests.when(1, now).max(self.names.when(names, now));
-        tokio::time::sleep_until(at).await;
+        if at > now {
+            tokio::time::sleep_until(at).await;
+        }
     }
 }
 
@@ -173,7 +187,7 @@ pub(crate) struct Receiving {
 impl Receiving {
     /// Waits for room for `len` bytes, which is taken until the permits are dropped.
     pub(crate) async fn room_for(&self, len: usize) -> Result<[OwnedSemaphorePermit; 2], Refusal> {
-        let full = || refusal(RefusalCode::Malformed, "too many blobs are being received; try again later");
+        let full = || refusal(RefusalCode::NoSession, "too many blobs are being received; open a session again");
         let len = u32::try_from(len.min(MAX_BLOB_LEN)).unwrap_or(u32::MAX);
         let take = |room: &Arc<Semaphore>| timeout(ROOM_TIMEOUT, Arc::clone(room).acquire_many_owned(len));
         // A machine's own first: what waits for it keeps nothing from others.
@@ -204,6 +218,9 @@ mod tests {
         assert!(admit("192.0.3.1", now) && admit("2001:db8:8::1", now), "others");
         assert!(!admit("198.51.100.9", now), "the same in the other family");
         assert!(!admit("192.0.2.1", now + HANDSHAKE_WINDOW - Duration::from_millis(1)));
+        handshakes.settle(address("192.0.2.3"));
+        assert!(admit("192.0.2.1", now), "one of them was of a machine that is known");
+        assert!(!admit("192.0.2.1", now));
         assert!(admit("192.0.2.1", now + HANDSHAKE_WINDOW));
     }
 

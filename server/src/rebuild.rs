@@ -88,19 +88,24 @@ pub fn rebuild_in(steps: &Steps, data: &Path, realm: RealmId, trust: Trust) -> R
 
 /// Refuses when the old catalog repeats more of the log than there is: it is then the only
 /// place that says what was acknowledged.
-fn check_old(path: &Path, journal: &Journal, data: &Path) -> Result<(), StoreError> {
+fn check_old(path: &Path, journal: &Journal, data: &Path) -> Result<(), ArchiveError> {
     if !path.exists() {
         return Ok(());
     }
-    // One that cannot be read says nothing. Closing folds its WAL in.
-    let Ok(old) = Catalog::open(path, Health::default()) else { return Ok(()) };
+    let old = match Catalog::open(path, Health::default()) {
+        Ok(old) => old,
+        Err(error) if error.is_full() => return Err(error.into()),
+        // One that cannot be read says nothing.
+        Err(_) => return Ok(()),
+    };
+    // Closing folds its WAL in.
     let known = old.mark();
     old.close();
     match known {
         Ok(known) if known.position.index > journal.mark().position.index => {
             let what = "the catalog knows entries behind it; `vsync server repair` puts them back. Move catalog.sqlite \
                         away first to do without them";
-            Err(StoreError::Log { path: data.join("log/chain.log"), offset: journal.mark().end, what })
+            Err(StoreError::Log { path: data.join("log/chain.log"), offset: journal.mark().end, what }.into())
         }
         _ => Ok(()),
     }

@@ -14,6 +14,7 @@ use crate::archive::{Archive, ArchiveError, catalog_path};
 use crate::catalog::{Catalog, CatalogError, State};
 use crate::rebuild::{RebuildReport, Trust, rebuild};
 use crate::store::StoreError;
+use crate::store::ballast::Ballast;
 use crate::store::disk::Reserve;
 use crate::store::health::Health;
 use crate::store::home::Home;
@@ -43,7 +44,7 @@ pub struct RepairReport {
 /// When the store cannot be opened, even after mending, or written.
 pub fn repair(data: &Path, realm: RealmId) -> Result<RepairReport, MarkError> {
     let mut report = RepairReport { log: mend_log(data, realm)?, ..RepairReport::default() };
-    if report.log.is_some() || !is_sound(data) {
+    if report.log.is_some() || !is_sound(data)? {
         tracing::warn!("making the catalog anew; every blob is read");
         report.catalog = Some(rebuild(data, realm, Trust::Nothing)?);
     }
@@ -59,6 +60,8 @@ pub fn repair(data: &Path, realm: RealmId) -> Result<RepairReport, MarkError> {
 /// Returns how many entries the log had lost, if it had.
 fn mend_log(data: &Path, realm: RealmId) -> Result<Option<u64>, ArchiveError> {
     let home = Home::open(data, realm)?;
+    // A full disk is no damage, and is not to look like any.
+    Ballast::of(home.path(), Reserve::default()).let_go_if_needed()?;
     let known = entries_of(&catalog_path(home.path()));
     Ok(journal::mend(&home.path().join("log"), &home.path().join("quarantine"), &known)?)
 }
@@ -76,12 +79,15 @@ fn entries_of(catalog: &Path) -> Vec<LogEntry> {
     entries
 }
 
-fn is_sound(data: &Path) -> bool {
-    let path = catalog_path(data);
-    let Ok(catalog) = Catalog::open(&path, Health::default()) else { return false };
+fn is_sound(data: &Path) -> Result<bool, ArchiveError> {
+    let catalog = match Catalog::open(&catalog_path(data), Health::default()) {
+        Ok(catalog) => catalog,
+        Err(error) if error.is_full() => return Err(error.into()),
+        Err(_) => return Ok(false),
+    };
     let sound = matches!(catalog.check(), Ok(None));
     catalog.close();
-    sound
+    Ok(sound)
 }
 
 /// Takes blobs that the store lacks out of packs in quarantine, and those that it knows and has

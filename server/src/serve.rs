@@ -357,7 +357,8 @@ impl Shared {
             // Whoever cannot show that the address is its own costs one packet.
             let _ = incoming.retry();
         } else if !self.handshakes.admit(incoming.remote_address().ip(), self.limits.handshakes, Instant::now()) {
-            // Unanswered it is repeated, later and later, until it is let in.
+            // Unanswered it is repeated, a second later and then less and less often. Those that are let in
+            // by then make room for it.
             incoming.ignore();
         } else {
             connections.spawn(Arc::clone(self).connect(incoming));
@@ -373,6 +374,7 @@ impl Shared {
             Err(_) => return tracing::info!("no connection from {from}: the handshake took too long"),
         };
         let Some(key) = vsync_transport::peer_key(&quic) else { return };
+        self.handshakes.settle(from.ip());
         let Some(client) = self.clients.place(key) else {
             return quic.close(number(RefusalCode::NotAuthorised), b"this machine has too many connections");
         };

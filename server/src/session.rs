@@ -2,15 +2,17 @@
 //! their names and packs them, another makes packs durable meanwhile.
 //!
 //! Blobs wait for the first in a queue bounded by bytes. A full queue stops the reading of
-//! streams, and QUIC's flow control then stops the sender. A stream waits for room with its
+//! streams, and QUIC's flow control then stops the sender. A stream waits for room in it with its
 //! blob already read: if it waited before, blobs half read could wait for bytes that the
-//! connection's window has no room for, because those of waiting streams fill it.
+//! connection's window has no room for, because those of waiting streams fill it. The bound on what
+//! is half read, which is waited for before, is so wide that only hostile machines meet it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use crossbeam_channel::{Receiver, Sender};
+use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -115,8 +117,13 @@ impl Session {
                 Err(_) => return Err(cut_off()),
             }
             let head = FrameHead::decode(&head).ok_or_else(|| refusal(RefusalCode::Malformed, "frame too long"))?;
-            let _received = receiving.room_for(head.len).await?;
-            let blob = read_blob(from, head.len).await?;
+            // The agent opens another session: it may have written all it has, and waits for nothing else.
+            let lost = |refused: Refusal| {
+                fail(&self.progress, refused.clone());
+                refused
+            };
+            let _received = receiving.room_for(head.len).await.map_err(lost)?;
+            let blob = self.read_blob(from, head.len).await?;
             // A blob larger than the queue has it for itself.
             let cost = head.len.clamp(LEAST_COST, QUEUE) as u32;
             let cost = Arc::clone(&self.room).acquire_many_owned(cost).await.map_err(|_| closed())?;
@@ -125,6 +132,27 @@ impl Session {
             // After joining the queue: a flush that counts this frame queues behind it.
             self.progress.send_modify(|progress| progress.frames[stream] += 1);
         }
+    }
+
+    /// The next `len` bytes of a stream, of which something must arrive all the time, in memory
+    /// that was not cleared before.
+    async fn read_blob(&self, from: &mut quinn::RecvStream, len: usize) -> Result<Vec<u8>, Refusal> {
+        let mut blob = Vec::with_capacity(len);
+        while blob.len() < len {
+            let missing = len - blob.len();
+            match timeout(STALL, from.read_buf(&mut (&mut blob).limit(missing))).await {
+                Ok(Ok(0) | Err(_)) => return Err(cut_off()),
+                Ok(Ok(_)) => {}
+                // The server itself is behind: blobs of other streams wait, and fill the window.
+                Err(_) if self.room.available_permits() < QUEUE => self.check()?,
+                Err(_) => {
+                    let stalled = refusal(RefusalCode::NoSession, "the rest of a blob does not arrive");
+                    fail(&self.progress, stalled.clone());
+                    return Err(stalled);
+                }
+            }
+        }
+        Ok(blob)
     }
 
     /// Waits until each stream has brought as many frames as `frames` says, and all of them
@@ -160,19 +188,6 @@ impl Session {
         // When the thread is gone there is nothing left to close.
         let _ = self.queue.send(Item::Close);
     }
-}
-
-/// The next `len` bytes of a stream, of which something must arrive all the time; copied once
-/// into memory that was not cleared before.
-async fn read_blob(from: &mut quinn::RecvStream, len: usize) -> Result<Vec<u8>, Refusal> {
-    let stalled = |_| refusal(RefusalCode::Malformed, "the rest of a blob does not arrive");
-    let mut blob = Vec::with_capacity(len);
-    while blob.len() < len {
-        let part = timeout(STALL, from.read_chunk(len - blob.len(), true)).await.map_err(stalled)?;
-        let part = part.map_err(|_| cut_off())?.ok_or_else(cut_off)?;
-        blob.extend_from_slice(&part.bytes);
-    }
-    Ok(blob)
 }
 
 fn closed() -> Refusal {

@@ -65,12 +65,12 @@ fn a_failure_its_turn_for_the_worse_and_its_end_are_told_once_each_on_every_way(
 
     let hidden = data.path().with_extension("away");
     fs::rename(data.path(), &hidden).expect("a rename");
-    agent.run(["backup", "data"]).code(1);
+    agent.run(["backup", "data"]).code(11);
     sinks.wait_for(PATIENCE, hook_says("began", "failing"));
     // A restart makes nobody forget, and nobody hear it again.
     server.restart();
     sinks.refuse(true);
-    agent.run(["backup", "data"]).code(1);
+    agent.run(["backup", "data"]).code(11);
     std::thread::sleep(Duration::from_secs(3));
     sinks.refuse(false);
     sinks.wait_for(PATIENCE, hook_says("worse", "failing"));

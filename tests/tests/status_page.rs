@@ -186,7 +186,7 @@ impl Site {
         }
         let away = self.data.path().with_extension("away");
         fs::rename(self.data.path(), &away).expect("a rename");
-        agent.run(["backup", "orderly"]).code(1);
+        agent.run(["backup", "orderly"]).code(11);
         fs::rename(&away, self.data.path()).expect("a rename");
     }
 }

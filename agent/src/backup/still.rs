@@ -161,7 +161,9 @@ pub(super) fn margin_soon(directory: &Path) -> Duration {
     let (done, synced) = bounded(1);
     let directory = directory.to_owned();
     // The thread ends when the disk has caught up, whether somebody still listens or not.
-    thread::spawn(move || drop(done.send(margin(&directory))));
+    thread::spawn(move || {
+        let _ = done.send(margin(&directory));
+    });
     synced.recv_timeout(PATIENCE).unwrap_or(UNSYNCED)
 }
 

@@ -79,7 +79,8 @@ struct Found<'a> {
 impl Found<'_> {
     /// Whether the last verification did not find all as it should be.
     fn is_damaged(&self) -> bool {
-        self.standing.verified.as_ref().is_some_and(|done| done.outcome != Outcome::Success)
+        let bad = |outcome| matches!(outcome, Outcome::Defects | Outcome::Failed);
+        self.standing.verified.as_ref().is_some_and(|done| bad(done.outcome))
     }
 }
 

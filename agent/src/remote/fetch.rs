@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::BufMut;
 use quinn::RecvStream;
+use tokio::io::AsyncReadExt;
 use tokio::runtime::Handle;
 use vsync_protocol::blob::{BlobKind, longest};
 use vsync_protocol::id::Cid;
@@ -117,14 +119,16 @@ async fn frames(
     Ok(())
 }
 
-/// The next `len` bytes, copied once into memory that was not cleared before.
+/// The next `len` bytes, in memory that was not cleared before.
 async fn read_blob(connector: &Connector, stream: &mut RecvStream, len: usize) -> Result<Vec<u8>, RemoteError> {
     let mut blob = Vec::with_capacity(len);
     while blob.len() < len {
-        let room = len - blob.len();
-        let part = async { stream.read_chunk(room, true).await.map_err(|error| connector.lost(&error)) };
-        let part = connector.part(part).await?.ok_or_else(|| connector.lost(&"the answer ends too early"))?;
-        blob.extend_from_slice(&part.bytes);
+        let missing = len - blob.len();
+        let part =
+            async { stream.read_buf(&mut (&mut blob).limit(missing)).await.map_err(|error| connector.lost(&error)) };
+        if connector.part(part).await? == 0 {
+            return Err(connector.lost(&"the answer ends too early"));
+        }
     }
     Ok(blob)
 }

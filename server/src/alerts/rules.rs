@@ -55,7 +55,8 @@ pub(super) fn blind(error: &str) -> Alert {
 }
 
 fn verified(standing: &Standing) -> Option<Alert> {
-    let done = standing.verified.as_ref().filter(|done| done.outcome != Outcome::Success)?;
+    let bad = |outcome| matches!(outcome, Outcome::Defects | Outcome::Failed);
+    let done = standing.verified.as_ref().filter(|done| bad(done.outcome))?;
     let text = format_args!("has damaged snapshots, says the last `vsync verify` (on {})", done.machine);
     Some(of("verify", standing, Severity::Critical, text))
 }

@@ -88,7 +88,11 @@ pub(super) fn fill_from(t: &Transaction<'_>, pack: PackId, records: &[Record]) -
     for Record { cid, offset, len, kind } in records {
         added += insert.execute(params![cid.as_bytes(), number, *offset as i64, len, *kind as i64, LIVE])? as i64;
     }
-    t.execute("UPDATE totals SET blobs = blobs + ?1", [added]).map(drop)
+    // Most packs add nothing: no page is written for them.
+    if added > 0 {
+        t.execute("UPDATE totals SET blobs = blobs + ?1", [added])?;
+    }
+    Ok(())
 }
 
 /// Returns the number of the pack's row. A pack that was doomed and came again is not.

@@ -129,7 +129,7 @@ impl StoreError {
     /// be out of memory or open files is none.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
-        let Self::Io { operation: "read", source, .. } = self else { return false };
+        let Self::Io { operation: "read" | "open" | "look at", source, .. } = self else { return false };
         // The latter two are what file systems with checksums say.
         let damage = [Errno::IO, Errno::BADMSG, Errno::UCLEAN];
         source.raw_os_error().is_some_and(|code| damage.iter().any(|errno| errno.raw_os_error() == code))

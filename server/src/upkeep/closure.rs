@@ -1,8 +1,8 @@
 //! Whether everything is here that snapshots need. Each node is read once however many
-//! snapshots share it. Memory: the names of all nodes, and eight bytes for each blob that
-//! is lacking.
+//! snapshots share it. Memory: eight bytes for each node and each blob that is lacking, and the
+//! names of what is not whole.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::Cid;
@@ -34,8 +34,14 @@ impl Archive {
     /// # Errors
     /// When the store fails, or `throttle` calls it off. What is lacking is no error.
     pub fn lacking(&self, throttle: &Throttle) -> Result<Lacking, MarkError> {
-        let mut search =
-            Search { archive: self, throttle, whole: HashMap::new(), lacking: CidSet::default(), names: Vec::new() };
+        let mut search = Search {
+            archive: self,
+            throttle,
+            seen: CidSet::default(),
+            broken: HashSet::new(),
+            lacking: CidSet::default(),
+            names: Vec::new(),
+        };
         let mut affected = Vec::new();
         self.catalog().each_standing(0, |known| {
             // Of a manifest that cannot be read nobody knows what it needs.
@@ -58,8 +64,9 @@ impl Archive {
 struct Search<'a> {
     archive: &'a Archive,
     throttle: &'a Throttle,
-    /// Whether all is here that nodes seen before need.
-    whole: HashMap<Cid, bool>,
+    /// Nodes that were looked at, and those of them that need something that is not here.
+    seen: CidSet,
+    broken: HashSet<Cid>,
     lacking: CidSet,
     names: Vec<Cid>,
 }
@@ -67,8 +74,8 @@ struct Search<'a> {
 impl Search<'_> {
     /// Whether `node` and all that it needs is here.
     fn is_whole(&mut self, node: Cid) -> Result<bool, MarkError> {
-        if let Some(&whole) = self.whole.get(&node) {
-            return Ok(whole);
+        if self.seen.contains(&node) {
+            return Ok(!self.broken.contains(&node));
         }
         self.throttle.check().map_err(|_| MarkError::Stopped)?;
         // Trees are shallow: each was walked within its bounds when it was committed.
@@ -77,8 +84,12 @@ impl Search<'_> {
                 self.lack(node);
                 false
             }
-            Some((BlobKind::Leaf, chunks)) => self.are_here(&chunks)?,
+            Some((BlobKind::Leaf, chunks)) => {
+                self.spend(&chunks)?;
+                self.are_here(&chunks)?
+            }
             Some((_, children)) => {
+                self.spend(&children)?;
                 let mut whole = true;
                 for child in children {
                     // All of them, since each may lack something.
@@ -87,8 +98,16 @@ impl Search<'_> {
                 whole
             }
         };
-        self.whole.insert(node, whole);
+        self.seen.insert(&node);
+        if !whole {
+            self.broken.insert(node);
+        }
         Ok(whole)
+    }
+
+    /// Counts a node that was read, by the names in it: most of what it is made of.
+    fn spend(&self, refs: &[Cid]) -> Result<(), MarkError> {
+        self.throttle.spend((refs.len() * Cid::LEN) as u64).map_err(|_| MarkError::Stopped)
     }
 
     fn are_here(&mut self, chunks: &[Cid]) -> Result<bool, MarkError> {

@@ -191,7 +191,9 @@ impl Work {
             self.notices.set("manifests", notice);
         }
         // Backups may have brought back what was lacking.
-        let every = if self.notices.of(DAMAGE).is_some() { DAY } else { 30 * DAY };
+        let doubtful =
+            self.notices.of(DAMAGE).is_some() || self.archive.catalog().damaged().is_ok_and(|blobs| blobs > 0);
+        let every = if doubtful { DAY } else { 30 * DAY };
         if due(self.checked_closures, every) {
             self.checked_closures = Some(uptime);
             self.look_for_all();

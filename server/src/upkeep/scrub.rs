@@ -97,20 +97,26 @@ impl Archive {
     /// Returns the blobs of use that turned out to be damaged.
     fn scrub_pack(&self, pack: PackId, throttle: &Throttle, found: &mut ScrubReport) -> Result<Vec<Cid>, MarkError> {
         found.packs += 1;
-        let (bad, lost) = match read_table(self.packs(), pack) {
-            Ok(Some(table)) => self.scrub_records(pack, &table, throttle, found)?,
-            Ok(None) if self.packs().len(pack)?.is_none() => (true, self.lose(pack)?),
+        // Whether it is damaged, and whether a copy has been set aside already.
+        let (bad, kept, lost) = match read_table(self.packs(), pack) {
+            Ok(Some(table)) => {
+                let (bad, lost) = self.scrub_records(pack, &table, throttle, found)?;
+                (bad, false, lost)
+            }
+            Ok(None) if self.packs().len(pack)?.is_none() => (true, true, self.lose(pack)?),
             // Cut off while it was read; the next look finds out.
-            Ok(None) => (true, Vec::new()),
+            Ok(None) => (true, false, Vec::new()),
             Err(error @ StoreError::Pack { .. }) => {
                 tracing::error!("{}", report(&error));
-                (true, self.rescue(pack)?)
+                (true, true, self.rescue(pack)?)
             }
             Err(error) => return Err(error.into()),
         };
         if bad {
             found.damaged_packs.push(pack);
-            self.quarantine(pack)?;
+            if !kept {
+                self.quarantine(pack)?;
+            }
         }
         if self.failure().is_none() {
             // What cannot be noted is only looked at again earlier.
@@ -134,7 +140,7 @@ impl Archive {
                 continue;
             }
             // Compaction may have taken the whole pack away meanwhile.
-            if self.packs().len(pack)?.is_none() {
+            if matches!(self.packs().len(pack), Ok(None)) {
                 break;
             }
             bad = true;
@@ -192,7 +198,16 @@ impl Archive {
     /// Keeps a copy of a damaged pack, with all of it that can be read. Returns whether there
     /// is one, or nothing to keep; not when space is short.
     pub(super) fn quarantine(&self, pack: PackId) -> Result<bool, StoreError> {
-        let Some(bytes) = salvage(self.packs(), pack)? else { return Ok(true) };
+        let bytes = match salvage(self.packs(), pack) {
+            Err(error) if error.is_unreadable() => {
+                tracing::error!("pack {pack} is damaged and stays; nothing of it can be read: {}", report(&error));
+                return Ok(false);
+            }
+            salvaged => match salvaged? {
+                Some(bytes) => bytes,
+                None => return Ok(true),
+            },
+        };
         let quarantine = &self.files.quarantine;
         let is_kept = |name: &str| fs::read(quarantine.join(name)).is_ok_and(|kept| kept == bytes);
         // A copy of other bytes, from earlier, may hold what this one lacks, and stays.
