@@ -110,7 +110,7 @@ fn three_commands_make_a_server_of_a_fresh_machine() {
     bed.on("store").run(["check"]).code(1).stdout_contains("there is no data directory");
     bed.start_server(&bridge.0).success().stdout_contains("is running");
     bed.on("store").run(["check"]).success();
-    bed.on("store").run(["server", "status"]).success().stdout_contains("running").stdout_contains("listening on");
+    bed.on("store").run(["server", "status"]).success().stdout_contains("running").stdout_contains("shows its status");
     bed.on("host").run(["check", "--connection"]).success();
     bed.on("host").run(["backup"]).success();
     bed.start_server(&bridge.0).success().stdout_contains("already");
