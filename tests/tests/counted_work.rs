@@ -71,10 +71,10 @@ fn kinds(store: &Path) -> [u64; 4] {
 #[test]
 fn one_page_sends_one_chunk_one_leaf_and_its_ancestors() {
     let site = Site::new(2);
-    site.data.random("base/1/1259", 256 << 20).random("archive", 96 << 20).many("many", 2000, 200);
+    site.data.random("base/1/1259", 1 << 30).random("archive", 96 << 20).many("many", 2000, 200);
     std::thread::sleep(SETTLED);
     let first = site.backup();
-    assert!(first.number("data_blobs") > 2000, "{first:?}");
+    assert!(first.number("data_blobs") > 10_000, "{first:?}");
     let before = kinds(&site.store());
     assert_eq!(before.iter().sum::<u64>(), first.number("data_blobs"), "{before:?}");
     site.data.patch("base/1/1259", 50 << 20, [0x5a; 8192]);
