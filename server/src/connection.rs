@@ -237,8 +237,8 @@ impl Connection {
             return Err(refusal(RefusalCode::WrongRealm, message));
         }
         self.greeted.store(true, Ordering::Relaxed);
-        // Off the runtime, since it waits for a commit that is being made durable.
-        let log = self.blocking(|shared| Ok(shared.archive.position())).await?;
+        // As far as the log can be shown: the catalog learns of an entry last, or not before the next start.
+        let log = self.blocking(|shared| Ok(shared.archive.catalog().mark()?.position)).await?;
         let now = self.shared.archive.time().0.now;
         Ok(Reply::Hello { version: version.min(VERSION), now, log })
     }

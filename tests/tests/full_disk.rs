@@ -43,7 +43,7 @@ fn a_full_disk_can_be_emptied() {
     let (host, office) = (realm.vsync("host"), realm.vsync("store"));
     data.random("large", 4 << 20);
     let first = host.run(["backup", "data", "--json"]).success();
-    let first = first.json_lines().pop().unwrap()["id"].as_str().unwrap().to_owned();
+    let first = first.json_lines().pop().unwrap()["snapshot_id"].as_str().unwrap().to_owned();
     data.random("large", 3 << 20);
     host.run(["backup", "data"]).success();
     let kept = Tree::read(data.path());
