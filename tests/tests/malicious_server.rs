@@ -216,7 +216,6 @@ fn blobs_that_are_too_long_do_not_fill_memory() {
     stage.site.data.many("tiny", 20_000, 60);
     stage.honest().run(["backup", "data"]).success();
     let (vsync, _liar) = stage.victim(|_, mut honest| {
-        // Not more of them: a liar must be quicker than his victim's patience.
         for (_, blob) in honest.blobs.iter_mut().filter(|(_, blob)| is_chunk(blob)).take(10) {
             blob.resize(MAX_BLOB_LEN, 0);
         }
@@ -225,7 +224,8 @@ fn blobs_that_are_too_long_do_not_fill_memory() {
     let group = MemoryGroup::new("liar", 256 << 20);
     let target = vsync_tests::scratch();
     let restore = ["restore", "data", "--source", "host", "--to-path", target.path().to_str().unwrap()];
-    let output = vsync.through(group.prefix()).run(restore);
+    // They take the liar a while.
+    let output = vsync.with(["--patience", "60"]).through(group.prefix()).run(restore);
     assert_eq!(group.kills(), 0, "{output}");
     said("long blobs", &output, &[1], "longer than it can be");
 }
