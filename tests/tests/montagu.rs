@@ -145,7 +145,7 @@ fn each_way_to_name_a_snapshot(montagu: &Montagu, target: &DockerVolume, snapsho
     }
     let restore = |what: &str| montagu.on("uat").run(["restore", what].into_iter().chain(into));
     restore("barman_recover@latest~2").code(11).stderr_contains("only 2 snapshots");
-    restore("barman_recover@2001-01-01").code(11).stderr_contains("no snapshot of barman_recover from");
+    restore("barman_recover@2001-01-01").code(11).stderr_contains("no snapshot of barman_recover as of");
     restore("barman_recovre").code(11).stderr_contains("did you mean barman_recover?");
     assert_same(second_tree, &Tree::read(target.path()));
 }
