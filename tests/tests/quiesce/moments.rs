@@ -170,22 +170,3 @@ fn files_of_one_snapshot_are_of_one_moment() {
     }
     assert_eq!(writer.state(), "running");
 }
-
-#[test]
-fn what_could_not_be_read_ahead_is_read_in_the_hold() {
-    let bed = Bed::new("unread");
-    let user = bed.user("db", &["--label", "vsync.quiesce=pause"]);
-    Volume::at(&bed.volume.path(), 1).random("large", 3 << 20);
-    // Longer than the moments in which a file may change again unnoticed.
-    std::thread::sleep(Duration::from_millis(3200));
-    let log = vsync_tests::scratch();
-    let (log, large) = (log.path().join("log"), bed.file("large"));
-    let inject = "inject=pread64,preadv2:error=EIO:when=1";
-    let strace = ["strace", "-f", "-qq", "-o", log.to_str().expect("a path"), "-e", "trace=pread64,preadv2", "-e"];
-    let strace = strace.into_iter().chain([inject, "-P", large.to_str().expect("a path")]);
-    bed.vsync().through(strace).run(bed.backup(&[])).success();
-    assert!(fs::read_to_string(&log).expect("the log").contains("(INJECTED)"));
-    let (_there, restored) = bed.restored();
-    assert_eq!(fs::read(restored.join("large")).expect("a file"), fs::read(&large).expect("a file"));
-    assert_eq!(user.state(), "running");
-}
