@@ -67,14 +67,18 @@ impl Archive {
     pub(crate) fn allowance(&self, quotas: Vec<(Scope, u64)>) -> Result<Option<Allowance>, MarkError> {
         let mut tightest: Option<Allowance> = None;
         for (scope, quota) in quotas {
-            let used = self.used(&scope)?.saturating_add(self.pending(&scope)?);
-            let left = quota.saturating_sub(used);
+            let (used, pending) = (self.used(&scope)?, self.pending(&scope)?);
+            // What came of attempts may be as much again: one that was too large must not keep a smaller one out.
+            let with_attempts = quota.saturating_mul(2).saturating_sub(used.saturating_add(pending));
+            let left = quota.saturating_sub(used).min(with_attempts);
             if tightest.as_ref().is_none_or(|tightest| left < tightest.left) {
                 let (what, name) = match &scope {
                     Scope::Machine(name) => ("machine", name.as_str()),
                     Scope::Volume(name) => ("volume", name.as_str()),
                 };
-                let words = format!("{what} {name} has a quota of {quota} bytes here, of which {used} are used");
+                let words = format!(
+                    "{what} {name} has a quota of {quota} bytes here, of which {used} are used, and {pending} came of backups that were not completed"
+                );
                 tightest = Some(Allowance { left, words });
             }
         }

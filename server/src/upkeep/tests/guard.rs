@@ -105,7 +105,7 @@ fn usage_is_what_the_snapshots_need() {
     assert!(store.archive.allowance(Vec::new()).unwrap().is_none());
 }
 
-/// What was brought and not committed counts, until it is, or until it was collected.
+/// What was brought and not committed may be as much as the quota once more, until it is, or until it was collected.
 #[test]
 fn what_was_not_committed_counts_towards_quotas() {
     let store = Store::new();
@@ -113,8 +113,8 @@ fn what_was_not_committed_counts_towards_quotas() {
     let quotas = || vec![(Scope::Machine("one".parse().unwrap()), 1000), (Scope::Volume("a".parse().unwrap()), 900)];
     let left = || store.archive.allowance(quotas()).unwrap().unwrap().left;
     assert_eq!(left(), 900);
-    store.archive.note_pending(&group("one", "a"), 100).unwrap();
-    store.archive.note_pending(&group("one", "b"), 300).unwrap();
+    store.archive.note_pending(&group("one", "a"), 1000).unwrap();
+    store.archive.note_pending(&group("one", "b"), 400).unwrap();
     store.archive.note_pending(&group("two", "a"), 50).unwrap();
     assert_eq!(left(), 600, "of the machine");
     store.archive.note_pending(&group("two", "a"), 500).unwrap();
