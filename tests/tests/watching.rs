@@ -79,7 +79,7 @@ fn failures_before_there_is_a_snapshot_are_recorded_with_their_reason() {
     client.run(["backup", "data"]).success();
     let (away, here) = (bed.data.path().with_extension("away"), bed.data.path());
     std::fs::rename(here, &away).unwrap();
-    client.run(["backup", "data"]).code(1);
+    client.run(["backup", "data"]).code(11);
     client.run(["backup", "--stdin-from-command", "data", "--", "false"]).code(20);
     std::fs::rename(&away, here).unwrap();
     let volume = bed.volume();
