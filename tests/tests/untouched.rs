@@ -133,7 +133,7 @@ fn without_a_record_everything_is_read_and_with_that_of_another_place_too() {
 
 /// Records among `records`; beside each lies the mark of its directory.
 fn record_files(records: &Path) -> Vec<PathBuf> {
-    let all = fs::read_dir(records).unwrap().map(|entry| entry.unwrap().path());
+    let all = fs::read_dir(records).expect("a directory").map(|entry| entry.expect("an entry").path());
     all.filter(|path| path.extension().is_none_or(|extension| extension != "mark")).collect()
 }
 
