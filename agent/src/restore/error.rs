@@ -119,7 +119,7 @@ mod tests {
             (
                 RestoreError::Target(root(Errno::IO)),
                 12,
-                "12 files are incomplete: f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, …",
+                "12 files are incomplete: f0, f1, f10, f11, f2, f3, f4, f5, f6, f7, …",
             ),
         ] {
             let text = error.leaving(paths(files)).to_string();
