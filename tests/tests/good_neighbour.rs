@@ -45,7 +45,7 @@ fn what_others_keep_in_memory_stays_and_nothing_is_added() {
         keep_only(file, len);
     }
     let before: Vec<u64> = files.iter().map(|file| cached(file)).collect();
-    assert!(before[0] == 0 && before[2] == SIZE / PAGE && before[1] < 2 * SIZE / PAGE, "{before:?}");
+    assert!(before[0] == 0 && before[2] + DOUBT >= SIZE / PAGE && before[1] < 2 * SIZE / PAGE, "{before:?}");
     let toml = |text: String| text.replace(site.data.path().to_str().unwrap(), place.path().to_str().unwrap());
     site.realm.edit(toml);
     let summary = site.backup();

@@ -44,12 +44,13 @@ const AGENT: &[(&str, &[&str])] = &[
     ("volume", &[]),
 ];
 
-/// The same of the server. `serve` puts all together.
+/// The same of the server. `serve` puts all together. Of `archive`, those below it name `report` alone, which puts an
+/// error and its causes into words.
 const SERVER: &[(&str, &[&str])] = &[
-    ("alerts", &["overview", "upkeep"]),
+    ("alerts", &["archive", "overview", "upkeep"]),
     ("answers", &["catalog", "commit", "refusal", "serve", "upkeep"]),
     ("archive", &["catalog", "catchup", "clock", "pins", "store", "upkeep"]),
-    ("catalog", &["clock", "store"]),
+    ("catalog", &["archive", "clock", "store"]),
     ("catchup", &["archive", "catalog", "store"]),
     ("clock", &[]),
     ("commit", &["archive", "catalog"]),
@@ -80,7 +81,7 @@ const SERVER: &[(&str, &[&str])] = &[
     ),
     ("session", &["archive", "catalog", "limits", "pins", "refusal", "shares", "store", "upkeep"]),
     ("shares", &["store"]),
-    ("store", &[]),
+    ("store", &["archive"]),
     ("upkeep", &["archive", "catalog", "pins", "store"]),
     ("web", &["alerts", "archive", "catalog", "overview"]),
 ];
