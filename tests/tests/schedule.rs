@@ -262,7 +262,7 @@ fn a_snapshot_with_a_failed_command_after_it_is_not_made_again() {
     stop(run(&host));
     was_off(&host);
     let mut running = run(&host);
-    let done = running.wait_for_stderr("data to store: done (exit code 20)");
+    let done = running.wait_for_stderr("data to store: done, but something around it FAILED (exit code 20)");
     assert!(done.contains("a command around it failed; next at"), "{done}");
     let seen = status(&host, 3);
     let entry = &seen["entries"][0];
