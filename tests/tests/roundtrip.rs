@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use vsync_tests::{Site, Tree, Volume, assert_same};
+use vsync_tests::{Output, Site, Summary, Tree, Volume, assert_same};
 
 /// What is in the target before the restore, made from a copy of what was backed up.
 type Before = (&'static str, fn(&Volume) -> &Volume);
@@ -81,9 +82,13 @@ fn everything_comes_back_into_a_new_directory_and_over_anything() {
         let target = copy(&site.data);
         change(&target);
         let was = Tree::read(target.path());
-        let planned = site.restore(&["data", "--dry-run"], target.path());
+        let planned = site.try_restore(&["data", "--dry-run"], target.path()).success();
         assert_same(&was, &Tree::read(target.path()));
+        assert_eq!(changes(&planned).is_empty(), *before == "the same", "over {before}: {planned}");
+        let planned = Summary::of(&planned);
         let done = site.restore(&["data", "--verify"], target.path());
+        let left = changes(&site.try_restore(&["data", "--dry-run"], target.path()).success());
+        assert_eq!(left, [], "over {before}");
         let differences = expected.differences(&Tree::read(target.path()));
         assert!(differences.is_empty(), "over {before}: {differences:#?}");
         let mut numbers = planned.0.as_object().expect("a summary").clone();
@@ -99,6 +104,112 @@ fn everything_comes_back_into_a_new_directory_and_over_anything() {
             assert_eq!((done.number("bytes_restored"), done.number("files_restored")), (0, 0), "{done:?}");
         }
     }
+}
+
+/// What a dry run says would be done: how, where, and what differs.
+fn changes(planned: &Output) -> Vec<(String, String, Vec<String>)> {
+    let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
+    let mut lines = planned.json_lines();
+    lines.retain(|line| line["message_type"] == "change");
+    let change = |line: &serde_json::Value| {
+        let differs = line["differs"].as_array().expect("a list").iter().map(text).collect();
+        (text(&line["modifier"]), text(&line["path"]), differs)
+    };
+    lines.iter().map(change).collect()
+}
+
+#[test]
+fn a_dry_run_lists_what_would_be_deleted_changed_and_created() {
+    let site = Site::new(9);
+    site.data.write("changed", "as it was").write("dir/mode", "").write("dir/gone", "").symlink("link", "there");
+    site.data.write("twin", "one").link("twin2", "twin").write("kind", "a file").write("more/same", "");
+    site.backup();
+    let there = copy(&site.data);
+    there.many("extra", 3, 10).many("void", 25, 10).write("changed", "as it is").mode("dir/mode", 0o640);
+    there.remove("dir/gone").remove("link").symlink("link", "elsewhere").remove("kind").directory("kind");
+    there.remove("twin2").write("twin2", "one").xattr("dir/mode", "user.note", "x").owner("dir", 3, 4);
+    for name in ["changed", "twin2", "dir"] {
+        there.mtime(name, 7, 7);
+    }
+    fs::read_dir(there.path().join("void")).unwrap().for_each(|file| {
+        let file = file.unwrap();
+        fs::rename(file.path(), there.path().join(format!("x{}", file.file_name().to_str().unwrap()))).unwrap();
+    });
+    there.mtime("", 9, 9);
+    let was = Tree::read(there.path());
+
+    let found = changes(&site.try_restore(&["data", "--dry-run"], there.path()).success());
+    let named: Vec<(&str, &str, String)> = (found.iter())
+        .filter(|(_, path, _)| !path.starts_with('x'))
+        .map(|(modifier, path, differs)| (&modifier[..], &path[..], differs.join(", ")))
+        .collect();
+    let expected = [
+        ("U", "", "modification time"),
+        ("M", "changed", "content, modification time"),
+        ("U", "dir", "owner, modification time"),
+        ("+", "dir/gone", ""),
+        ("U", "dir/mode", "mode, attribute user.note"),
+        ("-", "extra", ""),
+        ("T", "kind", "kind"),
+        ("U", "link", "link target, modification time"),
+        ("T", "twin2", "hard links"),
+        ("-", "void", ""),
+    ];
+    assert_eq!(named, expected.map(|(modifier, path, differs)| (modifier, path, differs.to_owned())));
+    assert_eq!(found.iter().filter(|(modifier, ..)| modifier == "-").count(), 27);
+
+    let path = there.path().to_str().unwrap();
+    let planned = site.host().run(["restore", "data", "--to-path", path, "--dry-run"]).success();
+    assert_same(&was, &Tree::read(there.path()));
+    for line in [
+        "would delete: extra",
+        "would delete: 7 more",
+        "would change: . (modification time)",
+        "would change: dir (owner, modification time)",
+        "would create: dir/gone",
+    ] {
+        assert!(planned.stdout().lines().any(|found| found == line), "no {line:?}: {planned}");
+    }
+    let lines = |label: &str| planned.stdout().lines().filter(|line| line.starts_with(label)).count();
+    assert_eq!([lines("would delete"), lines("would change"), lines("would create")], [21, 7, 1], "{planned}");
+    planned.stdout_contains("would restore");
+
+    // Into what there is not, everything is new.
+    let nowhere = there.path().join("not/there");
+    let fresh = changes(&site.try_restore(&["data", "--dry-run"], &nowhere).success());
+    assert!(fresh.iter().all(|(modifier, ..)| modifier == "+"), "{fresh:?}");
+    let paths: Vec<&str> = fresh.iter().map(|(_, path, _)| path.as_str()).collect();
+    let all = Tree::read(site.data.path());
+    assert!(all.paths().map(|path| path.to_str().unwrap()).eq(paths.iter().copied()), "{paths:?}");
+}
+
+#[test]
+fn verification_names_what_somebody_changed_meanwhile() {
+    let site = Site::new(10);
+    site.data.many("dir", 20, 3000).write("z", "z");
+    site.backup();
+    let there = vsync_tests::scratch();
+    let intruder = there.path().join("intruder");
+    let done = AtomicBool::new(false);
+    let verified = std::thread::scope(|scope| {
+        // It is back long before the restore has synced its work to disk.
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                drop(fs::File::create_new(&intruder));
+            }
+        });
+        let path = there.path().to_str().unwrap();
+        let verified = site.host().run(["restore", "data", "--to-path", path, "--delete", "--verify"]);
+        done.store(true, Ordering::Relaxed);
+        verified
+    });
+    let verified = verified.code(13).stderr_contains("differ from the snapshot after the restore");
+    verified.stderr_contains("intruder (not in the snapshot)");
+    fs::remove_file(&intruder).unwrap();
+    site.host()
+        .run(["restore", "data", "--to-path", there.path().to_str().unwrap(), "--delete", "--verify"])
+        .success()
+        .stderr_contains("verified: 22 entries are as in the snapshot");
 }
 
 #[test]

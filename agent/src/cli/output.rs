@@ -53,14 +53,15 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
 }
 
 /// How many of a list are printed.
-const SHOWN: usize = 20;
+pub const SHOWN: usize = 20;
 
 /// Prints the first of `all` items to stderr, each after `label`, and how many more there are.
 pub fn print_first<T: Display>(label: &str, items: impl IntoIterator<Item = T>, all: u64) {
     first(label, items, all).iter().for_each(say);
 }
 
-fn first<T: Display>(label: &str, items: impl IntoIterator<Item = T>, all: u64) -> Vec<String> {
+/// The first of `all` items as lines, each after `label`, and how many more there are.
+pub fn first<T: Display>(label: &str, items: impl IntoIterator<Item = T>, all: u64) -> Vec<String> {
     let mut lines: Vec<String> = items.into_iter().take(SHOWN).map(|item| format!("{label}: {item}")).collect();
     let more = all.saturating_sub(lines.len() as u64);
     if more > 0 {

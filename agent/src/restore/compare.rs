@@ -8,7 +8,9 @@ use crossbeam_channel::Receiver;
 use vsync_protocol::id::Pid;
 use vsync_protocol::tree::Entry;
 
+use super::changes::Property;
 use super::file::{Counted, FileTask};
+use super::inspect::Inspector;
 use super::known::Chunks;
 use super::pieces::{DIGEST, GROUP, Group, Pieces};
 use super::record::Kept;
@@ -30,9 +32,16 @@ pub(super) struct CompareJob {
     pub(super) counted: Arc<Counted>,
     /// The content, in runs.
     pub(super) pieces: Receiver<Vec<Piece>>,
+    pub(super) place: FilePlace,
+}
+
+/// A file's place before the restore.
+pub(super) struct FilePlace {
     pub(super) existing: Existing,
     /// What is known of the existing file, which nobody touched since.
     pub(super) kept: Option<Kept>,
+    /// In a dry run, what differs besides the content; none if nothing is there, which has been noted.
+    pub(super) differing: Option<Vec<Property>>,
 }
 
 /// What is at a file's place before the restore.
@@ -49,26 +58,28 @@ pub(super) enum Existing {
 
 /// Deals with files until there are no more.
 pub(super) fn work(shared: &Shared<'_>, queue: &Receiver<CompareJob>) -> Result<(), RestoreError> {
+    let mut changes = Inspector::default();
     for job in queue {
         shared.check()?;
         if shared.restore.options.dry_run {
-            estimate(shared, &job)?;
+            estimate(shared, job, &mut changes)?;
         } else {
             restore(shared, job)?;
         }
     }
+    lock(&shared.changes).push(changes.finish());
     Ok(())
 }
 
 fn restore(shared: &Shared<'_>, job: CompareJob) -> Result<(), RestoreError> {
     let target = &shared.restore.target;
     let mut pieces = Pieces::new(&job.pieces, job.entry.size);
-    if let Some(kept) = &job.kept
+    if let Some(kept) = &job.place.kept
         && pieces.are(&kept.content, STRETCH / GROUP)?
     {
         return untouched(shared, &job, kept, &mut pieces);
     }
-    let existing = match job.existing {
+    let existing = match job.place.existing {
         Existing::Nothing => None,
         Existing::Alone => target.update_file(&job.entry.path)?,
         Existing::Linked => match target.read_file(&job.entry.path)? {
@@ -115,7 +126,7 @@ fn update(
     task: &Arc<FileTask>,
 ) -> Result<(), RestoreError> {
     let seen = task.state()?;
-    let mut comparison = Comparison::of(shared, task, job.kept.as_ref())?;
+    let mut comparison = Comparison::of(shared, task, job.place.kept.as_ref())?;
     let mut survey = comparison.survey(task, pieces)?;
     let mut changed = false;
     if survey.complete {
@@ -163,7 +174,7 @@ fn untouched(shared: &Shared<'_>, job: &CompareJob, kept: &Kept, pieces: &mut Pi
     }
     lock(&shared.known).insert(&job.entry.path, &chunks);
     if kept.attributes == record::attributes(&job.entry) {
-        shared.done(job.number, job.kept.clone());
+        shared.done(job.number, job.place.kept.clone());
         return count_unchanged(shared, job);
     }
     let seen = State { inode: kept.inode, ctime: kept.ctime, size: job.entry.size };
@@ -202,7 +213,7 @@ fn keep_or_replace(
 ) -> Result<(), RestoreError> {
     let old = Arc::new(FileTask::open(job, file, true));
     let seen = old.state()?;
-    let mut comparison = Comparison::of(shared, &old, job.kept.as_ref())?;
+    let mut comparison = Comparison::of(shared, &old, job.place.kept.as_ref())?;
     let mut survey = comparison.survey(&old, pieces)?;
     if survey.complete && !survey.differs() && comparison.size == job.entry.size {
         return unchanged(shared, job, seen, pieces.content());
@@ -260,44 +271,53 @@ fn rebuild(
     Ok(true)
 }
 
-/// Counts what would be fetched, without touching anything.
-fn estimate(shared: &Shared<'_>, job: &CompareJob) -> Result<(), RestoreError> {
-    let file = match job.existing {
+/// Counts what would be fetched, without touching anything, and notes what differs.
+fn estimate(shared: &Shared<'_>, job: CompareJob, changes: &mut Inspector) -> Result<(), RestoreError> {
+    let file = match job.place.existing {
         Existing::Nothing => None,
         Existing::Alone | Existing::Linked => shared.restore.target.read_file(&job.entry.path)?,
     };
     let mut pieces = Pieces::new(&job.pieces, job.entry.size);
-    let Some(file) = file else {
-        let mut bytes = 0;
-        while let Some(group) = pieces.next_group()? {
-            let chunks = group.pieces.iter().filter(|(piece, _)| matches!(piece, Piece::Chunk(_)));
-            bytes += chunks.map(|(piece, _)| piece.len()).sum::<u64>();
-        }
-        let mut report = lock(&shared.report);
-        report.files_restored += 1;
-        report.bytes_fetched += bytes;
-        drop(report);
-        count_done(shared, job);
-        return Ok(());
+    let (same, bytes) = match file {
+        Some(file) => missing(shared, &FileTask::open(&job, file, true), &mut pieces)?,
+        None => (false, all(&mut pieces)?),
     };
-    let task = FileTask::open(job, file, true);
-    let mut comparison = Comparison::of(shared, &task, None)?;
-    let mut same = comparison.size == job.entry.size;
-    let mut bytes = 0;
-    loop {
-        let survey = comparison.survey(&task, &mut pieces)?;
-        same &= !survey.differs();
-        bytes += survey.differing.iter().map(|(reference, _)| u64::from(reference.child.raw_len)).sum::<u64>();
-        if survey.complete {
-            break;
-        }
-    }
     let mut report = lock(&shared.report);
     report.bytes_fetched += bytes;
     *(if same { &mut report.files_unchanged } else { &mut report.files_restored }) += 1;
     drop(report);
-    count_done(shared, job);
-    Ok(())
+    count_done(shared, &job);
+    let Some(mut differing) = job.place.differing else { return Ok(()) };
+    // Of what is no file, there is no content that could differ.
+    if !same && job.place.existing != Existing::Nothing {
+        differing.insert(0, Property::Content);
+    }
+    changes.note(&job.entry.path, Some(differing)).map_err(RestoreError::Deferred)
+}
+
+/// Bytes of all chunks.
+fn all(pieces: &mut Pieces<'_>) -> Result<u64, RestoreError> {
+    let mut bytes = 0;
+    while let Some(group) = pieces.next_group()? {
+        let chunks = group.pieces.iter().filter(|(piece, _)| matches!(piece, Piece::Chunk(_)));
+        bytes += chunks.map(|(piece, _)| piece.len()).sum::<u64>();
+    }
+    Ok(bytes)
+}
+
+/// Whether a file has all that it should, and the bytes of the chunks that it lacks.
+fn missing(shared: &Shared<'_>, task: &FileTask, pieces: &mut Pieces<'_>) -> Result<(bool, u64), RestoreError> {
+    let mut comparison = Comparison::of(shared, task, None)?;
+    let mut same = comparison.size == task.entry.size;
+    let mut bytes = 0;
+    loop {
+        let survey = comparison.survey(task, pieces)?;
+        same &= !survey.differs();
+        bytes += survey.differing.iter().map(|(reference, _)| u64::from(reference.child.raw_len)).sum::<u64>();
+        if survey.complete {
+            return Ok((same, bytes));
+        }
+    }
 }
 
 /// What a stretch of a file has, compared with what it should have.

@@ -9,10 +9,12 @@
 //!
 //! What is there already and right is not fetched; what is too much is deleted last.
 
+mod changes;
 mod compare;
 mod error;
 mod file;
 mod finish;
+mod inspect;
 mod known;
 mod links;
 mod mark;
@@ -36,6 +38,7 @@ use crate::tree::TreeReader;
 use crate::vault::{Opener, Vault};
 use crate::volume::{Target, Unrestored};
 
+pub use changes::{Action, Change, Changes, Property};
 pub use error::{RestoreError, incomplete};
 pub use mark::Mark;
 pub use select::Selection;
@@ -79,6 +82,8 @@ pub struct Report {
     pub left: Vec<(EntryPath, String)>,
     /// What was not exact in the snapshot itself, of what was selected.
     pub defects: Vec<(EntryPath, String)>,
+    /// What a dry run found to be done; otherwise nothing.
+    pub changes: Changes,
     /// From start to the last byte on disk.
     pub duration: Duration,
 }
@@ -130,14 +135,14 @@ pub fn run(
     let bytes = snapshot.sealed.bytes;
     let record = options.records.as_ref().filter(|_| options.selection.is_all());
     let record = record.and_then(|records| Some(records.join(record::name(directory)?)));
-    let restore = transfer::Restore { remote, vault, snapshot, cutter, target, options, progress, record, bytes };
+    let top = root.directory.filter(|_| options.selection.is_all()).map(as_root);
+    let restore = transfer::Restore { remote, vault, snapshot, cutter, target, options, progress, record, bytes, top };
     let mut outcome = restore.transfer(tree)?;
     if outcome.report.entries == 0 && !options.selection.is_all() {
         return Err(RestoreError::NothingSelected { snapshot: snapshot.id });
     }
     if !options.dry_run {
-        let top = root.directory.filter(|_| options.selection.is_all()).map(as_root);
-        let finished = finish::run(&restore.target, &mut outcome, top);
+        let finished = finish::run(&restore.target, &mut outcome, restore.top);
         let damaged = || outcome.report.damaged.iter().map(|(path, _)| path.clone()).collect();
         finished.map_err(|error| error.leaving(damaged()))?;
     }

@@ -8,8 +8,10 @@ use crossbeam_channel::{Sender, bounded};
 use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
 
 use super::RestoreError;
-use super::compare::{CompareJob, Existing};
+use super::changes::Property;
+use super::compare::{CompareJob, Existing, FilePlace};
 use super::file::Counted;
+use super::inspect::Inspector;
 use super::links::{Ahead, Name, Outside};
 use super::record::{Kept, Reader};
 use super::transfer::{Shared, Transferred, lock};
@@ -27,6 +29,10 @@ pub(super) fn run(
     let walker = shared.restore.target.scan()?;
     let mut present = Present { walker, next: None, swept: None, unseen: Vec::new() };
     present.advance();
+    let mut inspector = Inspector::default();
+    if let Some(top) = shared.restore.top.as_ref().filter(|_| shared.restore.options.dry_run) {
+        inspector.top(top, present.walker.root()).map_err(RestoreError::Deferred)?;
+    }
     Plan {
         shared,
         tree: Ahead::new(tree)?,
@@ -35,6 +41,7 @@ pub(super) fn run(
         record,
         files: 0,
         present,
+        inspector,
         done: Transferred::default(),
         base_is_directory: false,
         kept: HashSet::new(),
@@ -52,6 +59,8 @@ struct Plan<'a, 'b> {
     /// Files met so far.
     files: u64,
     present: Present,
+    /// Of a dry run.
+    inspector: Inspector,
     done: Transferred,
     base_is_directory: bool,
     /// Inodes with several names that a file of the snapshot may keep: one file each.
@@ -80,6 +89,7 @@ impl Plan<'_, '_> {
             }
             lock(&self.shared.report).left = self.present.unseen;
         }
+        lock(&self.shared.changes).push(self.inspector.finish());
         Ok(self.done)
     }
 
@@ -106,9 +116,10 @@ impl Plan<'_, '_> {
     fn bring(
         &mut self,
         entry: Entry,
-        existing: Option<Box<Found>>,
+        mut existing: Option<Box<Found>>,
         elsewhere: Option<&mut Ahead>,
     ) -> Result<(), RestoreError> {
+        let differing = self.inspect(&entry, existing.as_deref_mut())?;
         match entry.kind {
             EntryKind::Directory => self.directory(entry),
             EntryKind::HardLink => self.link(&entry),
@@ -119,17 +130,35 @@ impl Plan<'_, '_> {
                     (found.device == record.device() && is_untouched(found, &kept)).then_some(kept)
                 });
                 let existing = existing.map_or(Existing::Nothing, |found| self.usable(&found));
-                self.file(entry, existing, kept, elsewhere)
+                self.file(entry, FilePlace { existing, kept, differing }, elsewhere)
             }
-            _ => self.node(&entry, existing),
+            EntryKind::Symlink
+            | EntryKind::CharDevice
+            | EntryKind::BlockDevice
+            | EntryKind::Fifo
+            | EntryKind::Socket => self.node(&entry, existing),
         }
+    }
+
+    /// Notes in a dry run how what is there differs from `entry`. Of a file, this is returned: its
+    /// content is compared first.
+    fn inspect(&mut self, entry: &Entry, there: Option<&mut Found>) -> Result<Option<Vec<Property>>, RestoreError> {
+        if !self.shared.restore.options.dry_run {
+            return Ok(None);
+        }
+        let differing = self.inspector.differing(entry, there);
+        if entry.kind == EntryKind::File && differing.is_some() {
+            return Ok(differing);
+        }
+        self.inspector.note(&entry.path, differing).map_err(RestoreError::Deferred)?;
+        Ok(None)
     }
 
     /// A further name in a part of a snapshot: of a file that is restored elsewhere, or not at all.
     fn name(&mut self, link: Entry, existing: Option<Box<Found>>) -> Result<(), RestoreError> {
         let selection = &self.shared.restore.options.selection;
         let Some(target) = link.target.as_deref().and_then(|path| EntryPath::new(path).ok()) else {
-            return self.link(&link);
+            return self.bring(link, existing, None);
         };
         let found = if selection.contains(&target, false) {
             Name::Of(selection.place(&target, self.base_is_directory))
@@ -137,7 +166,10 @@ impl Plan<'_, '_> {
             self.outside.find(self.shared.restore, target, &link.path)?
         };
         match found {
-            Name::Of(place) => self.link(&Entry { target: Some(place.as_bytes().to_vec()), ..link }),
+            Name::Of(place) => {
+                let link = Entry { target: Some(place.as_bytes().to_vec()), ..link };
+                self.bring(link, existing, None)
+            }
             Name::First(entry, mut tree) => {
                 self.bring(*entry, existing, Some(tree.as_mut()))?;
                 self.outside.keep(tree);
@@ -184,6 +216,9 @@ impl Plan<'_, '_> {
         if whole && self.present.swept.as_ref().is_none_or(|swept| !found.entry.path.is_within(swept)) {
             self.present.swept = Some(found.entry.path.clone());
             self.done.extraneous.push(&found.entry.path).map_err(RestoreError::Deferred)?;
+            if self.shared.restore.options.dry_run {
+                self.inspector.extraneous(&found.entry.path).map_err(RestoreError::Deferred)?;
+            }
         }
         self.present.advance();
         Ok(())
@@ -241,13 +276,7 @@ impl Plan<'_, '_> {
         }
     }
 
-    fn file(
-        &mut self,
-        entry: Entry,
-        existing: Existing,
-        kept: Option<Kept>,
-        elsewhere: Option<&mut Ahead>,
-    ) -> Result<(), RestoreError> {
+    fn file(&mut self, entry: Entry, mut place: FilePlace, elsewhere: Option<&mut Ahead>) -> Result<(), RestoreError> {
         if !self.shared.restore.options.dry_run {
             self.make_parents(&entry.path)?;
         }
@@ -266,10 +295,10 @@ impl Plan<'_, '_> {
             report.bytes = report.bytes.saturating_add(size);
         }
         let (pieces, queue) = bounded(4);
-        let kept = kept.filter(|_| existing != Existing::Nothing);
+        place.kept.take_if(|_| place.existing == Existing::Nothing);
         let counted = Arc::new(Counted::new(size));
         let entry = Entry { size, ..entry };
-        let job = CompareJob { entry, number: self.files, counted, pieces: queue, existing, kept };
+        let job = CompareJob { entry, number: self.files, counted, pieces: queue, place };
         self.files += 1;
         let stopped = |_| RestoreError::Stopped;
         pieces.send(first).map_err(|_| RestoreError::Stopped)?;

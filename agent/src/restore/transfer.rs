@@ -12,6 +12,7 @@ use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::Cid;
 use vsync_protocol::tree::{Child, Entry, EntryPath};
 
+use super::changes::{Change, Changes};
 use super::compare::{self, CompareJob};
 use super::file::{FileTask, Outcome};
 use super::known::Known;
@@ -58,6 +59,8 @@ pub(super) struct Restore<'a> {
     pub(super) record: Option<PathBuf>,
     /// Bytes of all content in the snapshot.
     pub(super) bytes: u64,
+    /// What the target's own directory should be, when all is restored.
+    pub(super) top: Option<Entry>,
 }
 
 /// What is left to be done when all content is there.
@@ -89,6 +92,8 @@ pub(super) struct Shared<'a> {
     pub(super) report: Mutex<Report>,
     /// Where chunks are by now.
     pub(super) known: Mutex<Known>,
+    /// What a dry run found to be done, of each thread that looked.
+    pub(super) changes: Mutex<Vec<Shelf<Change>>>,
     /// What the next restore may know.
     record: Mutex<Option<Writer>>,
     /// Files that are being changed where they are.
@@ -138,6 +143,7 @@ impl Restore<'_> {
             arrivals,
             report: Mutex::default(),
             known: Mutex::default(),
+            changes: Mutex::default(),
             record: Mutex::new(self.new_record()),
             in_place: Mutex::default(),
             stopped: AtomicBool::new(false),
@@ -173,6 +179,7 @@ impl Restore<'_> {
             }
             transferred.record = lock(&shared.record).take();
             transferred.report = std::mem::take(&mut *lock(&shared.report));
+            transferred.report.changes = Changes(std::mem::take(&mut *lock(&shared.changes)));
             Ok(transferred)
         })
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use minicbor::{Decode, Encode};
 use rustix::fd::AsFd;
 use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, chownat};
 use rustix::io::{Errno, Result};
@@ -34,20 +35,51 @@ impl fmt::Display for Unrestored {
 }
 
 /// What may fail to be restored while the entry itself is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum Attribute {
     /// Numeric owner and group.
+    #[n(0)]
     Owner,
     /// Permission bits, or some of them.
+    #[n(1)]
     Mode,
     /// When the content last changed.
+    #[n(2)]
     Mtime,
     /// The extended attribute of this name, which may hold an ACL or a capability.
-    Xattr(Vec<u8>),
+    #[n(3)]
+    Xattr(
+        #[n(0)]
+        #[cbor(with = "minicbor::bytes")]
+        Vec<u8>,
+    ),
     /// All extended attributes, as those that are there could not even be listed.
+    #[n(4)]
     Xattrs,
     /// The device file itself.
+    #[n(5)]
     Device,
+}
+
+impl Attribute {
+    /// Those in which `found`, whose extended attributes have been read, differs from `wanted`:
+    /// what a restore would set.
+    #[must_use]
+    pub fn differing(found: &Entry, wanted: &Entry) -> Vec<Self> {
+        let present = found.xattrs.as_deref().unwrap_or_default();
+        let (extraneous, lacking) = xattr_changes(present, wanted.xattrs.as_deref().unwrap_or_default());
+        let mut names: Vec<&Vec<u8>> = extraneous.iter().chain(&lacking).map(|xattr| &xattr.name).collect();
+        names.sort_unstable();
+        [
+            ((found.uid, found.gid) != (wanted.uid, wanted.gid)).then_some(Self::Owner),
+            (found.mode != wanted.mode && wanted.kind != EntryKind::Symlink).then_some(Self::Mode),
+            (found.mtime != wanted.mtime).then_some(Self::Mtime),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(names.into_iter().cloned().map(Self::Xattr))
+        .collect()
+    }
 }
 
 impl fmt::Display for Attribute {
@@ -162,18 +194,15 @@ impl<Fd: AsFd> Applying<'_, Fd> {
                 return false;
             }
         };
-        let extraneous = |xattr: &&Xattr| is_content(&xattr.name) && wanted.iter().all(|kept| kept.name != xattr.name);
-        let mut touched = false;
-        for Xattr { name, .. } in present.iter().filter(extraneous) {
-            touched = true;
+        let (extraneous, lacking) = xattr_changes(&present, wanted);
+        for Xattr { name, .. } in &extraneous {
             self.note(Attribute::Xattr(name.clone()), self.reach.remove_xattr(name));
         }
-        for Xattr { name, value } in wanted.iter().filter(|xattr| !present.contains(xattr)) {
-            touched = true;
+        for Xattr { name, value } in &lacking {
             let outcome = self.reach.set_xattr(name, value);
             self.note(Attribute::Xattr(name.clone()), outcome);
         }
-        touched
+        !extraneous.is_empty() || !lacking.is_empty()
     }
 
     fn set_mode(&mut self, now: &Stat, owned: bool) -> bool {
@@ -219,6 +248,13 @@ impl<Fd: AsFd> Applying<'_, Fd> {
             self.unrestored.push(Unrestored { path: self.entry.path.clone(), what, error });
         }
     }
+}
+
+/// Which of the attributes that are `present` go, and which of those that are `wanted` are to be set.
+fn xattr_changes<'a>(present: &'a [Xattr], wanted: &'a [Xattr]) -> (Vec<&'a Xattr>, Vec<&'a Xattr>) {
+    let extraneous = |xattr: &&Xattr| is_content(&xattr.name) && wanted.iter().all(|kept| kept.name != xattr.name);
+    let lacking = |xattr: &&Xattr| !present.contains(xattr);
+    (present.iter().filter(extraneous).collect(), wanted.iter().filter(lacking).collect())
 }
 
 /// Whether an attribute is the volume's own, rather than the system's: labels that a

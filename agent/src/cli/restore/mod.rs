@@ -1,11 +1,12 @@
 //! `vsync restore`.
 
+mod outcome;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Zoned;
-use serde_json::json;
 use vsync_protocol::id::{MachineName, VolumeName};
 use vsync_protocol::tree::EntryPath;
 use vsync_protocol::wire::JobKind;
@@ -16,10 +17,9 @@ use super::helper;
 use super::job::Job;
 use super::load::LoadArgs;
 use super::output;
-use super::progress::Display;
 use super::quiesce;
 use super::report::{Exit, Failure, io_exit};
-use super::session::{Session, short, timestamp};
+use super::session::Session;
 use super::signal::Stop;
 use super::spec::{At, Bare, Spec};
 use super::time;
@@ -27,7 +27,7 @@ use super::volumes;
 use crate::docker::{Access, DockerError, Engine, VolumeDescription};
 use crate::progress::Progress;
 use crate::quiesce::Hold;
-use crate::restore::{self, Options, Report, Selection};
+use crate::restore::{self, Options, Selection};
 use crate::snapshot::Snapshot;
 
 /// Restore a snapshot into a volume or a directory
@@ -91,11 +91,16 @@ pub(super) struct RestoreArgs {
     #[arg(long)]
     stop_containers: bool,
 
-    /// Print what would be done, and how much of it; change nothing
+    /// Print what would be deleted, changed and created, and how much of it; change nothing
+    ///
+    /// Of each the first 20 paths; with --json, all of them, one line for each.
     #[arg(short = 'n', long)]
     dry_run: bool,
 
     /// Read everything again afterwards and compare it with the snapshot
+    ///
+    /// Content, kinds, owners, modes, times, attributes, links, and that nothing else is there. What
+    /// differs is named, and the exit code is 13.
     #[arg(long)]
     verify: bool,
 
@@ -157,6 +162,15 @@ struct Work<'a> {
     progress: Arc<Progress>,
 }
 
+/// Where a restore goes.
+struct Destination<'a> {
+    directory: &'a Path,
+    /// What the command calls it.
+    name: &'a str,
+    /// False in a dry run into what there is not; the directory is an empty one then.
+    exists: bool,
+}
+
 /// A volume that may be written now.
 struct Ready {
     volume: VolumeDescription,
@@ -183,19 +197,20 @@ impl Work<'_> {
                     .hint(format!("choose a directory that can be made, not {}", path.display()))
             })?;
         }
+        let name = path.display().to_string();
         if !path.exists() {
-            return self.restore_to_nothing(&path.display().to_string());
+            return self.restore_to_nothing(&name);
         }
         if self.options.selection.is_all() && !self.args.dry_run {
             ground::claim(self.session, self.snapshot, path, self.args.delete)?;
         }
-        self.restore(path, &path.display().to_string())
+        self.restore(&Destination { directory: path, name: &name, exists: true })
     }
 
     /// A dry run into a place that does not exist: compared with an empty directory.
     fn restore_to_nothing(&self, target: &str) -> Result<Exit, Failure> {
         let empty = tempfile::tempdir().map_err(|error| Failure::of(&error, io_exit(&error)))?;
-        self.restore(empty.path(), target)
+        self.restore(&Destination { directory: empty.path(), name: target, exists: false })
     }
 
     fn restore_to_volume(&self, name: &VolumeName) -> Result<Exit, Failure> {
@@ -206,7 +221,9 @@ impl Work<'_> {
             return self.restore_to_nothing(&target);
         };
         let exit = match access {
-            Ok(Access::Direct(path) | Access::Inside(path)) => self.restore(&path, &target),
+            Ok(Access::Direct(path) | Access::Inside(path)) => {
+                self.restore(&Destination { directory: &path, name: &target, exists: true })
+            }
             Ok(Access::Helper) => {
                 let job = self.job.as_ref().map(Job::id);
                 runtime.block_on(helper::restore(self.global, self.session, &volume, &self.helper_arguments(), job))
@@ -311,123 +328,6 @@ impl Work<'_> {
         }
         arguments
     }
-
-    fn restore(&self, directory: &Path, target: &str) -> Result<Exit, Failure> {
-        let vault = self.session.vault(self.snapshot)?;
-        let progress = &self.progress;
-        if let Some(job) = &self.job {
-            job.watch(progress);
-        }
-        let verb = if self.args.dry_run { "comparing" } else { "restoring" };
-        let display = Display::start(self.global, verb, progress);
-        let report = restore::run(&self.session.remote, &vault, self.snapshot, directory, &self.options, progress);
-        drop(display);
-        let report = report?;
-        if let Some(job) = &self.job {
-            job.note(|result| {
-                (result.size, result.files) = (report.bytes, report.entries);
-                (result.sent, result.snapshot) = (progress.written.get(), Some(self.snapshot.id));
-                let inexact = report.damaged.len() + report.unrestored.len() + report.left.len();
-                result.defects = inexact as u64 + self.defects(&report);
-            });
-        }
-        self.show(&report, target)?;
-        if self.args.verify && !self.args.dry_run {
-            return self.verify(directory, target, &report);
-        }
-        Ok(exit_of(&report))
-    }
-
-    /// Compares once more, from the disk: nothing may be left to do.
-    fn verify(&self, directory: &Path, target: &str, restored: &Report) -> Result<Exit, Failure> {
-        let vault = self.session.vault(self.snapshot)?;
-        let progress = Arc::new(Progress::default());
-        let selection = Selection::new(self.options.selection.start(), &self.args.include, &self.args.exclude)?;
-        let options = Options { selection, dry_run: true, records: None };
-        let display = Display::start(self.global, "verifying", &progress);
-        let report = restore::run(&self.session.remote, &vault, self.snapshot, directory, &options, &progress);
-        drop(display);
-        let report = report?;
-        let differing = report.files_restored;
-        if differing > 0 && restored.damaged.is_empty() {
-            return Err(Failure::new(
-                Exit::Damage,
-                format!("{target}: {differing} files differ from the snapshot after the restore"),
-            )
-            .hint("somebody may be writing to it; run the same command again".to_owned()));
-        }
-        self.note(&format!("verified: {} files read back and equal", report.files_unchanged));
-        Ok(exit_of(restored))
-    }
-
-    fn show(&self, report: &Report, target: &str) -> Result<(), Failure> {
-        if self.global.json {
-            return output::json(&self.summary(report, target));
-        }
-        for (label, list) in [("damaged", &report.damaged), ("left as it is", &report.left)] {
-            output::print_first(label, list.iter().map(output::reason), list.len() as u64);
-        }
-        output::print_first("not restored", &report.unrestored, report.unrestored.len() as u64);
-        output::print_first(
-            "not exact in the snapshot",
-            report.defects.iter().map(output::reason),
-            self.defects(report),
-        );
-        if self.global.quiet {
-            return Ok(());
-        }
-        let body = &self.snapshot.body;
-        output::line(format_args!(
-            "{} {} of {} from {} ({}) {} {target}: {} in {} entries, {} files {}, {} unchanged, {} deleted, {} {} in {}",
-            if self.args.dry_run { "would restore" } else { "restored" },
-            short(self.snapshot.id),
-            body.volume,
-            body.source,
-            time::format(timestamp(body.started), &Zoned::now()),
-            "into",
-            output::size(report.bytes),
-            report.entries,
-            report.files_restored,
-            if self.args.dry_run { "to write" } else { "written" },
-            report.files_unchanged,
-            report.deleted,
-            output::size(report.bytes_fetched),
-            if self.args.dry_run { "to fetch" } else { "fetched" },
-            output::duration(report.duration),
-        ))
-    }
-
-    /// How much of what was selected the snapshot has not exactly; of a whole one it lists only the first.
-    fn defects(&self, report: &Report) -> u64 {
-        let listed = report.defects.len() as u64;
-        if self.options.selection.is_all() { listed.max(self.snapshot.sealed.defects) } else { listed }
-    }
-
-    fn summary(&self, report: &Report, target: &str) -> serde_json::Value {
-        let list = |list: &[(EntryPath, String)]| {
-            list.iter().map(|(path, reason)| json!({"path": path.to_string(), "reason": reason})).collect::<Vec<_>>()
-        };
-        json!({
-            "message_type": "summary",
-            "snapshot_id": self.snapshot.id.to_string(),
-            "target": target,
-            "dry_run": self.args.dry_run,
-            "total_files": report.entries,
-            "files_restored": report.files_restored,
-            "files_skipped": report.files_unchanged,
-            "files_deleted": report.deleted,
-            "total_bytes": report.bytes,
-            "bytes_restored": report.bytes_fetched,
-            "files_opened": report.files_opened,
-            "bytes_read": report.bytes_read,
-            "bytes_skipped": report.bytes.saturating_sub(report.bytes_fetched),
-            "damaged": list(&report.damaged),
-            "left": list(&report.left),
-            "defects": list(&report.defects),
-            "unrestored": report.unrestored.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "total_duration": report.duration.as_secs_f64(),
-        })
-    }
 }
 
 /// Where a volume with these options keeps its files, if that is not a place of its own: a
@@ -435,14 +335,4 @@ impl Work<'_> {
 fn mounted_from(options: &BTreeMap<String, String>) -> Option<&str> {
     let kind = options.get("type").map_or("none", String::as_str);
     options.get("device").map(String::as_str).filter(|_| !matches!(kind, "tmpfs" | "ramfs"))
-}
-
-fn exit_of(report: &Report) -> Exit {
-    if !report.damaged.is_empty() {
-        Exit::Damage
-    } else if report.is_exact() {
-        Exit::Exact
-    } else {
-        Exit::Defects
-    }
 }
