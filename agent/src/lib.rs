@@ -14,6 +14,7 @@ pub mod content;
 pub mod diff;
 pub mod docker;
 pub mod dump;
+mod durable;
 pub mod find;
 pub mod keys;
 pub mod pattern;

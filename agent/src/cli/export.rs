@@ -1,6 +1,5 @@
 //! `vsync export`.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use super::session::{Session, short};
 use super::signal::Stop;
 use super::spec::{Bare, Spec};
 use crate::dump::{self, DumpError, Form, Report};
+use crate::durable::{Draft, Existing};
 use crate::progress::Progress;
 use crate::snapshot::Snapshot;
 
@@ -112,19 +112,11 @@ pub(super) fn write_whole(
     write: impl FnOnce(&mut dyn Write) -> Result<Report, DumpError>,
 ) -> Result<Report, Failure> {
     let failed = |error| unwritable(path, &error);
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let mut file = create(&partial).map_err(failed)?;
-    let written = write(&mut file).map_err(Failure::from).and_then(|report| {
-        file.sync_all().and_then(|()| std::fs::rename(&partial, path)).map_err(failed)?;
-        Ok(report)
-    });
-    if written.is_err() {
-        // The first failure is the one to report.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
+    // For its owner only: it holds in clear what the volume holds.
+    let mut draft = Draft::of(path, 0o600).map_err(failed)?;
+    let report = write(&mut draft.file)?;
+    draft.publish(Existing::Replace).map_err(failed)?;
+    Ok(report)
 }
 
 /// The failure to write what should be at `path`.
@@ -133,12 +125,6 @@ pub(super) fn unwritable(path: &Path, error: &io::Error) -> Failure {
         causes: vec![error.to_string()],
         ..Failure::new(io_exit(error), format!("cannot write {}", path.display()))
     }
-}
-
-/// A file for its owner only: it holds in clear what the volume holds.
-fn create(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 fn notes(report: &Report) -> Exit {

@@ -1,25 +1,18 @@
 //! Files that hold secrets: readable by their owner only, replaced whole or not at all.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::durable::Draft;
+pub use crate::durable::Existing;
+
 /// No file of ours comes near; stops reading a file that is something else.
 const MAX_LEN: u64 = 1 << 20;
-
-/// What to do where a file is already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Existing {
-    /// Leave it and fail. For everything that cannot be made again.
-    Refuse,
-    /// Put the new one in its place. Only where a person asked for it.
-    Replace,
-}
 
 /// A file with secrets could not be read or written.
 #[derive(Debug, Error)]
@@ -128,38 +121,12 @@ pub fn write_public(path: &Path, text: &str, existing: Existing) -> Result<(), K
 }
 
 fn write_with_mode(path: &Path, text: &str, existing: Existing, mode: u32) -> Result<(), KeyFileError> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(temporary);
-    let written = write_and_sync(&temporary, text, mode).and_then(|()| publish(&temporary, path, existing));
-    if let Err(error) = written {
-        // Best effort: the first failure is the one to report.
-        let _ = fs::remove_file(&temporary);
-        return Err(KeyFileError::io("write", path)(error));
-    }
-    // A rename is durable once its directory is.
-    File::open(directory).and_then(|dir| dir.sync_all()).map_err(KeyFileError::io("sync", directory))
-}
-
-fn write_and_sync(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    // What an earlier crash of a process with our number left behind.
-    let _ = fs::remove_file(path);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
-fn publish(from: &Path, to: &Path, existing: Existing) -> io::Result<()> {
-    if existing == Existing::Replace {
-        return fs::rename(from, to);
-    }
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Some network file systems cannot do it in one step.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !to.try_exists()? => fs::rename(from, to),
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => Err(io::ErrorKind::AlreadyExists.into()),
-        result => Ok(result?),
-    }
+    let write = || {
+        let mut draft = Draft::of(path, mode)?;
+        draft.file.write_all(text.as_bytes())?;
+        draft.publish(existing).map(drop)
+    };
+    write().map_err(KeyFileError::io("write", path))
 }
 
 /// Makes `path` and its parents, for their owner only. One that exists stays as it is.
@@ -184,6 +151,7 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::QuiesceError;
 use super::plan::Step;
+use crate::durable::{Draft, Existing};
 
 /// Changes when older versions would misunderstand a record.
 const VERSION: u32 = 1;
@@ -136,15 +137,11 @@ impl Ledger {
 }
 
 fn put(path: &Path, record: &Record) -> io::Result<File> {
-    let new = path.with_extension("new");
-    let mut file = File::options().create(true).truncate(true).read(true).write(true).mode(0o600).open(&new)?;
+    let mut draft = Draft::of(path, 0o600)?;
     // Locked before anybody can find it.
-    file.lock()?;
-    file.write_all(&serde_json::to_vec_pretty(record)?)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())?;
-    Ok(file)
+    draft.file.lock()?;
+    draft.file.write_all(&serde_json::to_vec_pretty(record)?)?;
+    draft.publish(Existing::Replace)
 }
 
 fn read(path: &Path, file: &mut File) -> Option<Record> {

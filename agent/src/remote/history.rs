@@ -1,8 +1,7 @@
 //! What this machine has seen of the server's log, and whether the server still agrees.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use vsync_protocol::encode;
 use vsync_protocol::log::{GENESIS, chain};
@@ -10,6 +9,7 @@ use vsync_protocol::manifest::LogPosition;
 use vsync_protocol::wire::{Reply, Request};
 
 use super::{Remote, RemoteError};
+use crate::durable;
 
 /// Keeps the newest log position seen, in a file.
 pub struct HeadStore {
@@ -54,27 +54,11 @@ impl HeadStore {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, position: LogPosition) -> Result<(), RemoteError> {
-        write_durably(&self.path, format!("{} {}\n", position.index, position.head).as_bytes())
-            .map_err(|source| self.error(source))
+        let text = format!("{} {}\n", position.index, position.head);
+        let parent = self.path.parent().unwrap_or_else(|| Path::new("."));
+        let written = fs::create_dir_all(parent).and_then(|()| durable::replace(&self.path, 0o644, text.as_bytes()));
+        written.map_err(|source| self.error(source))
     }
-}
-
-/// Replaces `path`: a crash leaves the old or the new content.
-fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
-    let parent = path.parent().unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(parent)?;
-    let directory = File::open(parent)?;
-    // Several commands may note something at a time, each under the same name. Closing unlocks. A file of
-    // its own, since NFS locks only what is open for writing.
-    let lock = File::options().create(true).truncate(false).write(true).open(parent.join(".lock"))?;
-    lock.lock()?;
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    directory.sync_all()
 }
 
 /// The server must show that its log continues the one that was seen before.

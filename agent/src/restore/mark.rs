@@ -2,12 +2,13 @@
 //! not have may be deleted without asking.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use super::record;
+use crate::durable;
 
 /// The mark of one directory. It is kept with the records of restores, and stays.
 #[derive(Debug)]
@@ -50,11 +51,9 @@ impl Mark {
         }
         let records = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         fs::create_dir_all(records)?;
-        let mut file = File::create(&self.path)?;
-        file.write_all(self.place.as_bytes())?;
-        file.sync_all()?;
         // A restore that a power cut ends must find it, and may be the first one of all.
-        records.ancestors().take(2).try_for_each(|directory| File::open(directory)?.sync_all())
+        durable::replace(&self.path, 0o644, self.place.as_bytes())?;
+        records.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
     }
 }
 
