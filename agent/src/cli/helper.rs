@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::GlobalArgs;
 use super::job;
+use super::load::LoadArgs;
 use super::report::{Exit, Failure};
 use super::session::Session;
 use super::signal;
@@ -22,31 +23,112 @@ use crate::docker::{
 };
 use crate::keys::{KeyStore, recovery_machine};
 
-/// Backs a volume up from inside a container, and returns the summary of the snapshot. Whatever uses the volume is held
-/// by us, as `held` says.
-pub(super) fn backup(
-    global: &GlobalArgs,
-    session: &Session,
-    volume: &VolumeDescription,
-    tags: &[String],
-    more: &[String],
-    (held, job): (Quiesce, JobId),
-) -> Result<(Exit, Value), Failure> {
-    let mut arguments = vec!["backup".to_owned(), volume.name.to_string()];
-    tags.iter().for_each(|tag| arguments.extend(["--tag".to_owned(), tag.clone()]));
-    arguments.extend(more.iter().cloned());
-    // What it says is put into words here.
-    arguments.extend(["--held", held.word(), "--json"].map(str::to_owned));
-    let mut said = Said::default();
-    let mut listen = |output: HelperOutput<'_>| said.take(output);
-    let exit = volumes::block_on(run(global, session, (volume, VolumeUse::Read), arguments, Some(job), &mut listen))??;
-    match (said.summary(global), said.failure) {
-        (Some(summary), None) => Ok((exit, summary)),
-        (_, Some(failure)) => Err(Failure { code: exit, ..failure }),
-        (None, None) => {
-            let code = if exit == Exit::Exact { Exit::Failed } else { exit };
-            Err(Failure::new(code, format!("the helper container for {} ended without a word", volume.name)))
+/// A volume whose files a helper container reaches.
+#[derive(Clone, Copy)]
+pub(super) struct Helper<'a> {
+    pub(super) global: &'a GlobalArgs,
+    pub(super) session: &'a Session,
+    pub(super) volume: &'a VolumeDescription,
+}
+
+/// What a helper is told of the backup that it makes.
+pub(super) struct HelperBackup<'a> {
+    pub(super) tags: &'a [String],
+    pub(super) load: &'a LoadArgs,
+    /// How what uses the volume is held, by us.
+    pub(super) held: Quiesce,
+    pub(super) job: JobId,
+}
+
+impl Helper<'_> {
+    /// Backs the volume up, and returns the summary of the snapshot.
+    pub(super) fn backup(self, backup: &HelperBackup<'_>) -> Result<(Exit, Value), Failure> {
+        let HelperBackup { tags, load, held, job } = backup;
+        let mut arguments = vec!["backup".to_owned(), self.volume.name.to_string()];
+        tags.iter().for_each(|tag| arguments.extend(["--tag".to_owned(), tag.clone()]));
+        arguments.extend(load.arguments());
+        // What it says is put into words here.
+        arguments.extend(["--held", held.word(), "--json"].map(str::to_owned));
+        let mut said = Said::default();
+        let mut listen = |output: HelperOutput<'_>| said.take(output);
+        let exit = volumes::block_on(self.run(VolumeUse::Read, arguments, Some(*job), &mut listen))??;
+        match (said.summary(self.global), said.failure) {
+            (Some(summary), None) => Ok((exit, summary)),
+            (_, Some(failure)) => Err(Failure { code: exit, ..failure }),
+            (None, None) => {
+                let code = if exit == Exit::Exact { Exit::Failed } else { exit };
+                let heading = format!("the helper container for {} ended without a word", self.volume.name);
+                Err(Failure::new(code, heading))
+            }
         }
+    }
+
+    /// Restores `what` into the volume.
+    pub(super) async fn restore(self, what: &[String], job: Option<JobId>) -> Result<Exit, Failure> {
+        let mut arguments = vec!["restore".to_owned()];
+        arguments.extend(what.iter().cloned());
+        // Whoever names a volume wants it as the snapshot is.
+        let path = format!("{VOLUMES_INSIDE}/{}", self.volume.name);
+        arguments.extend(["--to-path".to_owned(), path, "--delete".to_owned()]);
+        if self.global.json {
+            arguments.push("--json".to_owned());
+        }
+        self.run(VolumeUse::Write, arguments, job, &mut pass_on).await
+    }
+
+    async fn run(
+        self,
+        volume_use: VolumeUse,
+        mut arguments: Vec<String>,
+        job: Option<JobId>,
+        listen: &mut dyn FnMut(HelperOutput<'_>),
+    ) -> Result<Exit, Failure> {
+        let Self { global, session, volume } = self;
+        let server = session.context.config.server(Some(session.remote.server()))?;
+        if server.address.is_none() {
+            return Err(Failure::new(
+                Exit::Failed,
+                format!(
+                    "volume {} can only be reached by a container, which cannot use the embedded server",
+                    volume.name
+                ),
+            )
+            .hint("use a server with an address, or a volume of the local driver without options".to_owned()));
+        }
+        if session.context.bundle.machine == recovery_machine() {
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("volume {} can only be reached by a container, which cannot use the recovery kit", volume.name),
+            )
+            .hint(
+                "restore with --to-path, or make this machine part of the realm again: `vsync init --kit FILE`"
+                    .to_owned(),
+            ));
+        }
+        arguments.extend(["--server".to_owned(), session.remote.server().to_string()]);
+        if global.quiet {
+            arguments.push("--quiet".to_owned());
+        }
+        let image = std::env::var("VSYNC_IMAGE").unwrap_or_else(|_| DEFAULT_IMAGE.to_owned());
+        let helper = HelperJob {
+            image,
+            volume: volume.name.clone(),
+            volume_use,
+            arguments,
+            environment: environment(session, job),
+            files: files(session, volume)?,
+        };
+        let engine = Engine::connect().await?;
+        let code = tokio::select! {
+            code = engine.run_helper(&helper, listen) => code?,
+            // The helper goes with what waited for it.
+            () = signal::asked() => {
+                return Err(Failure::new(Exit::Interrupted, format!("interrupted: the helper container for {} was stopped", volume.name)));
+            }
+        };
+        Exit::from_code(code).ok_or_else(|| {
+            Failure::new(Exit::Failed, format!("the helper container for {} ended with code {code}", volume.name))
+        })
     }
 }
 
@@ -94,75 +176,6 @@ impl Said {
         }
         last.filter(|value| value["message_type"] == "summary")
     }
-}
-
-/// Restores into a volume from inside a container.
-pub(super) async fn restore(
-    global: &GlobalArgs,
-    session: &Session,
-    volume: &VolumeDescription,
-    what: &[String],
-    job: Option<JobId>,
-) -> Result<Exit, Failure> {
-    let mut arguments = vec!["restore".to_owned()];
-    arguments.extend(what.iter().cloned());
-    // Whoever names a volume wants it as the snapshot is.
-    arguments.extend(["--to-path".to_owned(), format!("{VOLUMES_INSIDE}/{}", volume.name), "--delete".to_owned()]);
-    if global.json {
-        arguments.push("--json".to_owned());
-    }
-    run(global, session, (volume, VolumeUse::Write), arguments, job, &mut pass_on).await
-}
-
-async fn run(
-    global: &GlobalArgs,
-    session: &Session,
-    (volume, volume_use): (&VolumeDescription, VolumeUse),
-    mut arguments: Vec<String>,
-    job: Option<JobId>,
-    listen: &mut dyn FnMut(HelperOutput<'_>),
-) -> Result<Exit, Failure> {
-    let server = session.context.config.server(Some(session.remote.server()))?;
-    if server.address.is_none() {
-        return Err(Failure::new(
-            Exit::Failed,
-            format!("volume {} can only be reached by a container, which cannot use the embedded server", volume.name),
-        )
-        .hint("use a server with an address, or a volume of the local driver without options".to_owned()));
-    }
-    if session.context.bundle.machine == recovery_machine() {
-        return Err(Failure::new(
-            Exit::Failed,
-            format!("volume {} can only be reached by a container, which cannot use the recovery kit", volume.name),
-        )
-        .hint(
-            "restore with --to-path, or make this machine part of the realm again: `vsync init --kit FILE`".to_owned(),
-        ));
-    }
-    arguments.extend(["--server".to_owned(), session.remote.server().to_string()]);
-    if global.quiet {
-        arguments.push("--quiet".to_owned());
-    }
-    let image = std::env::var("VSYNC_IMAGE").unwrap_or_else(|_| DEFAULT_IMAGE.to_owned());
-    let helper = HelperJob {
-        image,
-        volume: volume.name.clone(),
-        volume_use,
-        arguments,
-        environment: environment(session, job),
-        files: files(session, volume)?,
-    };
-    let engine = Engine::connect().await?;
-    let code = tokio::select! {
-        code = engine.run_helper(&helper, listen) => code?,
-        // The helper goes with what waited for it.
-        () = signal::asked() => {
-            return Err(Failure::new(Exit::Interrupted, format!("interrupted: the helper container for {} was stopped", volume.name)));
-        }
-    };
-    Exit::from_code(code).ok_or_else(|| {
-        Failure::new(Exit::Failed, format!("the helper container for {} ended with code {code}", volume.name))
-    })
 }
 
 fn environment(session: &Session, job: Option<JobId>) -> BTreeMap<String, String> {

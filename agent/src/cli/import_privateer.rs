@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::json;
 use vsync_protocol::id::{MachineName, VolumeName};
@@ -11,17 +10,16 @@ use vsync_protocol::tree::VolumeInfo;
 use vsync_protocol::wire::{JobKind, Listing, Request};
 
 use super::GlobalArgs;
+use super::backup::Making;
 use super::forget::order;
 use super::job::Job;
 use super::moved_in;
 use super::output;
-use super::progress::Display;
 use super::report::{Exit, Failure};
 use super::session::{Session, short};
 use super::signal::Stop;
 use super::volumes;
-use crate::backup::{Backup, Options, Report, Source};
-use crate::cache::Cache;
+use crate::backup::{Options, Report, Source};
 use crate::docker::{Access, Engine};
 use crate::progress::Progress;
 
@@ -212,7 +210,7 @@ impl Work<'_> {
     fn back_up(&self, found: &Found, tag: String, job: &Job<'_>) -> Result<Report, Failure> {
         let Found { volume, directory, .. } = found;
         let session = self.session;
-        let writer = session.writer().map_err(|failure| {
+        session.writer().map_err(|failure| {
             failure.hint(format!(
                 "give {me} `role = \"writer\"` in vsync.toml, make its keys with `vsync keygen {me} --rotate`, bring key \
                  file and vsync.pub here and restart the server",
@@ -235,20 +233,8 @@ impl Work<'_> {
             tags: vec![tag],
             profile: volumes::profile(&session.context.config, volume),
         };
-        let mut cache = Cache::open(&session.cache_path(volume))?;
-        let display = Display::start(self.global, "importing", &progress);
-        let source = Source::Directory(directory);
-        let backup = Backup {
-            writer: &writer,
-            options: &options,
-            remote: &session.remote,
-            heads: &session.heads(),
-            progress: &progress,
-            begun: Instant::now(),
-        };
-        let outcome = backup.run(source, &mut cache);
-        drop(display);
-        let report = outcome?;
+        let making = Making { global: self.global, session, verb: "importing", progress: &progress };
+        let report = making.run(Source::Directory(directory), &options, None)?;
         job.made(&report, progress.read.get());
         Ok(report)
     }

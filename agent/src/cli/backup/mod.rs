@@ -14,7 +14,7 @@ use vsync_protocol::wire::JobKind;
 use super::GlobalArgs;
 use super::around::{Around, Done};
 use super::context::Context;
-use super::helper;
+use super::helper::{Helper, HelperBackup};
 use super::job::Job;
 use super::load::LoadArgs;
 use super::output;
@@ -25,7 +25,7 @@ use super::session::Session;
 use super::signal::Stop;
 use super::summary::{show, summary, with_held};
 use super::volumes::{self, Place};
-use crate::backup::{Backup, Options, Source, Stillness};
+use crate::backup::{Backup, Options, Report, Source, Stillness};
 use crate::cache::Cache;
 use crate::config::Quiesce;
 use crate::docker::VolumeDescription;
@@ -37,7 +37,19 @@ use crate::suggest;
 pub(super) use stream::CommandFailed;
 
 /// Who is told of a backup, and what counts for it.
-type Watched<'a> = (&'a Job<'a>, &'a Arc<Progress>);
+#[derive(Clone, Copy)]
+struct Watched<'a> {
+    job: &'a Job<'a>,
+    progress: &'a Arc<Progress>,
+}
+
+/// What all backups of one command have in common.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    args: &'a BackupArgs,
+    global: &'a GlobalArgs,
+    session: &'a Session,
+}
 
 /// Back up volumes, directories or streams
 ///
@@ -118,11 +130,12 @@ impl BackupArgs {
         session.remote.limit(self.load.limits());
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
+        let work = Work { args: self, global, session: &session };
         if let Some(name) = self.stdin.as_ref().or(self.stdin_from_command.as_ref()) {
-            return self.streamed(global, &session, name, &progress);
+            return work.streamed(name, &progress);
         }
         let volumes = self.volumes(&session.context)?;
-        let all = || self.all(global, &session, &volumes, &progress);
+        let all = || work.all(&volumes, &progress);
         // A helper is inside of all that.
         if self.held.is_some() {
             return all().map(|done| done.exit);
@@ -140,44 +153,6 @@ impl BackupArgs {
             volumes.iter().for_each(|volume| Job::begin(&session, JobKind::Backup, volume, None).end(&done));
         }
         done
-    }
-
-    /// Backs one volume up after the other. One that fails hinders no other.
-    fn all(
-        &self,
-        global: &GlobalArgs,
-        session: &Session,
-        volumes: &[VolumeName],
-        progress: &Progress,
-    ) -> Result<Done, Failure> {
-        let mut all = Done { exit: Exit::Exact, summary: None, remarks: Vec::new() };
-        let mut failed: Vec<&str> = Vec::new();
-        for volume in volumes {
-            let done = if progress.is_cancelled() {
-                Err(Failure::new(Exit::Interrupted, format!("interrupted; {volume} was not backed up")))
-            } else {
-                self.volume(global, session, volume, progress)
-            };
-            match done {
-                Ok(done) => {
-                    all.exit = all.exit.graver(done.exit);
-                    all.remarks.extend(done.remarks);
-                }
-                Err(failure) if failure.code == Exit::Interrupted || volumes.len() == 1 => {
-                    return Err(Failure { code: all.exit.graver(failure.code), ..failure });
-                }
-                Err(failure) => {
-                    all.exit = all.exit.graver(failure.code);
-                    failure.print_of(volume, global.json);
-                    failed.push(volume.as_str());
-                }
-            }
-        }
-        if failed.is_empty() {
-            return Ok(all);
-        }
-        let (count, names) = (volumes.len(), failed.join(", "));
-        Err(Failure::new(all.exit, format!("{} of {count} volumes were not backed up: {names}", failed.len())))
     }
 
     /// The volumes asked for, each of which must be this machine's to back up.
@@ -233,22 +208,51 @@ impl BackupArgs {
         }
         Ok(Exit::Exact)
     }
+}
 
-    fn volume(
-        &self,
-        global: &GlobalArgs,
-        session: &Session,
-        volume: &VolumeName,
-        whole: &Progress,
-    ) -> Result<Done, Failure> {
+impl Work<'_> {
+    /// Backs one volume up after the other. One that fails hinders no other.
+    fn all(self, volumes: &[VolumeName], progress: &Progress) -> Result<Done, Failure> {
+        let mut all = Done { exit: Exit::Exact, summary: None, remarks: Vec::new() };
+        let mut failed: Vec<&str> = Vec::new();
+        for volume in volumes {
+            let done = if progress.is_cancelled() {
+                Err(Failure::new(Exit::Interrupted, format!("interrupted; {volume} was not backed up")))
+            } else {
+                self.volume(volume, progress)
+            };
+            match done {
+                Ok(done) => {
+                    all.exit = all.exit.graver(done.exit);
+                    all.remarks.extend(done.remarks);
+                }
+                Err(failure) if failure.code == Exit::Interrupted || volumes.len() == 1 => {
+                    return Err(Failure { code: all.exit.graver(failure.code), ..failure });
+                }
+                Err(failure) => {
+                    all.exit = all.exit.graver(failure.code);
+                    failure.print_of(volume, self.global.json);
+                    failed.push(volume.as_str());
+                }
+            }
+        }
+        if failed.is_empty() {
+            return Ok(all);
+        }
+        let (count, names) = (volumes.len(), failed.join(", "));
+        Err(Failure::new(all.exit, format!("{} of {count} volumes were not backed up: {names}", failed.len())))
+    }
+
+    fn volume(self, volume: &VolumeName, whole: &Progress) -> Result<Done, Failure> {
+        let Self { args, global, session } = self;
         // Whoever started a helper has the lock, and runs the commands around. Without the lock there is no job:
         // that of another is under way.
-        let _lock = if self.held.is_none() { Some(lock(session, volume)?) } else { None };
+        let _lock = if args.held.is_none() { Some(lock(session, volume)?) } else { None };
         let progress = Arc::new(whole.of_a_part());
         let job = Job::begin(session, JobKind::Backup, volume, None);
         job.watch(&progress);
-        let work = || self.held_volume(global, session, volume, (&job, &progress));
-        let done = if self.held.is_some() {
+        let work = || self.held_volume(volume, Watched { job: &job, progress: &progress });
+        let done = if args.held.is_some() {
             work()
         } else {
             let said = session.context.config.volume(volume);
@@ -259,45 +263,37 @@ impl BackupArgs {
         done
     }
 
-    fn held_volume(
-        &self,
-        global: &GlobalArgs,
-        session: &Session,
-        volume: &VolumeName,
-        watched: Watched<'_>,
-    ) -> Result<Done, Failure> {
+    fn held_volume(self, volume: &VolumeName, watched: Watched<'_>) -> Result<Done, Failure> {
+        let Self { args, global, session } = self;
         let place = volumes::locate(global, &session.context, volume)?;
-        let holder = match self.held {
+        let holder = match args.held {
             Some(_) => None,
-            None => quiesce::holder(global, &session.context, volume, &place, self.quiesce)?,
+            None => quiesce::holder(global, &session.context, volume, &place, args.quiesce)?,
         };
         let directory = match &place {
             Place::Directory(path) | Place::Volume(path, _) => path.clone(),
-            Place::Helper(description) => return self.with_helper(global, session, description, holder, watched),
+            Place::Helper(description) => return self.with_helper(description, holder, watched),
         };
-        let options = self.options(session, volume, place.info(self.held.unwrap_or_default()));
-        let Some(holder) = holder else {
-            return self.run_one(global, session, Source::Directory(&directory), &options, watched, None);
-        };
-        let still = Still::new(holder, watched.1.clone())?;
-        self.run_one(global, session, Source::Directory(&directory), &options, watched, Some(still))
+        let options = self.options(volume, place.info(args.held.unwrap_or_default()));
+        let still = holder.map(|holder| Still::new(holder, watched.progress.clone())).transpose()?;
+        self.run_one(Source::Directory(&directory), &options, watched, still)
     }
 
     /// A helper reads the volume while it is held here: all the time, as nothing is known of how far it is.
     fn with_helper(
-        &self,
-        global: &GlobalArgs,
-        session: &Session,
+        self,
         volume: &VolumeDescription,
         holder: Option<Holder>,
-        (job, progress): Watched<'_>,
+        Watched { job, progress }: Watched<'_>,
     ) -> Result<Done, Failure> {
+        let Self { args, global, session } = self;
         let mut still = holder.map(|holder| Still::new(holder, progress.clone())).transpose()?;
-        let mode = match &mut still {
+        let held = match &mut still {
             Some(still) => still.begin()?,
             None => Quiesce::None,
         };
-        let outcome = helper::backup(global, session, volume, &self.tag, &self.load.arguments(), (mode, job.id()));
+        let helper = Helper { global, session, volume };
+        let outcome = helper.backup(&HelperBackup { tags: &args.tag, load: &args.load, held, job: job.id() });
         let (confirmed, released) = match still {
             Some(mut still) => (still.end(), still.finish()),
             None => (Ok(()), Released::default()),
@@ -313,41 +309,27 @@ impl BackupArgs {
         Ok(Done { exit, summary, remarks: quiesce::remarks(&released) })
     }
 
-    fn options(&self, session: &Session, volume: &VolumeName, info: VolumeInfo) -> Options {
-        let mut tags = self.tag.clone();
+    fn options(self, volume: &VolumeName, info: VolumeInfo) -> Options {
+        let mut tags = self.args.tag.clone();
         tags.sort();
-        let profile = volumes::profile(&session.context.config, volume);
+        let profile = volumes::profile(&self.session.context.config, volume);
         Options { volume: volume.clone(), info, tags, profile }
     }
 
     fn run_one(
-        &self,
-        global: &GlobalArgs,
-        session: &Session,
+        self,
         source: Source<'_>,
         options: &Options,
-        (job, progress): Watched<'_>,
+        Watched { job, progress }: Watched<'_>,
         mut still: Option<Still>,
     ) -> Result<Done, Failure> {
+        let Self { global, session, .. } = self;
         job.watch(progress);
-        let writer = session.writer()?;
-        let mut cache = Cache::open(&session.cache_path(&options.volume))?;
-        let display = Display::start(global, "backing up", progress);
-        let heads = session.heads();
         let stillness = still.as_mut().map(|still| still as &mut dyn Stillness);
-        let backup = Backup {
-            writer: &writer,
-            options,
-            remote: &session.remote,
-            heads: &heads,
-            progress,
-            begun: Instant::now(),
-        };
-        let outcome = backup.run_still(source, &mut cache, stillness);
-        drop(display);
+        let made = Making { global, session, verb: "backing up", progress }.run(source, options, stillness);
         let released = still.map(Still::finish).unwrap_or_default();
         job.note(|result| result.held = held_millis(&released));
-        let outcome = outcome.map_err(Failure::from).and_then(|report| {
+        let outcome = made.and_then(|report| {
             job.made(&report, progress.read.get());
             let summary = with_held(summary(session.remote.server(), options, &report, progress), &released);
             show(global, &summary)?;
@@ -359,6 +341,33 @@ impl BackupArgs {
     }
 }
 
+/// Makes a snapshot, and shows how far it is.
+pub(super) struct Making<'a> {
+    pub(super) global: &'a GlobalArgs,
+    pub(super) session: &'a Session,
+    /// What the display says.
+    pub(super) verb: &'static str,
+    pub(super) progress: &'a Arc<Progress>,
+}
+
+impl Making<'_> {
+    pub(super) fn run(
+        &self,
+        source: Source<'_>,
+        options: &Options,
+        stillness: Option<&mut dyn Stillness>,
+    ) -> Result<Report, Failure> {
+        let Self { global, session, verb, progress } = *self;
+        let writer = session.writer()?;
+        let mut cache = Cache::open(&session.cache_path(&options.volume))?;
+        let display = Display::start(global, verb, progress);
+        let (remote, heads) = (&session.remote, &session.heads());
+        let backup = Backup { writer: &writer, options, remote, heads, progress, begun: Instant::now() };
+        let made = backup.run_still(source, &mut cache, stillness);
+        drop(display);
+        Ok(made?)
+    }
+}
 /// Two backups of a volume at once would read everything twice, and one of them be refused at its end.
 fn lock(session: &Session, volume: &VolumeName) -> Result<Lock, Failure> {
     Lock::take(&session.context.volume_lock(volume)).map_err(|error| {

@@ -9,12 +9,10 @@ use vsync_protocol::id::VolumeName;
 use vsync_protocol::tree::VolumeInfo;
 use vsync_protocol::wire::JobKind;
 
-use super::super::GlobalArgs;
 use super::super::around::Done;
 use super::super::job::Job;
 use super::super::report::{Exit, Failure};
-use super::super::session::Session;
-use super::{BackupArgs, Watched, lock};
+use super::{Watched, Work, lock};
 use crate::backup::Source;
 use crate::progress::Progress;
 
@@ -23,52 +21,44 @@ use crate::progress::Progress;
 #[error("{0}")]
 pub(in super::super) struct CommandFailed(pub(in super::super) String);
 
-impl BackupArgs {
+impl Work<'_> {
     /// Backs a stream up under `name`.
-    pub(super) fn streamed(
-        &self,
-        global: &GlobalArgs,
-        session: &Session,
-        name: &VolumeName,
-        progress: &Arc<Progress>,
-    ) -> Result<Exit, Failure> {
-        let _lock = lock(session, name)?;
-        let job = Job::begin(session, JobKind::Backup, name, None);
-        let watched = (&job, progress);
-        let done = match (&self.stdin, self.command.split_first()) {
-            (None, Some(command)) => self.command_output(global, session, name, watched, command),
-            _ => self.stream(global, session, name, &mut std::io::stdin(), watched, || Ok(())),
+    pub(super) fn streamed(self, name: &VolumeName, progress: &Arc<Progress>) -> Result<Exit, Failure> {
+        let _lock = lock(self.session, name)?;
+        let job = Job::begin(self.session, JobKind::Backup, name, None);
+        let watched = Watched { job: &job, progress };
+        let done = match (&self.args.stdin, self.args.command.split_first()) {
+            (None, Some((program, arguments))) => {
+                self.command_output(name, watched, Command::new(program).args(arguments), program)
+            }
+            _ => self.stream(name, watched, &mut std::io::stdin(), || Ok(())),
         };
         job.end_with(done.as_ref().map(|done| (done.exit, &*done.remarks)));
         done.map(|done| done.exit)
     }
 
     fn stream(
-        &self,
-        global: &GlobalArgs,
-        session: &Session,
+        self,
         name: &VolumeName,
-        reader: &mut (dyn Read + Send),
         watched: Watched<'_>,
+        reader: &mut (dyn Read + Send),
         ended: impl FnOnce() -> Result<(), CommandFailed> + Send,
     ) -> Result<Done, Failure> {
         let info =
             VolumeInfo { kind: "stream".into(), driver: None, options: vec![], labels: vec![], quiesce: "none".into() };
-        let options = self.options(session, name, info);
+        let options = self.options(name, info);
         let mut reader = Checked { reader, ended: Some(ended) };
-        self.run_one(global, session, Source::Stream(&mut reader), &options, watched, None)
+        self.run_one(Source::Stream(&mut reader), &options, watched, None)
     }
 
     fn command_output(
-        &self,
-        global: &GlobalArgs,
-        session: &Session,
+        self,
         name: &VolumeName,
         watched: Watched<'_>,
-        (program, arguments): (&String, &[String]),
+        command: &mut Command,
+        program: &str,
     ) -> Result<Done, Failure> {
-        let mut child = Command::new(program)
-            .args(arguments)
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -76,7 +66,7 @@ impl BackupArgs {
         let mut output = child.stdout.take().ok_or_else(|| Failure::new(Exit::Failed, "the command has no output"))?;
         let mut child = Some(child);
         let ended = || child.take().map_or(Ok(()), |child| succeeded(child, program));
-        let outcome = self.stream(global, session, name, &mut output, watched, ended);
+        let outcome = self.stream(name, watched, &mut output, ended);
         if let Some(mut child) = child {
             // The backup broke off first: nobody reads what the command still prints.
             let _ = child.kill();

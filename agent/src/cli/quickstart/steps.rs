@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use vsync_protocol::tree::{EntryPath, VolumeInfo};
 
 use super::super::GlobalArgs;
+use super::super::backup::Making;
 use super::super::output;
 use super::super::progress::Display;
 use super::super::report::{Exit, Failure};
@@ -15,8 +16,7 @@ use super::super::signal::Stop;
 use super::super::spec::{At, Spec};
 use super::super::volumes::Place;
 use super::target::Target;
-use crate::backup::{Backup, Options, Source};
-use crate::cache::Cache;
+use crate::backup::{Options, Source};
 use crate::compare;
 use crate::config::Quiesce;
 use crate::progress::Progress;
@@ -78,22 +78,9 @@ impl Steps<'_> {
             tags: vec!["quickstart=yes".into()],
             profile: None,
         };
-        let writer = session.writer()?;
-        let mut cache = Cache::open(&session.cache_path(&target.name))?;
         let progress = watched()?;
-        let display = Display::start(self.global, "backing up", &progress);
-        let source = Source::Directory(&target.path);
-        let backup = Backup {
-            writer: &writer,
-            options: &options,
-            remote: &session.remote,
-            heads: &session.heads(),
-            progress: &progress,
-            begun: Instant::now(),
-        };
-        let outcome = backup.run(source, &mut cache);
-        drop(display);
-        let report = outcome?;
+        let making = Making { global: self.global, session, verb: "backing up", progress: &progress };
+        let report = making.run(Source::Directory(&target.path), &options, None)?;
         let sent = output::size(report.upload.bytes);
         let step = Step {
             verb: "backed up",

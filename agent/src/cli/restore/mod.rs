@@ -13,7 +13,7 @@ use vsync_protocol::wire::JobKind;
 
 use super::GlobalArgs;
 use super::ground;
-use super::helper;
+use super::helper::Helper;
 use super::job::Job;
 use super::load::LoadArgs;
 use super::output;
@@ -226,7 +226,8 @@ impl Work<'_> {
             }
             Ok(Access::Helper) => {
                 let job = self.job.as_ref().map(Job::id);
-                runtime.block_on(helper::restore(self.global, self.session, &volume, &self.helper_arguments(), job))
+                let helper = Helper { global: self.global, session: self.session, volume: &volume };
+                runtime.block_on(helper.restore(&self.helper_arguments(), job))
             }
             Ok(Access::Refused { reason }) => {
                 Err(Failure::new(Exit::Failed, format!("{target} cannot be written: {reason}")))
