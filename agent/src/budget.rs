@@ -5,10 +5,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 /// So many bytes may be in flight at once.
 #[derive(Clone)]
 pub struct Budget {
-    shared: Arc<Shared>,
+    shared: Arc<Account>,
 }
 
-struct Shared {
+struct Account {
     free: Mutex<usize>,
     freed: Condvar,
     limit: usize,
@@ -16,7 +16,7 @@ struct Shared {
 
 /// A share of a budget; returned when dropped.
 pub struct Permit {
-    shared: Arc<Shared>,
+    shared: Arc<Account>,
     bytes: usize,
 }
 
@@ -24,7 +24,7 @@ impl Budget {
     /// A budget of `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { shared: Arc::new(Shared { free: Mutex::new(limit), freed: Condvar::new(), limit }) }
+        Self { shared: Arc::new(Account { free: Mutex::new(limit), freed: Condvar::new(), limit }) }
     }
 
     /// Waits until `bytes` are free, and takes them. More than the whole budget counts as
@@ -69,7 +69,7 @@ impl Drop for Permit {
     }
 }
 
-fn give_back(shared: &Shared, bytes: usize) {
+fn give_back(shared: &Account, bytes: usize) {
     *shared.free.lock().unwrap_or_else(PoisonError::into_inner) += bytes;
     shared.freed.notify_all();
 }

@@ -70,10 +70,10 @@ enum Front {
     End,
     Entry(EntryPath),
     Piece(Piece),
-    Node(Place),
+    Node(NodeAhead),
 }
 
-struct Place {
+struct NodeAhead {
     node: Reference,
     depth: usize,
     first: EntryPath,
@@ -144,12 +144,12 @@ impl<N: NodeSource> Diff<N> {
         Ok(Step::On)
     }
 
-    fn is_current(&self, place: &Place) -> bool {
+    fn is_current(&self, place: &NodeAhead) -> bool {
         self.current.as_ref().is_some_and(|current| place.continues && place.first == current.path)
     }
 
     /// Loads of two different nodes the one that begins first, or stands for more.
-    fn enter(&mut self, a: &Place, b: &Place) -> Result<(), TreeError<N::Error>> {
+    fn enter(&mut self, a: &NodeAhead, b: &NodeAhead) -> Result<(), TreeError<N::Error>> {
         let order = a.first.cmp(&b.first).then(b.depth.cmp(&a.depth));
         if order.is_le() {
             self.old.enter(&self.new)?;
@@ -224,7 +224,7 @@ impl<N: NodeSource> Side<N> {
             Some(Head::Entry(entry)) => Front::Entry(entry.path.clone()),
             Some(Head::Piece(piece)) => Front::Piece(piece),
             Some(Head::Node { node, depth, summary }) => {
-                Front::Node(Place { node, depth, first: summary.first.clone(), continues: summary.continues })
+                Front::Node(NodeAhead { node, depth, first: summary.first.clone(), continues: summary.continues })
             }
         })
     }

@@ -18,20 +18,20 @@ const READ_AHEAD: usize = 16;
 /// Searches trees, one after the other.
 pub struct Search {
     pattern: Pattern,
-    known: HashMap<Cid, Known>,
+    known: HashMap<Cid, Matches>,
     remembered: usize,
 }
 
 /// What a node is known to hold.
 #[derive(Clone)]
-enum Known {
+enum Matches {
     /// A leaf, and its matching entries.
     Entries(Cid, Rc<[Entry]>),
     /// Children in which something matches, and whether they are leaves.
     Nodes(Rc<[(Reference, usize)]>),
 }
 
-impl Known {
+impl Matches {
     fn is_empty(&self) -> bool {
         match self {
             Self::Entries(_, entries) => entries.is_empty(),
@@ -73,12 +73,12 @@ impl Search {
     fn tell<N: NodeSource>(
         &mut self,
         nodes: &mut N,
-        known: Known,
+        known: Matches,
         last: &mut Option<EntryPath>,
         found: &mut dyn FnMut(&Entry),
     ) -> Result<(), TreeError<N::Error>> {
         match known {
-            Known::Entries(leaf, entries) => {
+            Matches::Entries(leaf, entries) => {
                 for entry in entries.iter() {
                     if last.as_ref().is_some_and(|last| *last >= entry.path) {
                         return Err(TreeError::malformed(leaf, format!("{} is out of order", entry.path)));
@@ -87,7 +87,7 @@ impl Search {
                     found(entry);
                 }
             }
-            Known::Nodes(children) => {
+            Matches::Nodes(children) => {
                 for (child, depth) in children.iter() {
                     let known = self.node(nodes, child, *depth)?;
                     self.tell(nodes, known, last, found)?;
@@ -102,7 +102,7 @@ impl Search {
         nodes: &mut N,
         node: &Reference,
         depth: usize,
-    ) -> Result<Known, TreeError<N::Error>> {
+    ) -> Result<Matches, TreeError<N::Error>> {
         if let Some(known) = self.known.get(&node.cid) {
             return Ok(known.clone());
         }
@@ -117,7 +117,7 @@ impl Search {
             Record::Entry(entry) if self.pattern.fits(&entry.path, entry.kind == EntryKind::Directory) => Some(*entry),
             _ => None,
         });
-        let known = Known::Entries(node.cid, entries.collect());
+        let known = Matches::Entries(node.cid, entries.collect());
         Ok(self.remember(node.cid, known))
     }
 
@@ -126,7 +126,7 @@ impl Search {
         nodes: &mut N,
         cid: Cid,
         children: Result<Children, &'static str>,
-    ) -> Result<Known, TreeError<N::Error>> {
+    ) -> Result<Matches, TreeError<N::Error>> {
         let children = children.map_err(|reason| TreeError::malformed(cid, reason))?;
         let (kind, depth) = (children.kind(), children.depth);
         // A node of content alone holds no path.
@@ -143,11 +143,11 @@ impl Search {
                 matching.push((*child, depth));
             }
         }
-        Ok(Known::Nodes(matching.into()))
+        Ok(Matches::Nodes(matching.into()))
     }
 
-    fn remember(&mut self, cid: Cid, known: Known) -> Known {
-        if let Known::Entries(_, entries) = &known {
+    fn remember(&mut self, cid: Cid, known: Matches) -> Matches {
+        if let Matches::Entries(_, entries) = &known {
             self.remembered += entries.len();
         }
         if self.remembered > REMEMBERED {

@@ -16,7 +16,7 @@ use super::session::Session;
 use super::signal::Stop;
 use super::spec::{Bare, Spec};
 use super::{export, output};
-use crate::dump::{self, DumpError, Form, Report};
+use crate::dump::{self, DumpError, DumpReport, Form};
 use crate::progress::Progress;
 
 const BUFFER: usize = 256 << 10;
@@ -97,7 +97,10 @@ impl DumpArgs {
 }
 
 /// Writes to a pipe or a device as it is. A file gets its content when all of it is there.
-fn write_to(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<Report, DumpError>) -> Result<Report, Failure> {
+fn write_to(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<DumpReport, DumpError>,
+) -> Result<DumpReport, Failure> {
     let about = path.metadata().ok();
     // What is below these is somebody's open file, under whatever name.
     let open_already = path.starts_with("/dev") || path.starts_with("/proc");
@@ -121,7 +124,7 @@ fn keep_rights(path: &Path, before: &Metadata) -> io::Result<()> {
     fs::set_permissions(path, before.permissions())
 }
 
-fn show(report: &Report) -> Exit {
+fn show(report: &DumpReport) -> Exit {
     for path in &report.sockets {
         output::say(format_args!("note: {path} is a socket, which an archive cannot hold"));
     }

@@ -15,7 +15,7 @@ use super::report::{Exit, Failure, io_exit};
 use super::session::{Session, short};
 use super::signal::Stop;
 use super::spec::{Bare, Spec};
-use crate::dump::{self, DumpError, Form, Report};
+use crate::dump::{self, DumpError, DumpReport, Form};
 use crate::durable::{Draft, Existing};
 use crate::progress::Progress;
 use crate::snapshot::Snapshot;
@@ -98,7 +98,10 @@ impl ExportArgs {
 }
 
 /// Writes a new file.
-fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<Report, DumpError>) -> Result<Report, Failure> {
+fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<DumpReport, DumpError>,
+) -> Result<DumpReport, Failure> {
     if path.symlink_metadata().is_ok() {
         return Err(Failure::new(Exit::Failed, format!("{} exists already; nothing was overwritten", path.display()))
             .hint("choose another name with --output, or remove it".to_owned()));
@@ -109,8 +112,8 @@ fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<Report, 
 /// Writes under another name first: what has the name of an archive is a whole one.
 pub(super) fn write_whole(
     path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<Report, DumpError>,
-) -> Result<Report, Failure> {
+    write: impl FnOnce(&mut dyn Write) -> Result<DumpReport, DumpError>,
+) -> Result<DumpReport, Failure> {
     let failed = |error| unwritable(path, &error);
     // For its owner only: it holds in clear what the volume holds.
     let mut draft = Draft::of(path, 0o600).map_err(failed)?;
@@ -127,7 +130,7 @@ pub(super) fn unwritable(path: &Path, error: &io::Error) -> Failure {
     }
 }
 
-fn notes(report: &Report) -> Exit {
+fn notes(report: &DumpReport) -> Exit {
     for path in &report.sockets {
         output::say(format_args!("note: {path} is a socket, which an archive cannot hold"));
     }
@@ -137,7 +140,7 @@ fn notes(report: &Report) -> Exit {
     if report.left_out.is_empty() { Exit::Exact } else { Exit::Defects }
 }
 
-fn show(global: &GlobalArgs, snapshot: &Snapshot, path: &Path, report: &Report) -> Result<(), Failure> {
+fn show(global: &GlobalArgs, snapshot: &Snapshot, path: &Path, report: &DumpReport) -> Result<(), Failure> {
     let body = &snapshot.body;
     if global.json {
         return output::json(&json!({

@@ -17,7 +17,7 @@ use super::signal::Stop;
 use super::volumes;
 use crate::docker::{Access, DockerError, Engine, VolumeDescription};
 use crate::progress::Progress;
-use crate::unpack::{self, Report};
+use crate::unpack::{self, UnpackReport};
 
 /// Unpack a tar archive into a new Docker volume
 ///
@@ -150,7 +150,7 @@ impl ImportArgs {
         Ok(if report.is_exact() { Exit::Exact } else { Exit::Defects })
     }
 
-    fn show(&self, global: &GlobalArgs, report: &Report, target: &str) -> Result<(), Failure> {
+    fn show(&self, global: &GlobalArgs, report: &UnpackReport, target: &str) -> Result<(), Failure> {
         if global.json {
             return output::json(&json!({
                 "message_type": "summary",

@@ -25,10 +25,10 @@ pub(super) struct Job<'a> {
     remote: &'a Remote,
     id: JobId,
     begun: Instant,
-    known: Mutex<Known>,
+    known: Mutex<SoFar>,
 }
 
-struct Known {
+struct SoFar {
     result: JobResult,
     progress: Option<Arc<Progress>>,
 }
@@ -51,7 +51,7 @@ impl<'a> Job<'a> {
         };
         let remote = &session.remote;
         log_failure(remote, &remote.begin_job(start));
-        let known = Known { result: JobResult::new(Outcome::Success), progress: None };
+        let known = SoFar { result: JobResult::new(Outcome::Success), progress: None };
         Self { remote, id, begun: Instant::now(), known: Mutex::new(known) }
     }
 
@@ -88,7 +88,7 @@ impl<'a> Job<'a> {
 
     /// The same, with remarks on what went wrong around it.
     pub(super) fn end_with(self, outcome: Result<(Exit, &[String]), &Failure>) {
-        let Known { mut result, progress } = self.known.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let SoFar { mut result, progress } = self.known.into_inner().unwrap_or_else(PoisonError::into_inner);
         result.duration = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         (result.outcome, result.code, result.message) = match outcome {
             Ok((exit, remarks)) => done(exit, remarks),
@@ -101,7 +101,7 @@ impl<'a> Job<'a> {
         log_failure(self.remote, &self.remote.end_job(self.id, result));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, SoFar> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

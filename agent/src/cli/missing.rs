@@ -15,9 +15,9 @@ use crate::suggest;
 const LIST: &str = "`vsync snapshots` lists what there is";
 
 /// The volumes that the configuration or the server names, each with a machine that it comes from.
-struct Known(BTreeSet<(VolumeName, MachineName)>);
+struct Series(BTreeSet<(VolumeName, MachineName)>);
 
-impl Known {
+impl Series {
     fn of(session: &Session) -> Self {
         let mut known = BTreeSet::new();
         for machine in session.context.config.machines() {
@@ -75,7 +75,7 @@ impl Session {
     /// Nothing of `volume` from `source` is there.
     pub(super) fn no_snapshot(&self, volume: Option<&VolumeName>, source: Option<&MachineName>) -> Failure {
         let heading = format!("{} has no snapshot{}", self.remote.server(), of(volume, source));
-        Failure::new(Exit::NotFound, heading).hint(Known::of(self).advice(volume, source))
+        Failure::new(Exit::NotFound, heading).hint(Series::of(self).advice(volume, source))
     }
 
     /// That nothing of `volume` from `source` is there says little, unless nobody has ever heard of them.
@@ -83,7 +83,7 @@ impl Session {
         if volume.is_none() && source.is_none() {
             return Ok(());
         }
-        let known = Known::of(self);
+        let known = Series::of(self);
         if volume.is_none_or(|volume| known.volume(volume)) && source.is_none_or(|source| known.source(source)) {
             return Ok(());
         }
@@ -105,7 +105,7 @@ impl Session {
                 format!("{server} has no snapshot{what} as of {}", time::format(*at, &Zoned::now()))
             }
         };
-        let hint = if count > 0 { LIST.to_owned() } else { Known::of(self).advice(volume, source) };
+        let hint = if count > 0 { LIST.to_owned() } else { Series::of(self).advice(volume, source) };
         Failure::new(Exit::NotFound, heading).hint(hint)
     }
 }

@@ -44,7 +44,7 @@ pub(crate) struct RecoveryArgs {
 
 /// Where the backups are.
 #[derive(Debug)]
-enum Place {
+enum ReadFrom {
     Remote(ServerAddress),
     Store(PathBuf),
 }
@@ -57,8 +57,8 @@ pub(super) fn open(global: &GlobalArgs, path: &Path, server: Option<&MachineName
     let realm_name: RealmName = unnamed()?;
     let mut realm = kit.into_realm_key(realm_name);
     let (address, hosted, data) = match place {
-        Place::Remote(address) => (address, None, PathBuf::new()),
-        Place::Store(data) => {
+        ReadFrom::Remote(address) => (address, None, PathBuf::new()),
+        ReadFrom::Store(data) => {
             let (address, hosted) = on_store(&data, &realm)?;
             (address, Some(hosted), data)
         }
@@ -87,15 +87,15 @@ fn on_store(data: &Path, realm: &RealmKey) -> Result<(ServerAddress, Hosted), Fa
     Ok((ServerAddress { name, address: hosted.address().to_string(), key: hosted.key() }, hosted))
 }
 
-fn choose(kit: &Kit, args: &RecoveryArgs, server: Option<&MachineName>) -> Result<Place, Failure> {
+fn choose(kit: &Kit, args: &RecoveryArgs, server: Option<&MachineName>) -> Result<ReadFrom, Failure> {
     if let Some(data) = &args.server_data {
-        return Ok(Place::Store(data.clone()));
+        return Ok(ReadFrom::Store(data.clone()));
     }
     let known = known_server(kit, args, server)?;
     let address = match (&args.server_address, known) {
         (Some(address), _) => address.to_string(),
         (None, Some(server)) if server.address.starts_with('/') => {
-            return Ok(Place::Store(server.address.clone().into()));
+            return Ok(ReadFrom::Store(server.address.clone().into()));
         }
         (None, Some(server)) => server.address.clone(),
         (None, None) => {
@@ -117,7 +117,7 @@ fn choose(kit: &Kit, args: &RecoveryArgs, server: Option<&MachineName>) -> Resul
         (None, Some(server)) => server.name.clone(),
         (None, None) => "server".parse().map_err(impossible)?,
     };
-    Ok(Place::Remote(ServerAddress { name, address, key }))
+    Ok(ReadFrom::Remote(ServerAddress { name, address, key }))
 }
 
 /// The server of the kit that is meant: the one named, the one at that address, the only one.
@@ -218,10 +218,10 @@ mod tests {
             ..RecoveryArgs::default()
         };
         match choose(kit, &args, server.map(|name| name.parse().unwrap()).as_ref()) {
-            Ok(Place::Remote(ServerAddress { name, address, key })) => {
+            Ok(ReadFrom::Remote(ServerAddress { name, address, key })) => {
                 format!("{name} {address} {}", key.as_bytes()[0])
             }
-            Ok(Place::Store(path)) => path.display().to_string(),
+            Ok(ReadFrom::Store(path)) => path.display().to_string(),
             Err(failure) => failure.heading,
         }
     }

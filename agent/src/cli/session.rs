@@ -41,6 +41,14 @@ pub(crate) struct Listed {
     pub(crate) body: Body,
 }
 
+/// All that a server lists, newest first.
+#[derive(Default)]
+pub(crate) struct Everything {
+    pub(crate) listed: Vec<Listed>,
+    /// Those whose manifests cannot be read.
+    pub(crate) unreadable: Vec<(SnapshotRecord, ManifestError)>,
+}
+
 impl Session {
     /// Connects to `server`, or to the only one, whose history must go on from where this machine has seen it.
     pub(crate) fn open(global: &GlobalArgs, server: Option<&MachineName>) -> Result<Self, Failure> {
@@ -176,7 +184,7 @@ impl Session {
         mut enough: impl FnMut(&Listed) -> bool,
     ) -> Result<Vec<Listed>, Failure> {
         // What cannot be read ends the list: anything may be behind it.
-        let (listed, unreadable) = self.list_all(listing, |one| one.is_none_or(&mut enough))?;
+        let Everything { listed, unreadable } = self.list_all(listing, |one| one.is_none_or(&mut enough))?;
         match unreadable.into_iter().next() {
             None => Ok(listed),
             Some((record, error)) => Err(Failure::of(&error, Exit::Damage)
@@ -186,13 +194,12 @@ impl Session {
 
     /// The same, with those whose manifests cannot be read beside the others; `enough` is shown
     /// none for each of them.
-    #[expect(clippy::type_complexity, reason = "two lists that belong together")]
     pub(crate) fn list_all(
         &self,
         listing: &Listing,
         mut enough: impl FnMut(Option<&Listed>) -> bool,
-    ) -> Result<(Vec<Listed>, Vec<(SnapshotRecord, ManifestError)>), Failure> {
-        let (mut listed, mut unreadable) = (Vec::new(), Vec::new());
+    ) -> Result<Everything, Failure> {
+        let Everything { mut listed, mut unreadable } = Everything::default();
         self.remote.snapshots(listing, |record| match Manifest::parse(&record.manifest) {
             Ok(manifest) => {
                 let next = Listed { record: record.clone(), body: manifest.body };
@@ -205,7 +212,7 @@ impl Session {
                 enough(None)
             }
         })?;
-        Ok((listed, unreadable))
+        Ok(Everything { listed, unreadable })
     }
 
     /// The snapshot that `spec` means, from `source` if several machines have the volume.
@@ -227,7 +234,7 @@ impl Session {
                     seen += 1;
                     seen == 2
                 })?;
-                self.only_one(prefix, found, (spec, source))
+                only_one(prefix, found, || self.not_found(spec, source, 0))
             }
             At::Latest(back) => {
                 listing.source = self.source_of(spec, source)?;
@@ -262,22 +269,6 @@ impl Session {
         }
     }
 
-    fn only_one(
-        &self,
-        prefix: &str,
-        mut found: Vec<Listed>,
-        (spec, source): (&Spec, Option<&MachineName>),
-    ) -> Result<Listed, Failure> {
-        match (found.pop(), found.pop()) {
-            (Some(one), None) => Ok(one),
-            (None, _) => Err(self.not_found(spec, source, 0)),
-            (Some(_), Some(_)) => {
-                Err(Failure::new(Exit::Usage, format!("more than one snapshot's id begins with {prefix}"))
-                    .hint("give more digits".to_owned()))
-            }
-        }
-    }
-
     /// The source to take a volume from: the one named, the one configured, the only one there is.
     fn source_of(&self, spec: &Spec, source: Option<&MachineName>) -> Result<Option<MachineName>, Failure> {
         let Some(volume) = &spec.volume else { return Ok(source.cloned()) };
@@ -308,6 +299,18 @@ impl Session {
         let names: Vec<String> = sources.iter().map(ToString::to_string).collect();
         Err(Failure::new(Exit::Usage, format!("{volume} has snapshots from {}", names.join(" and ")))
             .hint("say which with --source NAME".to_owned()))
+    }
+}
+
+/// What is found under the beginning of an id, if that tells.
+fn only_one(prefix: &str, mut found: Vec<Listed>, none: impl FnOnce() -> Failure) -> Result<Listed, Failure> {
+    match (found.pop(), found.pop()) {
+        (Some(one), None) => Ok(one),
+        (None, _) => Err(none()),
+        (Some(_), Some(_)) => {
+            Err(Failure::new(Exit::Usage, format!("more than one snapshot's id begins with {prefix}"))
+                .hint("give more digits".to_owned()))
+        }
     }
 }
 

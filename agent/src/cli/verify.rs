@@ -14,13 +14,13 @@ use super::job::Job;
 use super::output;
 use super::progress::Display;
 use super::report::{Exit, Failure};
-use super::session::{Session, short};
+use super::session::{Everything, Session, short};
 use super::signal::Stop;
 use super::spec::{At, Bare, Spec};
 use crate::progress::Progress;
 use crate::remote::Shown;
 use crate::snapshot::Snapshot;
-use crate::verify::{Damage, Report, Sample, Verifier};
+use crate::verify::{Damage, Sample, Verifier, VerifyReport};
 
 /// How much damage is printed; `--json` has a thousand.
 const SHOWN: usize = 50;
@@ -76,6 +76,13 @@ fn percent(text: &str) -> Result<f64, String> {
     share.map(|number| number / 100.0).ok_or_else(|| "write a percentage, such as 5%".to_owned())
 }
 
+/// What is to be verified.
+#[derive(Default)]
+struct Subjects {
+    snapshots: Vec<Snapshot>,
+    unreadable: Vec<Unreadable>,
+}
+
 /// A snapshot that could not even be opened.
 struct Unreadable {
     id: SnapshotId,
@@ -89,12 +96,12 @@ impl VerifyArgs {
         if self.against_source {
             return super::against::run(global, &session, self.what.as_deref(), self.sample.unwrap_or(1.0));
         }
-        let (snapshots, unreadable) = self.snapshots(&session)?;
-        for Unreadable { id, failure } in unreadable.iter().filter(|_| !global.json) {
+        let subjects = self.subjects(&session)?;
+        for Unreadable { id, failure } in subjects.unreadable.iter().filter(|_| !global.json) {
             output::say(format_args!("damaged: snapshot {} cannot be read: {failure}", short(*id)));
         }
-        let mut jobs = Jobs::begin(&session, &snapshots);
-        let done = self.verify(global, &session, (&snapshots, &unreadable), &mut jobs);
+        let mut jobs = Jobs::begin(&session, &subjects.snapshots);
+        let done = self.verify(global, &session, &subjects, &mut jobs);
         jobs.end(&done);
         done
     }
@@ -103,7 +110,7 @@ impl VerifyArgs {
         &self,
         global: &GlobalArgs,
         session: &Session,
-        (snapshots, unreadable): (&[Snapshot], &[Unreadable]),
+        Subjects { snapshots, unreadable }: &Subjects,
         jobs: &mut Jobs<'_>,
     ) -> Result<Exit, Failure> {
         let progress = Arc::new(Progress::default());
@@ -140,7 +147,7 @@ impl VerifyArgs {
             output::say(format_args!("and {} more", report.damage_count - SHOWN as u64));
         }
         ended?;
-        show(global, session, &report, unreadable, damaged, begun)?;
+        Verified { session, report: &report, unreadable, damaged, begun }.show(global)?;
         damaged += unreadable.len() as u64;
         if damaged == 0 && report.damage_count == 0 {
             return Ok(Exit::Exact);
@@ -161,7 +168,7 @@ impl VerifyArgs {
         Ok(sample.clone().with(u64::from_le_bytes(seed), session.remote.status()?.bytes))
     }
 
-    fn snapshots(&self, session: &Session) -> Result<(Vec<Snapshot>, Vec<Unreadable>), Failure> {
+    fn subjects(&self, session: &Session) -> Result<Subjects, Failure> {
         let mut listing = Listing { source: self.source.clone(), ..Listing::default() };
         if let Some(what) = &self.what {
             let spec = Spec::parse(what, Bare::Volume, &Zoned::now())?;
@@ -170,11 +177,12 @@ impl VerifyArgs {
             }
             // A volume alone stands for all of its snapshots.
             if what.contains('@') || spec.at != At::Latest(0) || spec.volume.is_none() {
-                return Ok((vec![session.find(&spec, self.source.as_ref())?], Vec::new()));
+                let snapshots = vec![session.find(&spec, self.source.as_ref())?];
+                return Ok(Subjects { snapshots, ..Subjects::default() });
             }
             listing.volume = spec.volume;
         }
-        let (listed, unreadable) = session.list_all(&listing, |_| false)?;
+        let Everything { listed, unreadable } = session.list_all(&listing, |_| false)?;
         if listing == Listing::default() {
             audit(session)?;
         }
@@ -192,7 +200,7 @@ impl VerifyArgs {
                 Err(failure) => unreadable.push(Unreadable { id: listed.record.id, failure }),
             }
         }
-        Ok((snapshots, unreadable))
+        Ok(Subjects { snapshots, unreadable })
     }
 }
 
@@ -233,7 +241,7 @@ impl<'a> Jobs<'a> {
 /// Compares all that the server shows with its whole log.
 fn audit(session: &Session) -> Result<(), Failure> {
     session.remote.audit(|| {
-        let (listed, unreadable) = session.list_all(&Listing::default(), |_| false)?;
+        let Everything { listed, unreadable } = session.list_all(&Listing::default(), |_| false)?;
         let readable = listed.iter().map(|listed| {
             // Only who has signed it can speak for what it says.
             let signed = session.open_snapshot(listed).is_ok();
@@ -256,50 +264,56 @@ fn print_damage(global: &GlobalArgs, damage: &Damage, names: &BTreeMap<SnapshotI
     output::say(format_args!("damaged: {id}{volume}: {path}{more}: blob {} is {}", damage.blob, damage.reason));
 }
 
-fn show(
-    global: &GlobalArgs,
-    session: &Session,
-    report: &Report,
-    unreadable: &[Unreadable],
+/// What a verification came to.
+struct Verified<'a> {
+    session: &'a Session,
+    report: &'a VerifyReport,
+    unreadable: &'a [Unreadable],
+    /// Snapshots with damage.
     damaged: u64,
     begun: Instant,
-) -> Result<(), Failure> {
-    if global.json {
-        let damage = report.damage.iter().map(|damage| {
-            json!({
-                "snapshot": damage.snapshot.to_string(),
-                "path": damage.path.to_string(),
-                "entries": damage.entries,
-                "blob": damage.blob.to_string(),
-                "reason": damage.reason,
-            })
-        });
-        return output::json(&json!({
-            "message_type": "summary",
-            "server": session.remote.server().as_str(),
-            "snapshots": report.snapshots,
-            "damaged_snapshots": damaged,
-            "tree_blobs": report.nodes,
-            "data_blobs": report.held,
-            "data_blobs_read": report.read,
-            "bytes_read": report.bytes_read,
-            "num_errors": report.damage_count,
-            "damage": damage.collect::<Vec<_>>(),
-            "unreadable": unreadable.iter().map(|one| one.id.to_string()).collect::<Vec<_>>(),
-            "total_duration": begun.elapsed().as_secs_f64(),
-        }));
+}
+
+impl Verified<'_> {
+    fn show(&self, global: &GlobalArgs) -> Result<(), Failure> {
+        let Self { session, report, unreadable, damaged, begun } = self;
+        if global.json {
+            let damage = report.damage.iter().map(|damage| {
+                json!({
+                    "snapshot": damage.snapshot.to_string(),
+                    "path": damage.path.to_string(),
+                    "entries": damage.entries,
+                    "blob": damage.blob.to_string(),
+                    "reason": damage.reason,
+                })
+            });
+            return output::json(&json!({
+                "message_type": "summary",
+                "server": session.remote.server().as_str(),
+                "snapshots": report.snapshots,
+                "damaged_snapshots": damaged,
+                "tree_blobs": report.nodes,
+                "data_blobs": report.held,
+                "data_blobs_read": report.read,
+                "bytes_read": report.bytes_read,
+                "num_errors": report.damage_count,
+                "damage": damage.collect::<Vec<_>>(),
+                "unreadable": unreadable.iter().map(|one| one.id.to_string()).collect::<Vec<_>>(),
+                "total_duration": begun.elapsed().as_secs_f64(),
+            }));
+        }
+        if global.quiet {
+            return Ok(());
+        }
+        output::line(format_args!(
+            "{} snapshots on {}: {} tree nodes read, {} chunks present, {} chunks ({}) read, in {}",
+            report.snapshots,
+            session.remote.server(),
+            report.nodes,
+            report.held,
+            report.read,
+            output::size(report.bytes_read),
+            output::duration(begun.elapsed()),
+        ))
     }
-    if global.quiet {
-        return Ok(());
-    }
-    output::line(format_args!(
-        "{} snapshots on {}: {} tree nodes read, {} chunks present, {} chunks ({}) read, in {}",
-        report.snapshots,
-        session.remote.server(),
-        report.nodes,
-        report.held,
-        report.read,
-        output::size(report.bytes_read),
-        output::duration(begun.elapsed()),
-    ))
 }

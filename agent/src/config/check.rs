@@ -52,6 +52,17 @@ pub(super) fn check(path: &Path, text: &str, raw: RawConfig) -> Result<Config, V
     }
 }
 
+/// What the entries of servers and of clients have in common.
+struct Said<'a> {
+    name: &'a Text,
+    role: Role,
+    backup: &'a [Text],
+    schedule: &'a [RawSchedule],
+    /// The container that runs the schedule.
+    container: Option<Text>,
+    run: RunHooks,
+}
+
 pub(super) struct Check<'a> {
     text: &'a str,
     problems: Vec<Problem>,
@@ -92,8 +103,9 @@ impl Check<'_> {
         let address = raw.address.map(|address| self.parse(&address));
         let data = self.absolute("data", &raw.data);
         let run = self.run_hooks([raw.run_before, raw.run_after, raw.run_failed, raw.run_finally]);
-        let container = raw.schedule_container;
-        let machine = self.machine(&raw.name, role, &raw.backup, raw.schedule, (container, run), servers);
+        let (name, backup, schedule) = (&raw.name, &raw.backup, &raw.schedule);
+        let said = Said { name, role, backup, schedule, container: raw.schedule_container, run };
+        let machine = self.machine(said, servers);
         let address = address.map_or(Some(None), |parsed| parsed.map(Some));
         let status = raw.status.map(|status| self.socket(&status));
         let status = status.map_or(Some(None), |parsed| parsed.map(Some));
@@ -113,9 +125,9 @@ impl Check<'_> {
         }
         let quota = self.quota(raw.quota.as_ref());
         let run = self.run_hooks([raw.run_before, raw.run_after, raw.run_failed, raw.run_finally]);
-        let machine =
-            self.machine(&raw.name, role, &raw.backup, raw.schedule, (raw.schedule_container, run), servers)?;
-        Some(Machine { quota, ..machine })
+        let (name, backup, schedule) = (&raw.name, &raw.backup, &raw.schedule);
+        let said = Said { name, role, backup, schedule, container: raw.schedule_container, run };
+        Some(Machine { quota, ..self.machine(said, servers)? })
     }
 
     fn quota(&mut self, text: Option<&Text>) -> Option<u64> {
@@ -128,15 +140,8 @@ impl Check<'_> {
         size
     }
 
-    fn machine(
-        &mut self,
-        name: &Text,
-        role: Role,
-        backup: &[Text],
-        schedule: Vec<RawSchedule>,
-        (container, run): (Option<Text>, RunHooks),
-        servers: &[String],
-    ) -> Option<Machine> {
+    fn machine(&mut self, said: Said<'_>, servers: &[String]) -> Option<Machine> {
+        let Said { name, role, backup, schedule, container, run } = said;
         self.unique("volume", backup.iter());
         if name.get_ref() == RECOVERY_MACHINE {
             self.problem(

@@ -90,7 +90,7 @@ pub enum DumpError {
 
 /// What was dumped.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct DumpReport {
     /// Entries written.
     pub entries: u64,
     /// Bytes of content written.
@@ -122,7 +122,7 @@ pub fn run(
     form: Form,
     output: impl Write,
     progress: &Progress,
-) -> Result<Report, DumpError> {
+) -> Result<DumpReport, DumpError> {
     let (root, tree) = restore::open_tree(remote, vault, snapshot, path)?;
     let scout = match form {
         Form::Plain => None,
@@ -202,7 +202,7 @@ enum Mark {
 }
 
 impl Dump<'_> {
-    fn file(&mut self, entry: &Entry, stream: bool, mut output: impl Write) -> Result<Report, DumpError> {
+    fn file(&mut self, entry: &Entry, stream: bool, mut output: impl Write) -> Result<DumpReport, DumpError> {
         let mut bytes = 0;
         let mut more = true;
         loop {
@@ -229,7 +229,7 @@ impl Dump<'_> {
         }
         output.flush().map_err(DumpError::Output)?;
         self.progress.entries.add(1);
-        Ok(Report { entries: 1, bytes, ..Report::default() })
+        Ok(DumpReport { entries: 1, bytes, ..DumpReport::default() })
     }
 
     fn push(&mut self, piece: Piece) -> bool {
@@ -260,7 +260,7 @@ impl Dump<'_> {
         Ok(written)
     }
 
-    fn archive(&mut self, base: &EntryPath, first: Option<Entry>, output: impl Write) -> Result<Report, DumpError> {
+    fn archive(&mut self, base: &EntryPath, first: Option<Entry>, output: impl Write) -> Result<DumpReport, DumpError> {
         let mut tar = Tar::new(output, base.clone());
         if let Some(first) = first {
             self.content.push(Mark::Entry(Box::new(first), None), None);

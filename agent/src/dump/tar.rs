@@ -6,7 +6,7 @@ use std::ops::Range;
 use tar::{Builder, EntryType, Header};
 use vsync_protocol::tree::{Entry, EntryKind, EntryPath, Time};
 
-use super::{DumpError, Report, zeros};
+use super::{DumpError, DumpReport, zeros};
 use crate::acl;
 
 /// A block of a tar archive.
@@ -19,7 +19,7 @@ pub(super) struct Tar<W: Write> {
     base: EntryPath,
     /// The file whose content is being written.
     open: Option<Open>,
-    pub(super) report: Report,
+    pub(super) report: DumpReport,
 }
 
 struct Open {
@@ -34,7 +34,7 @@ struct Open {
 
 impl<W: Write> Tar<W> {
     pub(super) fn new(output: W, base: EntryPath) -> Self {
-        Self { builder: Builder::new(output), base, open: None, report: Report::default() }
+        Self { builder: Builder::new(output), base, open: None, report: DumpReport::default() }
     }
 
     /// The file whose content is being written.
@@ -139,7 +139,7 @@ impl<W: Write> Tar<W> {
         self.builder.get_mut().write_all(map.unwrap_or_default())
     }
 
-    pub(super) fn finish(mut self) -> Result<Report, DumpError> {
+    pub(super) fn finish(mut self) -> Result<DumpReport, DumpError> {
         self.close()?;
         let mut output = self.builder.into_inner().map_err(DumpError::Output)?;
         output.flush().map_err(DumpError::Output)?;

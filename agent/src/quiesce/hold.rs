@@ -226,8 +226,9 @@ impl Hold {
         for step in &self.plan.steps {
             let Some(hook) = &step.pre else { continue };
             let environment = hooks::environment(target.name().as_str(), None);
+            let call = Call { name: "exec-pre", hook, environment };
             let interrupt = until(cancelled);
-            let outcome = hooks::run(&engine, step, ("exec-pre", hook), environment, &say, interrupt).await;
+            let outcome = hooks::run(&engine, step, call, &say, interrupt).await;
             if cancelled() {
                 return Err(QuiesceError::Interrupted);
             }

@@ -17,12 +17,19 @@ pub(super) fn environment(volume: &str, outcome: Option<&str>) -> Vec<String> {
     std::iter::once(volume).chain(outcome.map(|outcome| format!("VSYNC_OUTCOME={outcome}"))).collect()
 }
 
+/// A command, and what it is told.
+pub(super) struct Call<'a> {
+    /// What the configuration calls it.
+    pub(super) name: &'static str,
+    pub(super) hook: &'a Hook,
+    pub(super) environment: Vec<String>,
+}
+
 /// Runs a command in a container to its end, to the end of its time, or until `interrupt` is over.
 pub(super) async fn run(
     engine: &Engine,
     step: &Step,
-    (name, hook): (&'static str, &Hook),
-    environment: Vec<String>,
+    Call { name, hook, environment }: Call<'_>,
     say: &Say,
     interrupt: impl Future<Output = ()>,
 ) -> Result<(), HookFailed> {

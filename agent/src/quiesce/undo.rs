@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::error::{HookFailed, QuiesceError};
-use super::hooks;
+use super::hooks::{self, Call};
 use super::plan::{Action, Step};
 use super::record::{Ledger, Record};
 use super::{Hook, Say};
@@ -133,9 +133,10 @@ pub(super) async fn run_posts(
     for step in &record.steps {
         let Some(hook) = step.post.as_ref().filter(|_| !held.contains(step)) else { continue };
         let environment = hooks::environment(&record.volume, Some(outcome));
+        let call = Call { name: "exec-post", hook, environment };
         // It tidies up: only its own time ends it.
         let never = std::future::pending();
-        if let Err(error) = hooks::run(engine, step, ("exec-post", hook), environment, say, never).await {
+        if let Err(error) = hooks::run(engine, step, call, say, never).await {
             failed.extend(fatal(hook, error, say));
         }
     }

@@ -7,7 +7,7 @@ use std::{fmt, io};
 use minicbor::{Decode, Encode};
 use vsync_protocol::tree::EntryPath;
 
-use super::Report;
+use super::RestoreReport;
 use crate::shelf::Shelf;
 use crate::volume::Attribute;
 
@@ -105,7 +105,7 @@ impl fmt::Debug for Changes {
     }
 }
 
-impl Report {
+impl RestoreReport {
     /// Of the differences that a comparison found after this restore, those that it has not
     /// told of already: what it names as damaged or not restored may differ.
     pub fn unexplained<'a>(&self, found: &'a Changes) -> impl Iterator<Item = io::Result<Change>> + use<'a> {
@@ -181,7 +181,7 @@ mod tests {
         let (mode, owner) = (Property::Attribute(Attribute::Mode), Property::Attribute(Attribute::Owner));
         let xattr = |name: &str| Property::Attribute(Attribute::Xattr(name.into()));
         let lacks = |text: &str, what| Unrestored { path: path(text), what, error: Errno::PERM };
-        let restored = Report {
+        let restored = RestoreReport {
             damaged: vec![(path("damaged"), "why".into())],
             unrestored: vec![
                 lacks("owned", Attribute::Owner),
@@ -189,7 +189,7 @@ mod tests {
                 lacks("device", Attribute::Device),
                 lacks("other", Attribute::Device),
             ],
-            ..Report::default()
+            ..RestoreReport::default()
         };
         let found = [
             change("damaged", &[Property::Content, mode.clone()]),

@@ -13,8 +13,8 @@ use super::file::{Counted, FileTask};
 use super::inspect::Inspector;
 use super::known::Chunks;
 use super::pieces::{DIGEST, GROUP, Group, Pieces};
-use super::record::Kept;
-use super::transfer::{Shared, lock};
+use super::record::FileRecord;
+use super::transfer::{Transfer, lock};
 use super::{RestoreError, moved, record};
 use crate::chunk::is_zero;
 use crate::tree::{Piece, Reference};
@@ -39,7 +39,7 @@ pub(super) struct CompareJob {
 pub(super) struct FilePlace {
     pub(super) existing: Existing,
     /// What is known of the existing file, which nobody touched since.
-    pub(super) kept: Option<Kept>,
+    pub(super) kept: Option<FileRecord>,
     /// In a dry run, what differs besides the content; none if nothing is there, which has been noted.
     pub(super) differing: Option<Vec<Property>>,
 }
@@ -57,7 +57,7 @@ pub(super) enum Existing {
 }
 
 /// Deals with files until there are no more.
-pub(super) fn work(shared: &Shared<'_>, queue: &Receiver<CompareJob>) -> Result<(), RestoreError> {
+pub(super) fn work(shared: &Transfer<'_>, queue: &Receiver<CompareJob>) -> Result<(), RestoreError> {
     let mut changes = Inspector::default();
     for job in queue {
         shared.check()?;
@@ -71,7 +71,7 @@ pub(super) fn work(shared: &Shared<'_>, queue: &Receiver<CompareJob>) -> Result<
     Ok(())
 }
 
-fn restore(shared: &Shared<'_>, job: CompareJob) -> Result<(), RestoreError> {
+fn restore(shared: &Transfer<'_>, job: CompareJob) -> Result<(), RestoreError> {
     let target = &shared.restore.target;
     let mut pieces = Pieces::new(&job.pieces, job.entry.size);
     if let Some(kept) = &job.place.kept
@@ -105,7 +105,7 @@ fn restore(shared: &Shared<'_>, job: CompareJob) -> Result<(), RestoreError> {
 }
 
 /// Asks for everything: there is nothing to compare with.
-fn fill(shared: &Shared<'_>, pieces: &mut Pieces<'_>, task: &Arc<FileTask>) -> Result<(), RestoreError> {
+fn fill(shared: &Transfer<'_>, pieces: &mut Pieces<'_>, task: &Arc<FileTask>) -> Result<(), RestoreError> {
     while let Some(group) = pieces.next_group()? {
         for (piece, offset) in group.pieces {
             match piece {
@@ -120,7 +120,7 @@ fn fill(shared: &Shared<'_>, pieces: &mut Pieces<'_>, task: &Arc<FileTask>) -> R
 
 /// Asks for what differs.
 fn update(
-    shared: &Shared<'_>,
+    shared: &Transfer<'_>,
     job: &CompareJob,
     pieces: &mut Pieces<'_>,
     task: &Arc<FileTask>,
@@ -163,7 +163,12 @@ fn update(
 }
 
 /// The file is what a restore left, and what is to be restored now.
-fn untouched(shared: &Shared<'_>, job: &CompareJob, kept: &Kept, pieces: &mut Pieces<'_>) -> Result<(), RestoreError> {
+fn untouched(
+    shared: &Transfer<'_>,
+    job: &CompareJob,
+    kept: &FileRecord,
+    pieces: &mut Pieces<'_>,
+) -> Result<(), RestoreError> {
     let mut chunks = Chunks::new();
     while let Some(group) = pieces.next_group()? {
         for (piece, offset) in group.pieces {
@@ -183,22 +188,27 @@ fn untouched(shared: &Shared<'_>, job: &CompareJob, kept: &Kept, pieces: &mut Pi
 
 /// Nothing but metadata can differ. `seen` is the file's state before its content was looked
 /// at, which `content` stands for.
-fn unchanged(shared: &Shared<'_>, job: &CompareJob, seen: Option<State>, content: Vec<u8>) -> Result<(), RestoreError> {
+fn unchanged(
+    shared: &Transfer<'_>,
+    job: &CompareJob,
+    seen: Option<State>,
+    content: Vec<u8>,
+) -> Result<(), RestoreError> {
     let placed = shared.restore.target.apply_metadata(&job.entry)?;
     // Of one that somebody changed meanwhile, nothing is known.
-    let kept = (seen == Some(placed.before)).then(|| Kept::of(&job.entry, &placed, content));
+    let kept = (seen == Some(placed.before)).then(|| FileRecord::of(&job.entry, &placed, content));
     shared.done(job.number, kept);
     lock(&shared.report).unrestored.extend(placed.unrestored);
     count_unchanged(shared, job)
 }
 
-fn count_unchanged(shared: &Shared<'_>, job: &CompareJob) -> Result<(), RestoreError> {
+fn count_unchanged(shared: &Transfer<'_>, job: &CompareJob) -> Result<(), RestoreError> {
     lock(&shared.report).files_unchanged += 1;
     count_done(shared, job);
     Ok(())
 }
 
-fn count_done(shared: &Shared<'_>, job: &CompareJob) {
+fn count_done(shared: &Transfer<'_>, job: &CompareJob) {
     shared.restore.progress.entries.add(1);
     job.counted.finish(&shared.restore.progress.bytes);
 }
@@ -206,7 +216,7 @@ fn count_done(shared: &Shared<'_>, job: &CompareJob) {
 /// Leaves a file with further names alone if it is right. Else a new one replaces it, made
 /// of what the old one has and what must be fetched.
 fn keep_or_replace(
-    shared: &Shared<'_>,
+    shared: &Transfer<'_>,
     job: &CompareJob,
     pieces: &mut Pieces<'_>,
     file: TargetFile,
@@ -229,7 +239,7 @@ fn keep_or_replace(
 }
 
 /// An empty file to take the place of the one that is there.
-fn replacement(shared: &Shared<'_>, job: &CompareJob) -> Result<TargetFile, RestoreError> {
+fn replacement(shared: &Transfer<'_>, job: &CompareJob) -> Result<TargetFile, RestoreError> {
     let file = shared.restore.target.create_file(&job.entry.path, FileTask::staging(job.entry.size))?;
     // What an interrupted restore left may have data where the snapshot has holes.
     file.set_len(0)?;
@@ -237,7 +247,7 @@ fn replacement(shared: &Shared<'_>, job: &CompareJob) -> Result<TargetFile, Rest
 }
 
 /// Where a file has content that seems to have moved in it.
-fn index(shared: &Shared<'_>, old: &FileTask, survey: &Survey) -> Result<HashMap<Pid, u64>, RestoreError> {
+fn index(shared: &Transfer<'_>, old: &FileTask, survey: &Survey) -> Result<HashMap<Pid, u64>, RestoreError> {
     let all = survey.here.len() + survey.differing.len();
     match (&shared.restore.cutter, survey.differing.first()) {
         (Some(cutter), Some((_, first))) if old.is_in_place() && moved::is_likely(survey.differing.len(), all) => {
@@ -251,7 +261,7 @@ fn index(shared: &Shared<'_>, old: &FileTask, survey: &Survey) -> Result<HashMap
 /// Builds a file anew from its older version when content seems to have moved in it, if
 /// there is room for both. Returns whether it did.
 fn rebuild(
-    shared: &Shared<'_>,
+    shared: &Transfer<'_>,
     job: &CompareJob,
     pieces: &mut Pieces<'_>,
     old: &Arc<FileTask>,
@@ -272,7 +282,7 @@ fn rebuild(
 }
 
 /// Counts what would be fetched, without touching anything, and notes what differs.
-fn estimate(shared: &Shared<'_>, job: CompareJob, changes: &mut Inspector) -> Result<(), RestoreError> {
+fn estimate(shared: &Transfer<'_>, job: CompareJob, changes: &mut Inspector) -> Result<(), RestoreError> {
     let file = match job.place.existing {
         Existing::Nothing => None,
         Existing::Alone | Existing::Linked => shared.restore.target.read_file(&job.entry.path)?,
@@ -306,7 +316,7 @@ fn all(pieces: &mut Pieces<'_>) -> Result<u64, RestoreError> {
 }
 
 /// Whether a file has all that it should, and the bytes of the chunks that it lacks.
-fn missing(shared: &Shared<'_>, task: &FileTask, pieces: &mut Pieces<'_>) -> Result<(bool, u64), RestoreError> {
+fn missing(shared: &Transfer<'_>, task: &FileTask, pieces: &mut Pieces<'_>) -> Result<(bool, u64), RestoreError> {
     let mut comparison = Comparison::of(shared, task, None)?;
     let mut same = comparison.size == task.entry.size;
     let mut bytes = 0;
@@ -342,7 +352,7 @@ impl Survey {
 }
 
 struct Comparison<'a, 'b> {
-    shared: &'a Shared<'b>,
+    shared: &'a Transfer<'b>,
     buffer: Vec<u8>,
     size: u64,
     /// Digests of groups that the file has for certain.
@@ -350,7 +360,7 @@ struct Comparison<'a, 'b> {
 }
 
 impl<'a, 'b> Comparison<'a, 'b> {
-    fn of(shared: &'a Shared<'b>, task: &FileTask, kept: Option<&'a Kept>) -> Result<Self, RestoreError> {
+    fn of(shared: &'a Transfer<'b>, task: &FileTask, kept: Option<&'a FileRecord>) -> Result<Self, RestoreError> {
         shared.restore.progress.opened.add(1);
         let kept = kept.map_or(&[][..], |kept| &kept.content).chunks_exact(DIGEST);
         Ok(Self { shared, buffer: Vec::new(), size: task.size()?, kept })

@@ -8,8 +8,8 @@ use vsync_protocol::id::Cid;
 use vsync_protocol::tree::{Entry, EntryPath};
 
 use super::compare::CompareJob;
-use super::known::{Chunks, Known};
-use super::record::Kept;
+use super::known::{Chunks, KnownChunks};
+use super::record::FileRecord;
 use crate::progress::Counter;
 use crate::volume::{Placed, Staging, State, Target, TargetError, TargetFile};
 
@@ -105,7 +105,7 @@ impl FileTask {
     }
 
     /// Makes known what the file, now complete, has.
-    pub(super) fn remember(&self, known: &mut Known) {
+    pub(super) fn remember(&self, known: &mut KnownChunks) {
         known.insert(&self.entry.path, &self.chunks.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -115,9 +115,9 @@ impl FileTask {
     }
 
     /// What a later restore may know of the file, now complete.
-    pub(super) fn kept(&self, placed: &Placed) -> (u64, Option<Kept>) {
+    pub(super) fn kept(&self, placed: &Placed) -> (u64, Option<FileRecord>) {
         let content = std::mem::take(&mut *self.content.lock().unwrap_or_else(PoisonError::into_inner));
-        (self.number, Some(Kept::of(&self.entry, placed, content)))
+        (self.number, Some(FileRecord::of(&self.entry, placed, content)))
     }
 
     pub(super) const fn number(&self) -> u64 {

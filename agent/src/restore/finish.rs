@@ -4,7 +4,7 @@ use vsync_protocol::tree::{Entry, EntryPath};
 
 use super::record::Writer;
 use super::transfer::Transferred;
-use super::{Report, RestoreError};
+use super::{RestoreError, RestoreReport};
 use crate::volume::{Target, TargetError};
 
 /// Finishes a restore whose content is in place; `top` is the target's own directory.
@@ -30,7 +30,7 @@ pub(super) fn run(target: &Target, done: &mut Transferred, top: Option<Entry>) -
     Ok(())
 }
 
-fn create_link(target: &Target, report: &mut Report, link: &Entry) -> Result<(), RestoreError> {
+fn create_link(target: &Target, report: &mut RestoreReport, link: &Entry) -> Result<(), RestoreError> {
     let earlier = link.target.as_deref().and_then(|path| EntryPath::new(path).ok()).unwrap_or_default();
     match target.create_link(&link.path, &earlier) {
         Ok(()) => Ok(()),

@@ -23,14 +23,14 @@ const OF_ONE_FILE: usize = 4096;
 
 /// Chunks in files that are complete: the latest ones, and those that were needed again.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct KnownChunks {
     /// The younger one last. When it is full, the older one is forgotten.
     generations: VecDeque<Generation>,
 }
 
 #[derive(Debug, Default)]
 struct Generation {
-    chunks: HashMap<u64, Place>,
+    chunks: HashMap<u64, Position>,
     /// The paths of all files, one after the other.
     paths: Vec<u8>,
     /// Where in `paths` each file's begins.
@@ -38,7 +38,7 @@ struct Generation {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Position {
     offset: u64,
     file: u32,
 }
@@ -61,7 +61,7 @@ impl Chunks {
     }
 }
 
-impl Known {
+impl KnownChunks {
     /// The file at `path` is complete and has these chunks.
     pub(super) fn insert(&mut self, path: &EntryPath, chunks: &Chunks) {
         if chunks.0.is_empty() {
@@ -94,7 +94,7 @@ impl Generation {
         let (Ok(file), Ok(start)) = (u32::try_from(self.starts.len()), u32::try_from(self.paths.len())) else { return };
         self.starts.push(start);
         self.paths.extend_from_slice(path);
-        self.chunks.extend(chunks.iter().map(|&(key, offset)| (key, Place { offset, file })));
+        self.chunks.extend(chunks.iter().map(|&(key, offset)| (key, Position { offset, file })));
     }
 
     fn find(&self, key: u64) -> Option<(EntryPath, u64)> {
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn the_latest_chunks_are_found_and_memory_is_bounded() {
-        let mut known = Known::default();
+        let mut known = KnownChunks::default();
         let files = 3 * CHUNKS / 2;
         for number in 0..files {
             let mut chunks = Chunks::new();
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_chunk_is_found_where_it_was_last() {
-        let mut known = Known::default();
+        let mut known = KnownChunks::default();
         for (number, offset) in [(1, 5), (2, 9)] {
             let mut chunks = Chunks::new();
             chunks.push(&cid(7), offset);

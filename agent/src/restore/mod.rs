@@ -57,7 +57,7 @@ pub struct Options {
 
 /// What a restore came to, or would come to.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct RestoreReport {
     /// Files written, wholly or in part.
     pub files_restored: u64,
     /// Files that were right already.
@@ -88,7 +88,7 @@ pub struct Report {
     pub duration: Duration,
 }
 
-impl Report {
+impl RestoreReport {
     /// Whether everything is as it was at the source.
     #[must_use]
     pub const fn is_exact(&self) -> bool {
@@ -123,7 +123,7 @@ pub fn run(
     directory: &Path,
     options: &Options,
     progress: &Arc<Progress>,
-) -> Result<Report, RestoreError> {
+) -> Result<RestoreReport, RestoreError> {
     let begun = Instant::now();
     let (root, tree) = open_tree(remote, vault, snapshot, &options.selection.start())?;
     if options.selection.is_all() {

@@ -14,7 +14,7 @@ use vsync_protocol::id::Pid;
 use super::RestoreError;
 use super::compare::Survey;
 use super::file::FileTask;
-use super::transfer::Shared;
+use super::transfer::Transfer;
 use crate::chunk::{Cutter, Profile};
 use crate::tree::Reference;
 
@@ -37,7 +37,7 @@ pub(super) const fn is_likely(differing: usize, all: usize) -> bool {
 /// Where the old file has which chunk, from `start` on, where a chunk begins. Files that are
 /// rewritten page by page have nothing that moved.
 pub(super) fn index(
-    shared: &Shared<'_>,
+    shared: &Transfer<'_>,
     old: &FileTask,
     cutter: &Cutter,
     mut start: u64,
@@ -104,7 +104,7 @@ pub(super) fn shift(survey: &Survey, index: &HashMap<Pid, u64>) -> Option<Shift>
 
 /// Builds the new version of a file: copies what the old one has, asks for the rest.
 pub(super) fn rebuild(
-    shared: &Shared<'_>,
+    shared: &Transfer<'_>,
     old: &FileTask,
     task: &Arc<FileTask>,
     survey: &Survey,

@@ -13,15 +13,15 @@ use super::compare::{CompareJob, Existing, FilePlace};
 use super::file::Counted;
 use super::inspect::Inspector;
 use super::links::{Ahead, Name, Outside};
-use super::record::{Kept, Reader};
-use super::transfer::{Shared, Transferred, lock};
+use super::record::{FileRecord, Reader};
+use super::transfer::{Transfer, Transferred, lock};
 use crate::remote::RemoteNodes;
 use crate::tree::{Item, Piece, TreeReader};
 use crate::volume::{Defect, DefectReason, Found, Step, Walker};
 
 /// Goes through the tree; files are handed to the comparing threads.
 pub(super) fn run(
-    shared: &Shared<'_>,
+    shared: &Transfer<'_>,
     tree: TreeReader<RemoteNodes>,
     jobs: Sender<CompareJob>,
     record: Option<Reader>,
@@ -50,7 +50,7 @@ pub(super) fn run(
 }
 
 struct Plan<'a, 'b> {
-    shared: &'a Shared<'b>,
+    shared: &'a Transfer<'b>,
     tree: Ahead,
     outside: Outside,
     jobs: Sender<CompareJob>,
@@ -315,7 +315,7 @@ impl Plan<'_, '_> {
 }
 
 /// Whether the file that was found is the one that a restore left, as it left it.
-fn is_untouched(found: &Found, kept: &Kept) -> bool {
+fn is_untouched(found: &Found, kept: &FileRecord) -> bool {
     found.entry.kind == EntryKind::File && found.entry.inode == kept.inode && found.entry.ctime == kept.ctime
 }
 

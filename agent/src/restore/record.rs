@@ -18,7 +18,7 @@ use rustix::time::{ClockId, clock_gettime};
 use vsync_protocol::encode;
 use vsync_protocol::tree::{Entry, EntryPath, Time};
 
-use crate::volume::{Place, Placed, State};
+use crate::volume::{DirectoryId, Placed, State};
 
 /// Begins every record; another version has another one.
 const MAGIC: &[u8; 8] = b"vsyncRR1";
@@ -39,7 +39,7 @@ const LEVEL: i32 = 1;
 /// What is known of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
-pub(super) struct Kept {
+pub(super) struct FileRecord {
     #[n(0)]
     pub(super) path: EntryPath,
     #[n(1)]
@@ -56,7 +56,7 @@ pub(super) struct Kept {
     pub(super) content: Vec<u8>,
 }
 
-impl Kept {
+impl FileRecord {
     /// Of a file that is as `entry` says, with the content that `content` stands for.
     pub(super) fn of(entry: &Entry, placed: &Placed, content: Vec<u8>) -> Self {
         let State { inode, ctime, .. } = placed.state;
@@ -80,7 +80,7 @@ struct Head {
 }
 
 impl Head {
-    fn of(place: Place) -> io::Result<Self> {
+    fn of(place: DirectoryId) -> io::Result<Self> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
         Ok(Self { boot, device: place.device, inode: place.inode })
     }
@@ -105,8 +105,8 @@ pub(super) struct Writer {
     output: zstd::Encoder<'static, BufWriter<File>>,
     /// The number of the file that comes next.
     next: u64,
-    waiting: BTreeMap<u64, Option<Kept>>,
-    late: Vec<Kept>,
+    waiting: BTreeMap<u64, Option<FileRecord>>,
+    late: Vec<FileRecord>,
     newest: Time,
     outcome: io::Result<()>,
 }
@@ -124,7 +124,7 @@ impl Drop for Partial {
 impl Writer {
     /// Begins the record at `path` of a restore into `place`. The one that is there stays until
     /// the new one is finished.
-    pub(super) fn create(path: &Path, place: Place) -> io::Result<Self> {
+    pub(super) fn create(path: &Path, place: DirectoryId) -> io::Result<Self> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
@@ -149,7 +149,7 @@ impl Writer {
 
     /// File `number`, counted in the order of the tree, is done; of one that may not be
     /// relied on nothing is kept.
-    pub(super) fn done(&mut self, number: u64, kept: Option<Kept>) {
+    pub(super) fn done(&mut self, number: u64, kept: Option<FileRecord>) {
         if number < self.next {
             self.late.extend(kept);
             return;
@@ -164,7 +164,7 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, kept: Option<Kept>) {
+    fn write(&mut self, kept: Option<FileRecord>) {
         let Some(kept) = kept else { return };
         self.newest = self.newest.max(kept.ctime);
         if self.outcome.is_ok() {
@@ -209,14 +209,14 @@ fn wait_until_after(time: Time) -> io::Result<()> {
 /// Reads a record, in the order of the tree.
 pub(super) struct Reader {
     main: zstd::Decoder<'static, BufReader<Take<File>>>,
-    next: Option<Kept>,
-    late: HashMap<EntryPath, Kept>,
+    next: Option<FileRecord>,
+    late: HashMap<EntryPath, FileRecord>,
     device: u64,
 }
 
 impl Reader {
     /// The record at `path`, if it is one of `place` and can be relied on.
-    pub(super) fn open(path: &Path, place: Place) -> Option<Self> {
+    pub(super) fn open(path: &Path, place: DirectoryId) -> Option<Self> {
         let mut file = File::open(path).ok()?;
         let end = file.seek(SeekFrom::End(-8)).ok()?;
         let mut main = [0; 8];
@@ -237,10 +237,10 @@ impl Reader {
         Some(Self { main, next, late, device: place.device })
     }
 
-    fn late(file: &File, length: u64) -> Option<HashMap<EntryPath, Kept>> {
+    fn late(file: &File, length: u64) -> Option<HashMap<EntryPath, FileRecord>> {
         let mut input = zstd::Decoder::new(file.try_clone().ok()?.take(length)).ok()?;
         let mut late = HashMap::new();
-        while let Some(kept) = take::<Kept>(&mut input) {
+        while let Some(kept) = take::<FileRecord>(&mut input) {
             late.insert(kept.path.clone(), kept);
         }
         Some(late)
@@ -252,7 +252,7 @@ impl Reader {
     }
 
     /// What is known of the file at `path`; later calls are for later paths.
-    pub(super) fn find(&mut self, path: &EntryPath) -> Option<Kept> {
+    pub(super) fn find(&mut self, path: &EntryPath) -> Option<FileRecord> {
         while self.next.as_ref().is_some_and(|next| next.path < *path) {
             self.next = take(&mut self.main);
         }
@@ -283,12 +283,12 @@ fn take<T: for<'b> Decode<'b, ()>>(input: &mut impl Read) -> Option<T> {
 mod tests {
     use super::*;
 
-    const PLACE: Place = Place { device: 1, inode: 2 };
+    const PLACE: DirectoryId = DirectoryId { device: 1, inode: 2 };
 
-    fn kept(number: u64) -> Kept {
+    fn kept(number: u64) -> FileRecord {
         let path = EntryPath::new(format!("{number:06}").as_bytes()).unwrap();
         let ctime = Time { seconds: 1_700_000_000, nanos: 5 };
-        Kept { path, inode: number, ctime, attributes: vec![1; 16], content: vec![2; 32] }
+        FileRecord { path, inode: number, ctime, attributes: vec![1; 16], content: vec![2; 32] }
     }
 
     fn written(path: &Path, order: impl Iterator<Item = u64>) {
@@ -319,8 +319,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("record");
         written(&path, 0..10);
-        assert!(Reader::open(&path, Place { inode: 3, ..PLACE }).is_none());
-        assert!(Reader::open(&path, Place { device: 3, ..PLACE }).is_none());
+        assert!(Reader::open(&path, DirectoryId { inode: 3, ..PLACE }).is_none());
+        assert!(Reader::open(&path, DirectoryId { device: 3, ..PLACE }).is_none());
         assert!(Reader::open(&directory.path().join("other"), PLACE).is_none());
         let whole = fs::read(&path).unwrap();
         for end in 0..whole.len() {
@@ -348,7 +348,7 @@ mod tests {
         let path = directory.path().join("record");
         let mut writer = Writer::create(&path, PLACE).unwrap();
         let ctime = Time { seconds: i64::MAX, nanos: 0 };
-        writer.done(0, Some(Kept { ctime, ..kept(0) }));
+        writer.done(0, Some(FileRecord { ctime, ..kept(0) }));
         assert!(writer.finish().is_err());
         assert!(!path.exists());
     }

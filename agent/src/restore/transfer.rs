@@ -15,9 +15,9 @@ use vsync_protocol::tree::{Child, Entry, EntryPath};
 use super::changes::{Change, Changes};
 use super::compare::{self, CompareJob};
 use super::file::{FileTask, Outcome};
-use super::known::Known;
-use super::record::{Kept, Reader, Writer};
-use super::{Options, Report, RestoreError, plan};
+use super::known::KnownChunks;
+use super::record::{FileRecord, Reader, Writer};
+use super::{Options, RestoreError, RestoreReport, plan};
 use crate::budget::{Budget, Permit};
 use crate::chunk::Cutter;
 use crate::progress::Progress;
@@ -66,7 +66,7 @@ pub(super) struct Restore<'a> {
 /// What is left to be done when all content is there.
 #[derive(Default)]
 pub(super) struct Transferred {
-    pub(super) report: Report,
+    pub(super) report: RestoreReport,
     /// Directories, in path order.
     pub(super) directories: Shelf<Entry>,
     /// Further names of files, in path order.
@@ -78,7 +78,7 @@ pub(super) struct Transferred {
 }
 
 /// State of a transfer that its threads share.
-pub(super) struct Shared<'a> {
+pub(super) struct Transfer<'a> {
     pub(super) restore: &'a Restore<'a>,
     budget: Budget,
     /// Where chunks go that were asked for.
@@ -89,9 +89,9 @@ pub(super) struct Shared<'a> {
     batch: Mutex<Batch>,
     fetcher: Fetcher,
     arrivals: Sender<Fetched>,
-    pub(super) report: Mutex<Report>,
+    pub(super) report: Mutex<RestoreReport>,
     /// Where chunks are by now.
-    pub(super) known: Mutex<Known>,
+    pub(super) known: Mutex<KnownChunks>,
     /// What a dry run found to be done, of each thread that looked.
     pub(super) changes: Mutex<Vec<Shelf<Change>>>,
     /// What the next restore may know.
@@ -133,7 +133,7 @@ impl Restore<'_> {
     /// Brings all content into place. Directories, links and deletions are left over.
     pub(super) fn transfer(&self, tree: TreeReader<RemoteNodes>) -> Result<Transferred, RestoreError> {
         let (arrivals, arrived) = unbounded();
-        let shared = &Shared {
+        let shared = &Transfer {
             restore: self,
             budget: Budget::new(BUDGET),
             wanted: Mutex::default(),
@@ -185,7 +185,7 @@ impl Restore<'_> {
     }
 }
 
-impl Shared<'_> {
+impl Transfer<'_> {
     /// Makes the other threads stop when this one fails.
     fn stopping<T>(&self, outcome: Result<T, RestoreError>) -> Result<T, RestoreError> {
         if outcome.is_err() {
@@ -396,7 +396,7 @@ impl Shared<'_> {
     }
 
     /// Keeps for the next restore what it may know of a file.
-    pub(super) fn done(&self, number: u64, kept: Option<Kept>) {
+    pub(super) fn done(&self, number: u64, kept: Option<FileRecord>) {
         if let Some(record) = &mut *lock(&self.record) {
             record.done(number, kept);
         }

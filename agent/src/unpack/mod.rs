@@ -111,7 +111,7 @@ pub enum ArchiveError {
 
 /// What was unpacked.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct UnpackReport {
     /// Entries in all.
     pub entries: u64,
     /// Bytes of content, holes included.
@@ -124,7 +124,7 @@ pub struct Report {
     pub duration: Duration,
 }
 
-impl Report {
+impl UnpackReport {
     /// Whether everything is as the archive says.
     #[must_use]
     pub const fn is_exact(&self) -> bool {
@@ -138,14 +138,19 @@ impl Report {
 /// # Errors
 /// When the archive is not one, would write anywhere else, or the file system refuses. What was
 /// unpacked until then is in the directory.
-pub fn run(input: impl Read, directory: &Path, strip: usize, progress: &Progress) -> Result<Report, ArchiveError> {
+pub fn run(
+    input: impl Read,
+    directory: &Path,
+    strip: usize,
+    progress: &Progress,
+) -> Result<UnpackReport, ArchiveError> {
     let begun = Instant::now();
     let target = Target::open(directory)?;
     if target.scan()?.next().is_some() {
         return Err(ArchiveError::NotEmpty(directory.display().to_string()));
     }
     let mut archive = Archive::new(plain(input)?, strip);
-    let mut unpack = Unpack { target, progress, report: Report::default(), directories: Shelf::default() };
+    let mut unpack = Unpack { target, progress, report: UnpackReport::default(), directories: Shelf::default() };
     while let Some(member) = archive.next()? {
         unpack.member(&mut archive, member)?;
     }
@@ -184,7 +189,7 @@ fn plain<'a>(input: impl Read + 'a) -> Result<Box<dyn Read + 'a>, ArchiveError> 
 struct Unpack<'a> {
     target: Target,
     progress: &'a Progress,
-    report: Report,
+    report: UnpackReport,
     /// Directories get their metadata last: what is put into them changes their times, and
     /// their modes may shut us out.
     directories: Shelf<Entry>,
@@ -283,7 +288,7 @@ impl Unpack<'_> {
         }
     }
 
-    fn finish(mut self) -> Result<Report, ArchiveError> {
+    fn finish(mut self) -> Result<UnpackReport, ArchiveError> {
         for directory in self.directories.backwards() {
             let directory = directory.map_err(ArchiveError::Deferred)?;
             self.report.unrestored.extend(self.target.apply_metadata(&directory)?.unrestored);

@@ -6,11 +6,11 @@ use super::ArchiveError;
 
 /// Where a member goes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place(pub(super) EntryPath);
+pub(super) struct MemberPath(pub(super) EntryPath);
 
 /// The place of a member called `name`, without its first `strip` components; `None` if nothing is
 /// left of it.
-pub(super) fn of_member(name: &[u8], strip: usize) -> Result<Option<Place>, ArchiveError> {
+pub(super) fn of_member(name: &[u8], strip: usize) -> Result<Option<MemberPath>, ArchiveError> {
     let refused = |problem: &'static str| {
         let name = name.escape_ascii().to_string();
         Err(ArchiveError::Name { name, problem: problem.to_owned() })
@@ -26,7 +26,7 @@ pub(super) fn of_member(name: &[u8], strip: usize) -> Result<Option<Place>, Arch
         return Ok(None);
     }
     match EntryPath::new(parts.get(strip..).unwrap_or_default().join(&b'/')) {
-        Ok(path) => Ok(Some(Place(path))),
+        Ok(path) => Ok(Some(MemberPath(path))),
         Err(error) => {
             let name = name.escape_ascii().to_string();
             Err(ArchiveError::Name { name, problem: error.to_string() })

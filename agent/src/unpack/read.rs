@@ -12,7 +12,7 @@ use vsync_protocol::tree::{Entry, EntryKind, Time};
 
 use super::ArchiveError;
 use super::pax::Pax;
-use super::place::{self, Place};
+use super::place::{self, MemberPath};
 
 const BLOCK: usize = 512;
 
@@ -152,7 +152,7 @@ impl<R: Read> Archive<R> {
             EntryKind::HardLink => {
                 let link = link().ok_or(ArchiveError::Header)?;
                 match place::of_member(&link, self.strip)? {
-                    Some(Place(path)) => Some(path.as_bytes().to_vec()),
+                    Some(MemberPath(path)) => Some(path.as_bytes().to_vec()),
                     None => return Err(ArchiveError::LinkOutside { path: path.0 }),
                 }
             }

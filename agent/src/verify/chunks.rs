@@ -11,7 +11,7 @@ use vsync_protocol::tree::EntryPath;
 use vsync_protocol::wire::{Cids, Reply, Request};
 
 use super::structure::Above;
-use super::{Report, Sample};
+use super::{Sample, VerifyReport};
 use crate::content::{Content, Lost, Part};
 use crate::remote::{Remote, RemoteError};
 use crate::tree::Reference;
@@ -36,10 +36,10 @@ pub(super) struct Bad {
 /// Something that tells whether chunks are there.
 pub(super) trait ChunkCheck {
     /// Begins to look after a chunk; says what it found of earlier ones.
-    fn check(&mut self, chunk: &Reference, at: Use, report: &mut Report) -> Result<Vec<Bad>, RemoteError>;
+    fn check(&mut self, chunk: &Reference, at: Use, report: &mut VerifyReport) -> Result<Vec<Bad>, RemoteError>;
 
     /// Waits for all that was begun.
-    fn finish(&mut self, report: &mut Report) -> Result<Vec<Bad>, RemoteError>;
+    fn finish(&mut self, report: &mut VerifyReport) -> Result<Vec<Bad>, RemoteError>;
 }
 
 /// Chunks of one snapshot on a server.
@@ -74,7 +74,7 @@ impl<'a> Chunks<'a> {
         self.asked.push_back((names, answered));
     }
 
-    fn answer(&mut self, report: &mut Report, bad: &mut Vec<Bad>) -> Result<(), RemoteError> {
+    fn answer(&mut self, report: &mut VerifyReport, bad: &mut Vec<Bad>) -> Result<(), RemoteError> {
         let Some((names, answered)) = self.asked.pop_front() else { return Ok(()) };
         let ended = || RemoteError::Protocol("the connection has ended".into());
         let Reply::Have(answers) = answered.recv().map_err(|_| ended())?? else {
@@ -91,7 +91,7 @@ impl<'a> Chunks<'a> {
     }
 
     /// Takes one chunk that was read; false when there is none.
-    fn read(&mut self, report: &mut Report, bad: &mut Vec<Bad>) -> Result<bool, RemoteError> {
+    fn read(&mut self, report: &mut VerifyReport, bad: &mut Vec<Bad>) -> Result<bool, RemoteError> {
         let Some(content) = &mut self.content else { return Ok(false) };
         let Some((at, chunk, part)) = content.pop()? else { return Ok(false) };
         match (part, chunk) {
@@ -112,7 +112,7 @@ impl<'a> Chunks<'a> {
 }
 
 impl ChunkCheck for Chunks<'_> {
-    fn check(&mut self, chunk: &Reference, at: Use, report: &mut Report) -> Result<Vec<Bad>, RemoteError> {
+    fn check(&mut self, chunk: &Reference, at: Use, report: &mut VerifyReport) -> Result<Vec<Bad>, RemoteError> {
         let mut bad = Vec::new();
         match &mut self.content {
             Some(content) if self.sample.takes(&chunk.cid) => {
@@ -134,7 +134,7 @@ impl ChunkCheck for Chunks<'_> {
         Ok(bad)
     }
 
-    fn finish(&mut self, report: &mut Report) -> Result<Vec<Bad>, RemoteError> {
+    fn finish(&mut self, report: &mut VerifyReport) -> Result<Vec<Bad>, RemoteError> {
         let mut bad = Vec::new();
         self.ask();
         while !self.asked.is_empty() {

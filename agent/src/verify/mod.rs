@@ -24,7 +24,7 @@ use crate::snapshot::Snapshot;
 use crate::vault::{OpenError, Opener, Vault};
 
 use chunks::Chunks;
-use structure::{Facts, Structure};
+use structure::{Facts, Structure, Totals, Work};
 
 pub use sample::{BadSample, Sample};
 pub use source::{Share, SourceError, SourceReport, compare};
@@ -69,7 +69,7 @@ pub struct Damage {
 
 /// What a verification came to.
 #[derive(Debug, Default)]
-pub struct Report {
+pub struct VerifyReport {
     /// Snapshots looked at.
     pub snapshots: u64,
     /// Nodes fetched, opened and compared.
@@ -92,7 +92,7 @@ pub struct Verifier<'a> {
     sample: Sample,
     progress: &'a Progress,
     checked: Checked,
-    report: Report,
+    report: VerifyReport,
 }
 
 /// What need not be checked again.
@@ -106,7 +106,7 @@ impl<'a> Verifier<'a> {
     /// A verifier that reads the chunks which `sample` chooses.
     #[must_use]
     pub fn new(remote: &'a Remote, sample: Sample, progress: &'a Progress) -> Self {
-        Self { remote, sample, progress, checked: Checked::default(), report: Report::default() }
+        Self { remote, sample, progress, checked: Checked::default(), report: VerifyReport::default() }
     }
 
     /// Verifies a snapshot; whether it is whole.
@@ -119,14 +119,15 @@ impl<'a> Verifier<'a> {
         let opener = Opener::new(vault.clone()).map_err(VerifyError::Opener)?;
         let nodes = RemoteNodes::new(self.remote.fetcher(), opener);
         let chunks = Chunks::new(self.remote, vault, &self.sample).map_err(VerifyError::Opener)?;
-        let mut structure = Structure::new(snapshot.id, nodes, chunks, &mut self.checked, &mut self.report);
-        structure.run(&snapshot.root(), (snapshot.sealed.entries, snapshot.sealed.bytes), self.progress)?;
+        let Self { checked, report, progress, .. } = self;
+        let mut structure = Structure::new(nodes, chunks, Work { id: snapshot.id, checked, report, progress });
+        structure.run(&snapshot.root(), Totals { entries: snapshot.sealed.entries, bytes: snapshot.sealed.bytes })?;
         Ok(self.report.damage_count == before)
     }
 
     /// What was found.
     #[must_use]
-    pub fn finish(self) -> Report {
+    pub fn finish(self) -> VerifyReport {
         self.report
     }
 }
@@ -155,7 +156,7 @@ fn short(cid: &Cid) -> [u8; 16] {
     short
 }
 
-impl Report {
+impl VerifyReport {
     fn add(&mut self, damage: Damage) {
         self.damage_count += 1;
         if self.damage.len() < LISTED {

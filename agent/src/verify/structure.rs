@@ -9,7 +9,7 @@ use vsync_protocol::id::{Cid, SnapshotId};
 use vsync_protocol::tree::{Child, ChildSummary, Entry, EntryKind, EntryPath, Extent, Inner, Leaf, Record, Root};
 
 use super::chunks::{Bad, ChunkCheck, Use};
-use super::{Checked, Damage, Report, VerifyError, fatal, short};
+use super::{Checked, Damage, VerifyError, VerifyReport, fatal, short};
 use crate::progress::Progress;
 use crate::remote::NodeError;
 use crate::tree::{Children, Node, NodeSource, Reference};
@@ -39,52 +39,83 @@ pub(super) struct Facts {
     tail: Option<(u64, u64)>,
 }
 
+/// How much a manifest says that a tree holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Totals {
+    pub(super) entries: u64,
+    pub(super) bytes: u64,
+}
+
+/// What is looked at, and what is found.
+pub(super) struct Work<'a> {
+    pub(super) id: SnapshotId,
+    pub(super) checked: &'a mut Checked,
+    pub(super) report: &'a mut VerifyReport,
+    pub(super) progress: &'a Progress,
+}
+
+/// A node below another, and what that says of it.
+struct Below<'a> {
+    depth: usize,
+    kind: BlobKind,
+    reference: &'a Reference,
+    summary: &'a ChildSummary,
+}
+
+impl Below<'_> {
+    fn location(&self) -> Location {
+        Location { path: self.summary.first.clone(), entries: self.summary.entries }
+    }
+}
+
+/// A tree being looked at.
 pub(super) struct Structure<'a, N, C> {
     id: SnapshotId,
     nodes: N,
     chunks: C,
     checked: &'a mut Checked,
-    report: &'a mut Report,
+    report: &'a mut VerifyReport,
+    progress: &'a Progress,
     /// Nodes with damage in or below them: they are not remembered as checked.
     tainted: HashSet<Cid>,
 }
 
 impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
-    pub(super) fn new(id: SnapshotId, nodes: N, chunks: C, checked: &'a mut Checked, report: &'a mut Report) -> Self {
-        Self { id, nodes, chunks, checked, report, tainted: HashSet::new() }
+    pub(super) fn new(nodes: N, chunks: C, Work { id, checked, report, progress }: Work<'a>) -> Self {
+        Self { id, nodes, chunks, checked, report, progress, tainted: HashSet::new() }
     }
 
-    /// Looks at the tree below `root`, which is said to hold so many entries and bytes.
-    pub(super) fn run(&mut self, root: &Reference, totals: (u64, u64), progress: &Progress) -> Result<(), VerifyError> {
-        self.root(root, totals, progress)?;
+    /// Looks at the tree below `root`, which is said to hold so much.
+    pub(super) fn run(&mut self, root: &Reference, totals: Totals) -> Result<(), VerifyError> {
+        self.root(root, totals)?;
         let bad = self.chunks.finish(self.report)?;
         self.note(bad);
         Ok(())
     }
 
-    fn root(&mut self, reference: &Reference, totals: (u64, u64), progress: &Progress) -> Result<(), VerifyError> {
+    fn root(&mut self, reference: &Reference, totals: Totals) -> Result<(), VerifyError> {
         let above = Rc::new(Above { cid: reference.cid, next: None });
-        let whole = |entries| Place { path: EntryPath::root(), entries };
-        let Some(node) = self.load(BlobKind::Root, reference, &above, whole(totals.0))? else {
+        let whole = |entries| Location { path: EntryPath::root(), entries };
+        let Some(node) = self.load(BlobKind::Root, reference, &above, whole(totals.entries))? else {
             return Ok(());
         };
         let root: Root = match minicbor::decode(&node.payload) {
             Ok(root) => root,
             Err(error) => {
-                self.damage(&above, whole(totals.0), error.to_string());
+                self.damage(&above, whole(totals.entries), error.to_string());
                 return Ok(());
             }
         };
         let stream = root.volume.kind == "stream";
-        let facts = self.children(&above, Children::of_root(node.refs, root.subtree), progress)?;
+        let facts = self.children(&above, Children::of_root(node.refs, root.subtree))?;
         if self.tainted.contains(&reference.cid) {
             return Ok(());
         }
         let (entries, bytes) = facts.as_ref().map_or((0, 0), |facts| (facts.entries, facts.bytes));
-        if (entries, bytes) != totals {
+        if (Totals { entries, bytes }) != totals {
             let reason = format!(
                 "the manifest speaks of {} entries and {} bytes, the tree holds {entries} and {bytes}",
-                totals.0, totals.1
+                totals.entries, totals.bytes
             );
             self.damage(&above, whole(entries), reason);
         }
@@ -92,7 +123,7 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
             && len != content
             && !stream
         {
-            self.damage(&above, Place { path: last, entries: 1 }, wrong_length(len, content));
+            self.damage(&above, Location { path: last, entries: 1 }, wrong_length(len, content));
         }
         Ok(())
     }
@@ -102,12 +133,11 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
         &mut self,
         above: &Rc<Above>,
         children: Result<Children, &'static str>,
-        progress: &Progress,
     ) -> Result<Option<Facts>, VerifyError> {
         let children = match children {
             Ok(children) => children,
             Err(reason) => {
-                self.damage(above, Place { path: EntryPath::root(), entries: 0 }, reason.into());
+                self.damage(above, Location { path: EntryPath::root(), entries: 0 }, reason.into());
                 return Ok(None);
             }
         };
@@ -120,14 +150,14 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
             if at % READ_AHEAD == 0 {
                 self.announce(kind, &references[at..]);
             }
-            let facts = self.child(above, depth, kind, reference, summary, progress)?;
+            let facts = self.child(above, &Below { depth, kind, reference, summary })?;
             let joined = match (sum.take(), facts) {
                 (_, None) => Ok(None),
                 (None, facts) => Ok(facts),
                 (Some(before), Some(facts)) => before.join(facts).map(Some),
             };
             sum = joined.unwrap_or_else(|(path, reason)| {
-                self.damage(above, Place { path, entries: 1 }, reason);
+                self.damage(above, Location { path, entries: 1 }, reason);
                 None
             });
             whole &= sum.is_some();
@@ -141,67 +171,51 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
         self.nodes.expect(kind, &new);
     }
 
-    fn child(
-        &mut self,
-        above: &Rc<Above>,
-        depth: usize,
-        kind: BlobKind,
-        reference: &Reference,
-        summary: &ChildSummary,
-        progress: &Progress,
-    ) -> Result<Option<Facts>, VerifyError> {
-        if progress.is_cancelled() {
+    fn child(&mut self, above: &Rc<Above>, below: &Below<'_>) -> Result<Option<Facts>, VerifyError> {
+        let Below { reference, summary, .. } = below;
+        if self.progress.is_cancelled() {
             return Err(VerifyError::Interrupted);
         }
         if self.tainted.contains(&reference.cid) {
             // Once is enough: a tree may refer to a node in more ways than can be gone.
-            let place = Place { path: summary.first.clone(), entries: summary.entries };
-            self.damage(above, place, format!("node {} in it is damaged, as said before", reference.cid));
+            self.damage(above, below.location(), format!("node {} in it is damaged, as said before", reference.cid));
             return Ok(None);
         }
         let facts = if let Some(facts) = self.checked.nodes.get(&reference.cid) {
             let facts = facts.clone();
-            progress.entries.add(facts.entries);
-            progress.bytes.add(facts.bytes);
+            self.progress.entries.add(facts.entries);
+            self.progress.bytes.add(facts.bytes);
             Some(facts)
         } else {
             let here = Rc::new(Above { cid: reference.cid, next: Some(above.clone()) });
-            self.node(&here, depth, kind, reference, summary, progress)?
+            self.node(&here, below)?
         };
         let Some(facts) = facts else { return Ok(None) };
         let said = (summary.entries, summary.bytes, &summary.first, summary.continues);
         if said != (facts.entries, facts.bytes, &facts.first, facts.continues) {
-            let place = Place { path: summary.first.clone(), entries: facts.entries };
-            self.damage(above, place, format!("it does not say what is in node {}", reference.cid));
+            let location = Location { path: summary.first.clone(), entries: facts.entries };
+            self.damage(above, location, format!("it does not say what is in node {}", reference.cid));
             return Ok(None);
         }
         Ok(Some(facts))
     }
 
-    fn node(
-        &mut self,
-        here: &Rc<Above>,
-        depth: usize,
-        kind: BlobKind,
-        reference: &Reference,
-        summary: &ChildSummary,
-        progress: &Progress,
-    ) -> Result<Option<Facts>, VerifyError> {
-        let place = || Place { path: summary.first.clone(), entries: summary.entries };
-        let Some(node) = self.load(kind, reference, here, place())? else { return Ok(None) };
+    fn node(&mut self, here: &Rc<Above>, below: &Below<'_>) -> Result<Option<Facts>, VerifyError> {
+        let &Below { depth, kind, reference, summary } = below;
+        let Some(node) = self.load(kind, reference, here, below.location())? else { return Ok(None) };
         let facts = if kind == BlobKind::Inner {
             match minicbor::decode::<Inner>(&node.payload) {
-                Ok(inner) => self.children(here, Children::of_inner(depth, node.refs, inner), progress)?,
+                Ok(inner) => self.children(here, Children::of_inner(depth, node.refs, inner))?,
                 Err(error) => {
-                    self.damage(here, place(), error.to_string());
+                    self.damage(here, below.location(), error.to_string());
                     None
                 }
             }
         } else {
             match minicbor::decode::<Leaf>(&node.payload) {
-                Ok(leaf) => self.leaf(here, &node.refs, leaf, summary, progress)?,
+                Ok(leaf) => self.leaf(here, &node.refs, leaf, summary)?,
                 Err(error) => {
-                    self.damage(here, place(), error.to_string());
+                    self.damage(here, below.location(), error.to_string());
                     None
                 }
             }
@@ -220,14 +234,13 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
         refs: &[Cid],
         leaf: Leaf,
         summary: &ChildSummary,
-        progress: &Progress,
     ) -> Result<Option<Facts>, VerifyError> {
         let mut reading = Reading::begin(refs, &leaf.chunks, summary);
         for record in leaf.records {
             let used = match reading.record(record) {
                 Ok(used) => used,
                 Err((path, reason)) => {
-                    self.damage(here, Place { path, entries: 1 }, reason);
+                    self.damage(here, Location { path, entries: 1 }, reason);
                     return Ok(None);
                 }
             };
@@ -241,8 +254,8 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
         }
         let facts = reading.facts;
         if let Some(facts) = &facts {
-            progress.entries.add(facts.entries);
-            progress.bytes.add(facts.bytes);
+            self.progress.entries.add(facts.entries);
+            self.progress.bytes.add(facts.bytes);
         }
         Ok(facts)
     }
@@ -252,7 +265,7 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
         kind: BlobKind,
         node: &Reference,
         here: &Rc<Above>,
-        place: Place,
+        location: Location,
     ) -> Result<Option<Node>, VerifyError> {
         match self.nodes.load(kind, node) {
             Ok(loaded) => {
@@ -261,7 +274,7 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
             }
             Err(error) => {
                 let reason = fatal(error)?;
-                self.damage(here, place, reason);
+                self.damage(here, location, reason);
                 Ok(None)
             }
         }
@@ -276,9 +289,9 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
     }
 
     /// Notes damage of the node that `here` begins with.
-    fn damage(&mut self, here: &Rc<Above>, place: Place, reason: String) {
+    fn damage(&mut self, here: &Rc<Above>, location: Location, reason: String) {
         self.taint(here);
-        let Place { path, entries } = place;
+        let Location { path, entries } = location;
         self.report.add(Damage { snapshot: self.id, path, entries, blob: here.cid, reason });
     }
 
@@ -293,7 +306,7 @@ impl<'a, N: NodeSource<Error = NodeError>, C: ChunkCheck> Structure<'a, N, C> {
 }
 
 /// What a node is about, for people.
-struct Place {
+struct Location {
     path: EntryPath,
     entries: u64,
 }

@@ -30,7 +30,7 @@ struct Chunks<'a> {
 }
 
 impl ChunkCheck for Chunks<'_> {
-    fn check(&mut self, chunk: &Reference, at: Use, report: &mut Report) -> Result<Vec<Bad>, RemoteError> {
+    fn check(&mut self, chunk: &Reference, at: Use, report: &mut VerifyReport) -> Result<Vec<Bad>, RemoteError> {
         report.held += 1;
         if self.missing.is_some_and(|missing| missing.contains(&chunk.cid)) {
             self.late.push(Bad { cid: chunk.cid, at, reason: "missing".into() });
@@ -38,7 +38,7 @@ impl ChunkCheck for Chunks<'_> {
         Ok(vec![])
     }
 
-    fn finish(&mut self, _: &mut Report) -> Result<Vec<Bad>, RemoteError> {
+    fn finish(&mut self, _: &mut VerifyReport) -> Result<Vec<Bad>, RemoteError> {
         Ok(std::mem::take(&mut self.late))
     }
 }
@@ -54,17 +54,17 @@ impl Run {
         Self { checked: Checked::default(), missing: missing.into_iter().collect() }
     }
 
-    fn verify(&mut self, items: &[Item]) -> Report {
+    fn verify(&mut self, items: &[Item]) -> VerifyReport {
         let (root, mut nodes) = write(items);
         let entries = items.iter().filter(|item| matches!(item, Item::Entry(_))).count() as u64;
         let pieces = items.iter().map(|item| if let Item::Piece(piece) = item { piece.len() } else { 0 });
-        let totals = (entries, pieces.sum());
-        let mut report = Report::default();
+        let totals = Totals { entries, bytes: pieces.sum() };
+        let mut report = VerifyReport::default();
         let chunks = Chunks { missing: Some(&self.missing), late: vec![] };
         let source = Holey(&mut nodes, &self.missing);
         let id = SnapshotId::from_bytes([1; 16]);
-        let mut structure = Structure::new(id, source, chunks, &mut self.checked, &mut report);
-        structure.run(&root, totals, &Progress::default()).unwrap();
+        let work = Work { id, checked: &mut self.checked, report: &mut report, progress: &Progress::default() };
+        Structure::new(source, chunks, work).run(&root, totals).unwrap();
         report
     }
 }

@@ -19,12 +19,12 @@ const STRETCH: usize = 4000;
 #[derive(Debug)]
 pub(super) struct Directories {
     root: Arc<Directory>,
-    open: HashMap<EntryPath, Kept>,
+    open: HashMap<EntryPath, OpenDirectory>,
     clock: u64,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct OpenDirectory {
     directory: Arc<Directory>,
     used: u64,
 }
@@ -73,7 +73,7 @@ impl Directories {
         {
             self.open.remove(&oldest);
         }
-        self.open.insert(path, Kept { directory, used: self.clock });
+        self.open.insert(path, OpenDirectory { directory, used: self.clock });
     }
 }
 

@@ -26,5 +26,5 @@ mod tests;
 pub use attributes::{Attribute, Unrestored};
 pub use file::TargetFile;
 pub use source::{DataRanges, SourceFile};
-pub use target::{Place, Placed, Staging, State, Target, TargetError, is_partial_name};
+pub use target::{DirectoryId, Placed, Staging, State, Target, TargetError, is_partial_name};
 pub use walk::{Defect, DefectReason, Found, Step, WalkError, Walker};

@@ -125,7 +125,7 @@ pub struct State {
 
 /// Which directory something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct DirectoryId {
     /// The device that holds it.
     pub device: u64,
     /// Its inode number, unique on that device.
@@ -171,10 +171,10 @@ impl Target {
 
     /// Which directory this is, if it is on a file system whose times tell of every change.
     #[must_use]
-    pub fn place(&self) -> Option<Place> {
+    pub fn place(&self) -> Option<DirectoryId> {
         let kind = u64::try_from(fstatfs(&self.root).ok()?.f_type).ok()?;
         let identity = self.root.identity();
-        TELLING.contains(&kind).then_some(Place { device: identity.device, inode: identity.inode })
+        TELLING.contains(&kind).then_some(DirectoryId { device: identity.device, inode: identity.inode })
     }
 
     /// Bytes that can still be written.

@@ -32,10 +32,10 @@ const PAGE: u64 = 4 << 10;
 pub(super) struct Writeback {
     /// The target, for errors.
     path: PathBuf,
-    shared: Arc<Shared>,
+    shared: Arc<Storing>,
 }
 
-struct Shared {
+struct Storing {
     /// Brings everything to disk that was written so far.
     store: Box<dyn Fn() -> SysResult<()> + Send + Sync>,
     state: Mutex<State>,
@@ -66,7 +66,7 @@ impl Writeback {
 
     fn new(path: &Path, store: impl Fn() -> SysResult<()> + Send + Sync + 'static) -> Self {
         let (state, stored) = (Mutex::default(), Condvar::new());
-        Self { path: path.to_owned(), shared: Arc::new(Shared { store: Box::new(store), state, stored }) }
+        Self { path: path.to_owned(), shared: Arc::new(Storing { store: Box::new(store), state, stored }) }
     }
 
     /// Counts entries made, changed or removed.
@@ -133,7 +133,7 @@ impl Writeback {
     }
 }
 
-impl Shared {
+impl Storing {
     /// Stores what has been written so far.
     fn store(&self) {
         let outcome = (self.store)();

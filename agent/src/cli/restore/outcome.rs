@@ -13,7 +13,7 @@ use super::super::session::{short, timestamp};
 use super::super::time;
 use super::{Destination, Work};
 use crate::progress::Progress;
-use crate::restore::{self, Action, Change, Options, Property, Report, RestoreError, Selection};
+use crate::restore::{self, Action, Change, Options, Property, RestoreError, RestoreReport, Selection};
 
 impl Work<'_> {
     pub(super) fn restore(&self, destination: &Destination<'_>) -> Result<Exit, Failure> {
@@ -47,7 +47,7 @@ impl Work<'_> {
     }
 
     /// Compares once more, from the disk: nothing may be left to do.
-    fn verify(&self, destination: &Destination<'_>, restored: &Report) -> Result<Exit, Failure> {
+    fn verify(&self, destination: &Destination<'_>, restored: &RestoreReport) -> Result<Exit, Failure> {
         let vault = self.session.vault(self.snapshot)?;
         let progress = Arc::new(Progress::default());
         let selection = Selection::new(self.options.selection.start(), &self.args.include, &self.args.exclude)?;
@@ -81,7 +81,7 @@ impl Work<'_> {
     }
 
     /// What a dry run found to be done: its result, and so on stdout.
-    fn show_changes(&self, report: &Report, destination: &Destination<'_>) -> Result<(), Failure> {
+    fn show_changes(&self, report: &RestoreReport, destination: &Destination<'_>) -> Result<(), Failure> {
         let (mut deleted, mut changed, mut created) = (Listing::default(), Listing::default(), Listing::default());
         for change in report.changes.iter() {
             let mut change = change.map_err(RestoreError::Deferred)?;
@@ -109,7 +109,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn show(&self, report: &Report, target: &str) -> Result<(), Failure> {
+    fn show(&self, report: &RestoreReport, target: &str) -> Result<(), Failure> {
         if self.global.json {
             return output::json(&self.summary(report, target));
         }
@@ -147,12 +147,12 @@ impl Work<'_> {
     }
 
     /// How much of what was selected the snapshot has not exactly; of a whole one it lists only the first.
-    fn defects(&self, report: &Report) -> u64 {
+    fn defects(&self, report: &RestoreReport) -> u64 {
         let listed = report.defects.len() as u64;
         if self.options.selection.is_all() { listed.max(self.snapshot.sealed.defects) } else { listed }
     }
 
-    fn summary(&self, report: &Report, target: &str) -> Value {
+    fn summary(&self, report: &RestoreReport, target: &str) -> Value {
         let list = |list: &[(EntryPath, String)]| {
             list.iter().map(|(path, reason)| json!({"path": path.to_string(), "reason": reason})).collect::<Vec<_>>()
         };
@@ -244,7 +244,7 @@ fn difference_in_words(change: &Change) -> String {
     }
 }
 
-fn exit_of(report: &Report) -> Exit {
+fn exit_of(report: &RestoreReport) -> Exit {
     if !report.damaged.is_empty() {
         Exit::Damage
     } else if report.is_exact() {

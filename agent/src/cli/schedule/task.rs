@@ -94,7 +94,7 @@ fn wait(child: &mut Child, started: Timestamp) -> (Attempt, Vec<String>) {
     let results = stdout.map_or_else(Vec::new, lines);
     let errors = errors.join().unwrap_or_default();
     let status = child.wait();
-    let mut report = Report::default();
+    let mut report = Heard::default();
     results.iter().chain(&errors).for_each(|line| report.read(line));
     let (code, outcome) = report.outcome(status);
     let attempt = Attempt { started, ended: Timestamp::now(), code, outcome, snapshot: report.made().cloned() };
@@ -117,14 +117,14 @@ fn lines(stream: impl Read) -> Vec<String> {
 
 /// What `vsync backup --json` said.
 #[derive(Default)]
-struct Report {
+struct Heard {
     summary: Option<String>,
     snapshot: Option<String>,
     error: Option<String>,
     remarks: Vec<String>,
 }
 
-impl Report {
+impl Heard {
     fn read(&mut self, line: &str) {
         let value: Value = serde_json::from_str(line).unwrap_or_default();
         match value["message_type"].as_str() {
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     fn outcome(lines: &[&str], code: i32) -> (u8, String) {
-        let mut report = Report::default();
+        let mut report = Heard::default();
         lines.iter().for_each(|line| report.read(line));
         report.outcome(Ok(ExitStatus::from_raw(code << 8)))
     }
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(outcome(&[error], 130), (130, "interrupted".to_owned()));
         let (code, words) = outcome(&[], 101);
         assert_eq!((code, words.as_str()), (101, "it ended with exit status: 101, and did not say why"));
-        let killed = |signal| Report::default().outcome(Ok(ExitStatus::from_raw(signal)));
+        let killed = |signal| Heard::default().outcome(Ok(ExitStatus::from_raw(signal)));
         assert_eq!(killed(15), (130, "interrupted".to_owned()));
         assert_eq!(killed(9), (1, "it ended with signal: 9 (SIGKILL), and did not say why".to_owned()));
     }
@@ -236,7 +236,7 @@ mod tests {
         assert!(words(22, &[summary]).ends_with("; a container is not back"));
         assert_eq!(words(22, &[summary, error]), "it moved");
         let made = |lines: &[&str]| {
-            let mut report = Report::default();
+            let mut report = Heard::default();
             lines.iter().for_each(|line| report.read(line));
             report.made().is_some()
         };
