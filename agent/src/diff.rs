@@ -208,12 +208,12 @@ impl<N: NodeSource> Diff<N> {
 
     fn removed(&mut self) -> Result<Step, TreeError<N::Error>> {
         let entry = self.old.take()?;
-        Ok(entry.map_or(Step::On, |entry| Step::Found(Box::new(lone_entry(entry, Kind::Removed)))))
+        Ok(entry.map_or(Step::On, |entry| Step::Found(Box::new(Change::removed(entry)))))
     }
 
     fn added(&mut self) -> Result<Step, TreeError<N::Error>> {
         let entry = self.new.take()?;
-        Ok(entry.map_or(Step::On, |entry| Step::Found(Box::new(lone_entry(entry, Kind::Added)))))
+        Ok(entry.map_or(Step::On, |entry| Step::Found(Box::new(Change::added(entry)))))
     }
 }
 
@@ -267,12 +267,22 @@ impl Current {
     }
 }
 
-fn lone_entry(entry: Box<Entry>, kind: Kind) -> Change {
-    let (path, bytes) = (entry.path.clone(), if entry.kind == EntryKind::File { entry.size } else { 0 });
-    match kind {
-        Kind::Removed => Change { path, kind, old: Some(entry), new: None, bytes_removed: bytes, bytes_added: 0 },
-        _ => Change { path, kind, old: None, new: Some(entry), bytes_removed: 0, bytes_added: bytes },
+impl Change {
+    /// Of an entry that only the first snapshot has.
+    fn removed(entry: Box<Entry>) -> Self {
+        let (path, bytes_removed) = (entry.path.clone(), content_of(&entry));
+        Self { path, kind: Kind::Removed, old: Some(entry), new: None, bytes_removed, bytes_added: 0 }
     }
+
+    /// Of an entry that only the second snapshot has.
+    fn added(entry: Box<Entry>) -> Self {
+        let (path, bytes_added) = (entry.path.clone(), content_of(&entry));
+        Self { path, kind: Kind::Added, old: None, new: Some(entry), bytes_removed: 0, bytes_added }
+    }
+}
+
+fn content_of(entry: &Entry) -> u64 {
+    if entry.kind == EntryKind::File { entry.size } else { 0 }
 }
 
 /// Equal content, even if one of them was sealed by another cipher.
@@ -282,7 +292,7 @@ fn is_same(a: &Piece, b: &Piece) -> bool {
             a.cid == b.cid || (a.child.pid == b.child.pid && a.child.raw_len == b.child.raw_len)
         }
         (Piece::Hole(a), Piece::Hole(b)) => a == b,
-        _ => false,
+        (Piece::Chunk(_), Piece::Hole(_)) | (Piece::Hole(_), Piece::Chunk(_)) => false,
     }
 }
 

@@ -115,7 +115,7 @@ impl Search {
         let leaf: Leaf = decode(node.cid, &load(nodes, BlobKind::Leaf, node)?.payload)?;
         let entries = leaf.records.into_iter().filter_map(|record| match record {
             Record::Entry(entry) if self.pattern.fits(&entry.path, entry.kind == EntryKind::Directory) => Some(*entry),
-            _ => None,
+            Record::Entry(_) | Record::Extents(_) => None,
         });
         let known = Matches::Entries(node.cid, entries.collect());
         Ok(self.remember(node.cid, known))

@@ -53,7 +53,7 @@ fn a_volume_is_described_as_it_was_created() {
         bed.engine.remove_volume(&name).await.unwrap();
         assert_eq!(bed.engine.inspect_volume(&name).await.unwrap(), None);
         let error = bed.engine.remove_volume(&name).await.unwrap_err();
-        assert!(error.to_string().starts_with(&format!("Could not remove volume {name}")), "{error}");
+        assert!(error.to_string().starts_with(&format!("cannot remove volume {name}")), "{error}");
     });
 }
 
@@ -167,7 +167,7 @@ fn a_helper_without_volume_is_refused_and_creates_none() {
     with_bed("no-volume", async |bed| {
         let name = bed.volume_name("absent");
         let error = bed.report(&name, VolumeUse::Read, 0).await.unwrap_err();
-        assert!(error.to_string().starts_with(&format!("There is no volume {name} on the engine")), "{error}");
+        assert!(error.to_string().starts_with(&format!("there is no volume {name} on the engine")), "{error}");
         assert_eq!(bed.engine.inspect_volume(&name).await.unwrap(), None);
     });
 }
@@ -265,7 +265,7 @@ fn a_missing_engine_is_reported_at_once_with_the_way_out() {
             let error = Engine::connect_to(host).await.unwrap_err();
             let text = error.to_string();
             assert!(
-                text.starts_with(&format!("No Docker engine answers at {host}; start it, set DOCKER_HOST")),
+                text.starts_with(&format!("no Docker engine answers at {host}; start it, set DOCKER_HOST")),
                 "{text}"
             );
             assert!(started.elapsed() < Duration::from_secs(2));

@@ -159,7 +159,7 @@ fn an_engine_that_is_not_there_is_named() {
         let refused = refused.code(code);
         if code == 1 {
             refused
-                .stderr_contains("No Docker engine answers at unix:///nowhere/docker.sock")
+                .stderr_contains("no Docker engine answers at unix:///nowhere/docker.sock")
                 .stderr_contains("`path`");
         }
     }

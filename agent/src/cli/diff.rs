@@ -120,10 +120,10 @@ impl Summary {
     fn add(&mut self, change: &Change) {
         self.added.bytes = self.added.bytes.saturating_add(change.bytes_added);
         self.removed.bytes = self.removed.bytes.saturating_add(change.bytes_removed);
-        match (change.kind, &change.old, &change.new) {
-            (Kind::Added, _, Some(entry)) => self.added.count(entry.kind),
-            (Kind::Removed, Some(entry), _) => self.removed.count(entry.kind),
-            _ => self.changed += 1,
+        match change.kind {
+            Kind::Added => change.new.iter().for_each(|entry| self.added.count(entry.kind)),
+            Kind::Removed => change.old.iter().for_each(|entry| self.removed.count(entry.kind)),
+            Kind::Content | Kind::Metadata | Kind::Type => self.changed += 1,
         }
     }
 
@@ -147,7 +147,12 @@ impl Totals {
         match kind {
             EntryKind::File => self.files += 1,
             EntryKind::Directory => self.directories += 1,
-            _ => self.others += 1,
+            EntryKind::Symlink
+            | EntryKind::HardLink
+            | EntryKind::CharDevice
+            | EntryKind::BlockDevice
+            | EntryKind::Fifo
+            | EntryKind::Socket => self.others += 1,
         }
     }
 

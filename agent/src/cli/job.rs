@@ -114,7 +114,14 @@ fn done(exit: Exit, remarks: &[String]) -> (Outcome, u8, String) {
         Exit::Container => (Outcome::Defects, "a container could not be started again"),
         Exit::Hook => (Outcome::Defects, "a command afterwards failed"),
         Exit::Interrupted => (Outcome::Interrupted, ""),
-        _ => (Outcome::Failed, ""),
+        Exit::Failed
+        | Exit::Usage
+        | Exit::Unreachable
+        | Exit::NotFound
+        | Exit::NotAuthorised
+        | Exit::Damage
+        | Exit::RolledBack
+        | Exit::NoSpace => (Outcome::Failed, ""),
     };
     let message = if remarks.is_empty() { words.to_owned() } else { plain(&remarks.join("; "), MAX_JOB_MESSAGE) };
     (outcome, exit as u8, message)

@@ -13,7 +13,7 @@ use vsync_protocol::id::VolumeName;
 pub enum DockerError {
     /// Nothing listens, or what listens is not a Docker engine.
     #[error(
-        "No Docker engine answers at {host}; start it, set DOCKER_HOST to the engine's address, or run vsync in a \
+        "no Docker engine answers at {host}; start it, set DOCKER_HOST to the engine's address, or run vsync in a \
          container with the volume mounted at /vsync/volumes/<name>"
     )]
     Unreachable {
@@ -25,7 +25,7 @@ pub enum DockerError {
 
     /// Something accepted the connection but did not answer.
     #[error(
-        "The Docker engine at {host} did not answer within {seconds} s; look at it with `docker version`, or set \
+        "the Docker engine at {host} did not answer within {seconds} s; look at it with `docker version`, or set \
          DOCKER_HOST to the address of another"
     )]
     Silent {
@@ -36,7 +36,7 @@ pub enum DockerError {
     },
 
     /// The engine refused to list something.
-    #[error("Could not list the {what} of the engine at {host}; try `docker {command}`")]
+    #[error("cannot list the {what} of the engine at {host}; try `docker {command}`")]
     List {
         /// "volumes" or "containers".
         what: &'static str,
@@ -49,7 +49,7 @@ pub enum DockerError {
     },
 
     /// The engine refused an operation on a volume.
-    #[error("Could not {action} volume {volume}; `docker volume inspect {volume}` may tell more")]
+    #[error("cannot {action} volume {volume}; `docker volume inspect {volume}` may tell more")]
     Volume {
         /// What was tried: "inspect", "create", "remove".
         action: &'static str,
@@ -60,7 +60,7 @@ pub enum DockerError {
     },
 
     /// The volume does not exist, and running a helper would silently create it, empty.
-    #[error("There is no volume {volume} on the engine at {host}; `docker volume ls` shows those that exist")]
+    #[error("there is no volume {volume} on the engine at {host}; `docker volume ls` shows those that exist")]
     NoSuchVolume {
         /// The volume.
         volume: VolumeName,
@@ -69,7 +69,7 @@ pub enum DockerError {
     },
 
     /// The engine refused an operation on a container.
-    #[error("Could not {action} container {container}; `docker inspect {container}` may tell more")]
+    #[error("cannot {action} container {container}; `docker inspect {container}` may tell more")]
     Container {
         /// What was tried: "create", "start", "stop", …
         action: &'static str,
@@ -80,7 +80,7 @@ pub enum DockerError {
     },
 
     /// The engine refused an operation on an image.
-    #[error("Could not {action} the helper image {image}; `docker image inspect {image}` may tell more")]
+    #[error("cannot {action} the helper image {image}; `docker image inspect {image}` may tell more")]
     Image {
         /// What was tried: "inspect", "import".
         action: &'static str,
@@ -92,7 +92,7 @@ pub enum DockerError {
 
     /// No image, and no program that would run in an image of our making.
     #[error(
-        "The helper image {image} is missing, and cannot be made from {program}: {reason}. Pull it, build it as \
+        "the helper image {image} is missing, and cannot be made from {program}: {reason}. Pull it, build it as \
          deploy/Dockerfile says (`docker build -t {image} -f deploy/Dockerfile target/image`), or name another with \
          --image or VSYNC_IMAGE"
     )]
@@ -107,7 +107,7 @@ pub enum DockerError {
 
     /// A container that was to stay would run something that its image does not have.
     #[error(
-        "The image {image} has no {program}, which {by} runs. Use vsync under systemd instead (deploy/systemd), or \
+        "the image {image} has no {program}, which {by} runs. Use vsync under systemd instead (deploy/systemd), or \
          name an image that has it (--image or VSYNC_IMAGE)"
     )]
     NoProgram {
@@ -120,7 +120,7 @@ pub enum DockerError {
     },
 
     /// The program that the helper image is made from could not be read.
-    #[error("Could not read {program} to make the helper image of it; check that it exists and may be read")]
+    #[error("cannot read {program} to make the helper image of it; check that it exists and may be read")]
     Program {
         /// The program's path.
         program: PathBuf,
@@ -137,7 +137,7 @@ pub enum DockerError {
 
     /// A container has the name that ours would have.
     #[error(
-        "There is a container {container} that vsync did not make; rename it, or give ours another name in vsync.toml \
+        "there is a container {container} that vsync did not make; rename it, or give ours another name in vsync.toml \
          (`container` of the server, `schedule-container` of the machine)"
     )]
     NotOurs {
@@ -146,7 +146,7 @@ pub enum DockerError {
     },
 
     /// A container that was to stay did not come to work.
-    #[error("Container {container} did not come to work, and was removed again. It said:\n{log}")]
+    #[error("container {container} did not come to work, and was removed again. It said:\n{log}")]
     NotReady {
         /// Name of the container.
         container: String,
@@ -155,7 +155,7 @@ pub enum DockerError {
     },
 
     /// The helper ended, and the engine does not know how.
-    #[error("The end of helper {container} was lost: {reason}. What it did is not known; look at `docker ps -a`")]
+    #[error("the end of helper {container} was lost: {reason}. What it did is not known; look at `docker ps -a`")]
     HelperLost {
         /// Name of the helper's container.
         container: String,
@@ -173,7 +173,15 @@ impl DockerError {
             Self::Container { source, .. } | Self::List { source, .. } | Self::Volume { source, .. } => {
                 !matches!(**source, EngineError::DockerResponseServerError { .. })
             }
-            _ => false,
+            Self::NoSuchVolume { .. }
+            | Self::Image { .. }
+            | Self::NoImage { .. }
+            | Self::NoProgram { .. }
+            | Self::Program { .. }
+            | Self::HelperFile { .. }
+            | Self::NotOurs { .. }
+            | Self::NotReady { .. }
+            | Self::HelperLost { .. } => false,
         }
     }
 

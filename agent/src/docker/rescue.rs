@@ -25,6 +25,6 @@ pub(crate) fn run_now(engine: &Engine, what: &str, limit: Duration, work: impl A
         Err(error) => Err(error.to_string()),
     };
     if let Err(reason) = outcome {
-        tracing::error!("Could not {what}: {reason}; do it by hand");
+        tracing::error!("cannot {what}: {reason}; do it by hand");
     }
 }

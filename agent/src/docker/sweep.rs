@@ -15,7 +15,7 @@ impl Engine {
         let filters = HashMap::from([("label", vec![HELPER_LABEL]), ("status", vec!["created", "exited", "dead"])]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let idle = self.client().list_containers(Some(options)).await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "Could not look for helpers that a crash left behind");
+            tracing::warn!(%error, "cannot look for helpers that a crash left behind");
             Vec::new()
         });
         for id in idle.into_iter().filter_map(|container| container.id) {

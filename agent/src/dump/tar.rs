@@ -110,7 +110,13 @@ impl<W: Write> Tar<W> {
             // The volume's own directory, as `tar -c .` calls it.
             EntryKind::Directory if path.is_empty() => path.extend_from_slice(b"./"),
             EntryKind::Directory => path.push(b'/'),
-            _ => {}
+            EntryKind::File
+            | EntryKind::Symlink
+            | EntryKind::HardLink
+            | EntryKind::CharDevice
+            | EntryKind::BlockDevice
+            | EntryKind::Fifo
+            | EntryKind::Socket => {}
         }
         match map {
             None => {

@@ -92,7 +92,9 @@ impl KitError {
         match self {
             Self::OtherRealm => "check that the page and the secret are from the same kit",
             Self::Line(_) => "compare the line with the paper; the `secret` line alone is enough to restore",
-            _ => "compare it with the paper, or scan the QR code: its text is the secret",
+            Self::NoSecret | Self::Length(_) | Self::Character { .. } | Self::Typo { .. } | Self::Typos => {
+                "compare it with the paper, or scan the QR code: its text is the secret"
+            }
         }
     }
 }

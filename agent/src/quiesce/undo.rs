@@ -203,7 +203,10 @@ async fn back(engine: &Engine, step: &Step, action: Action, since: i64) -> Resul
             (Action::Pause, ContainerStatus::Down) => {
                 tracing::warn!(container = step.name, "It was paused and has ended since; it is left so");
             }
-            _ => {}
+            // As it should be, or somebody else's doing.
+            (Action::Pause, ContainerStatus::Running | ContainerStatus::Restarting)
+            | (Action::Stop { .. }, ContainerStatus::Running | ContainerStatus::Restarting | ContainerStatus::Paused) =>
+                {}
         }
         return Ok(Back::Yes);
     }

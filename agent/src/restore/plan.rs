@@ -106,10 +106,10 @@ impl Plan<'_, '_> {
             self.present.swept = Some(entry.path.clone());
             self.present.unseen.retain(|(path, _)| !path.is_within(&entry.path));
         }
-        match entry.kind {
-            EntryKind::HardLink if !selection.is_all() => self.name(entry, existing),
-            _ => self.bring(entry, existing, None),
+        if entry.kind == EntryKind::HardLink && !selection.is_all() {
+            return self.name(entry, existing);
         }
+        self.bring(entry, existing, None)
     }
 
     /// Brings an entry about; its content is what comes next in the snapshot's tree, or in another.

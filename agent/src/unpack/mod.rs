@@ -212,7 +212,11 @@ impl Unpack<'_> {
             }
             EntryKind::File => self.file(archive, &entry, &data),
             EntryKind::HardLink => self.link(&entry),
-            _ => {
+            EntryKind::Symlink
+            | EntryKind::CharDevice
+            | EntryKind::BlockDevice
+            | EntryKind::Fifo
+            | EntryKind::Socket => {
                 let unrestored = self.target.create_node(&entry)?;
                 self.report.unrestored.extend(unrestored);
                 Ok(())

@@ -57,7 +57,9 @@ impl<'a> Chunks<'a> {
     pub(super) fn new(remote: &'a Remote, vault: &Arc<Vault>, sample: &'a Sample) -> Result<Self, OpenError> {
         let content = match sample {
             Sample::None => None,
-            _ => Some(Content::new(remote.fetcher(), vault)?),
+            Sample::All | Sample::Part { .. } | Sample::Share { .. } | Sample::Bytes(_) => {
+                Some(Content::new(remote.fetcher(), vault)?)
+            }
         };
         Ok(Self { remote, sample, content, names: Vec::new(), asked: VecDeque::new() })
     }

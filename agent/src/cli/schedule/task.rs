@@ -196,7 +196,11 @@ pub(super) fn verdict(attempt: &Attempt, stopping: bool) -> Verdict {
         Some(Exit::Usage | Exit::NotFound | Exit::NotAuthorised | Exit::RolledBack | Exit::Container) => {
             Verdict::Hopeless
         }
-        _ => Verdict::Again,
+        // A process that was killed has a code that is not ours.
+        None
+        | Some(Exit::Failed | Exit::Unreachable | Exit::Damage | Exit::Hook | Exit::NoSpace | Exit::Interrupted) => {
+            Verdict::Again
+        }
     }
 }
 
