@@ -54,6 +54,13 @@ impl Budget {
 }
 
 impl Permit {
+    /// Splits `bytes` off, if there are as many.
+    #[must_use]
+    pub fn split(&mut self, bytes: usize) -> Option<Self> {
+        self.bytes = self.bytes.checked_sub(bytes)?;
+        Some(Self { shared: self.shared.clone(), bytes })
+    }
+
     /// Gives back what is over `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         if bytes < self.bytes {
@@ -94,5 +101,18 @@ mod tests {
         waiting.join().unwrap();
         drop(first);
         drop(budget.take(1000));
+    }
+
+    #[test]
+    fn a_share_can_be_divided() {
+        let budget = Budget::new(100);
+        let mut whole = budget.take(60);
+        let part = whole.split(50).unwrap();
+        assert!(whole.split(11).is_none());
+        assert!(budget.try_take(41).is_none());
+        drop(whole);
+        assert!(budget.try_take(50).is_some() && budget.try_take(51).is_none());
+        drop(part);
+        assert!(budget.try_take(100).is_some());
     }
 }

@@ -198,7 +198,7 @@ mod tests {
             Change { path: path("more"), action: Action::Delete },
             change("other", &[Property::Kind]),
             change("owned", &[owner.clone(), mode.clone()]),
-            change("owned/by", &[owner.clone()]),
+            change("owned/by", std::slice::from_ref(&owner)),
             change("unlisted", &[xattr("user.a")]),
             change("xattr", &[xattr("user.a"), xattr("user.b")]),
         ];

@@ -110,7 +110,8 @@ struct Wanted {
 #[derive(Default)]
 struct Batch {
     chunks: Vec<Reference>,
-    bytes: usize,
+    /// What is left for further chunks; none before the first.
+    room: Option<Permit>,
 }
 
 impl Restore<'_> {
@@ -154,19 +155,19 @@ impl Restore<'_> {
             let writers: Vec<_> = (0..WRITERS)
                 .map(|_| {
                     let (arrived, finished) = (arrived.clone(), finished.clone());
-                    scope.spawn(move || shared.stopping(shared.write_arrivals(&arrived, &finished)))
+                    scope.spawn(move || shared.stopping(|| shared.write_arrivals(&arrived, &finished)))
                 })
                 .collect();
             let comparers: Vec<_> = (0..COMPARERS)
                 .map(|_| {
                     let queue = queue.clone();
-                    scope.spawn(move || shared.stopping(compare::work(shared, &queue)))
+                    scope.spawn(move || shared.stopping(|| compare::work(shared, &queue)))
                 })
                 .collect();
             drop(queue);
-            let planned = shared.stopping(plan::run(shared, tree, jobs, self.old_record()));
+            let planned = shared.stopping(|| plan::run(shared, tree, jobs, self.old_record()));
             let compared: Vec<_> = comparers.into_iter().map(join).collect();
-            let drained = shared.stopping(shared.drain());
+            let drained = shared.stopping(|| shared.drain());
             drop(done);
             let written: Vec<_> = writers.into_iter().map(join).collect();
             let (mut transferred, failed) = match planned {
@@ -185,14 +186,26 @@ impl Restore<'_> {
     }
 }
 
+/// When it is dropped, the threads of a transfer stop.
+struct StopsOthers<'a>(&'a Transfer<'a>);
+
+impl Drop for StopsOthers<'_> {
+    fn drop(&mut self) {
+        self.0.stopped.store(true, Ordering::Relaxed);
+        // Whoever waits for the budget gets it, and sees that the work has stopped.
+        lock(&self.0.wanted).clear();
+        self.0.emptied.notify_all();
+    }
+}
+
 impl Transfer<'_> {
-    /// Makes the other threads stop when this one fails.
-    fn stopping<T>(&self, outcome: Result<T, RestoreError>) -> Result<T, RestoreError> {
-        if outcome.is_err() {
-            self.stopped.store(true, Ordering::Relaxed);
-            // Whoever waits for the budget gets it, and sees that the work has stopped.
-            lock(&self.wanted).clear();
-            self.emptied.notify_all();
+    /// Makes the other threads stop when this one fails, or panics: none of them waits for what
+    /// does not come any more.
+    fn stopping<T>(&self, work: impl FnOnce() -> Result<T, RestoreError>) -> Result<T, RestoreError> {
+        let guard = StopsOthers(self);
+        let outcome = work();
+        if outcome.is_ok() {
+            std::mem::forget(guard);
         }
         outcome
     }
@@ -233,35 +246,36 @@ impl Transfer<'_> {
                 return Ok(());
             }
         }
-        // The batch at hand may be what others wait for: it must be on its way before
-        // this thread waits for them.
-        let permit = match self.budget.try_take(len + COST) {
+        let mut batch = lock(&self.batch);
+        let permit = match batch.room.as_mut().and_then(|room| room.split(len + COST)) {
             Some(permit) => permit,
             None => {
-                self.ask()?;
-                self.budget.take(len + COST)
+                self.send(std::mem::take(&mut *batch));
+                // Room for a whole batch at once: whoever waits for that of a single chunk asks
+                // for one at a time from then on. What is waited for is on its way.
+                let mut room = self.budget.take(BATCH_BYTES.max(len) + BATCH * COST);
+                let permit = room.split(len + COST);
+                batch.room = Some(room);
+                permit.ok_or(RestoreError::Stopped)?
             }
         };
         self.check()?;
-        let mut wanted = lock(&self.wanted);
-        let place = (task.clone(), offset);
-        match wanted.entry(reference.cid) {
+        match lock(&self.wanted).entry(reference.cid) {
             std::collections::hash_map::Entry::Occupied(mut known) => {
-                known.get_mut().places.push(place);
+                known.get_mut().places.push((task.clone(), offset));
                 return Ok(());
             }
             std::collections::hash_map::Entry::Vacant(free) => {
-                free.insert(Wanted { child: reference.child, places: vec![place], _permit: permit });
+                let places = vec![(task.clone(), offset)];
+                free.insert(Wanted { child: reference.child, places, _permit: permit });
             }
         }
-        drop(wanted);
         lock(&self.report).bytes_fetched += len as u64;
-        let mut batch = lock(&self.batch);
         batch.chunks.push(*reference);
-        batch.bytes += len;
-        let full = batch.chunks.len() >= BATCH || batch.bytes >= BATCH_BYTES;
-        drop(batch);
-        if full { self.ask() } else { Ok(()) }
+        if batch.chunks.len() >= BATCH {
+            self.send(std::mem::take(&mut *batch));
+        }
+        Ok(())
     }
 
     /// Copies a chunk from a file that is complete. Returns whether there was one.
@@ -282,21 +296,19 @@ impl Transfer<'_> {
         Ok(true)
     }
 
-    /// Sends the batch at hand.
-    fn ask(&self) -> Result<(), RestoreError> {
-        self.check()?;
-        let batch = std::mem::take(&mut *lock(&self.batch));
+    /// Asks for what a batch lists; what is left of its room is free for the next one.
+    fn send(&self, batch: Batch) {
         if !batch.chunks.is_empty() {
             let arrivals = self.arrivals.clone();
             // Nobody misses what arrives after the end.
             self.fetcher.fetch(BlobKind::Chunk, &batch.chunks, move |fetched| drop(arrivals.send(fetched)));
         }
-        Ok(())
     }
 
     /// Waits until everything asked for has been written.
     fn drain(&self) -> Result<(), RestoreError> {
-        self.ask()?;
+        self.check()?;
+        self.send(std::mem::take(&mut *lock(&self.batch)));
         let mut wanted = lock(&self.wanted);
         while !wanted.is_empty() {
             self.check()?;
