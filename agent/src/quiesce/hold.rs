@@ -48,9 +48,9 @@ pub struct Holder {
     pub engine: Engine,
     /// Where it is written down.
     pub ledger: Ledger,
-    /// The volume.
+    /// What stands still when its containers do.
     pub target: Target,
-    /// Why.
+    /// What it stands still for.
     pub purpose: Purpose,
     /// What the configuration says of the volume.
     pub wish: Wish,
@@ -226,7 +226,7 @@ impl Hold {
         for step in &self.plan.steps {
             let Some(hook) = &step.pre else { continue };
             let environment = hooks::environment(target.name().as_str(), None);
-            let call = Call { name: "exec-pre", hook, environment };
+            let call = hooks::Call { name: "exec-pre", hook, environment };
             let interrupt = until(cancelled);
             let outcome = hooks::run(&engine, step, call, &say, interrupt).await;
             if cancelled() {
