@@ -21,6 +21,7 @@ mod entries;
 mod export;
 mod find;
 mod forget;
+mod from;
 mod ground;
 mod helper;
 mod import;
