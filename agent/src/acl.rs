@@ -8,10 +8,10 @@
 use std::fmt::Write as _;
 
 /// Attribute that holds the list which decides on access.
-pub const ACCESS: &[u8] = b"system.posix_acl_access";
+pub(crate) const ACCESS: &[u8] = b"system.posix_acl_access";
 
 /// Attribute of a directory that holds the list which new entries get.
-pub const DEFAULT: &[u8] = b"system.posix_acl_default";
+pub(crate) const DEFAULT: &[u8] = b"system.posix_acl_default";
 
 const VERSION: u32 = 2;
 const NO_ID: u32 = u32::MAX;
@@ -29,7 +29,7 @@ const TAGS: [(u16, &str, bool); 6] = [
 
 /// The text of a list in the kernel's form, with numbers for names; `None` if it is none.
 #[must_use]
-pub fn to_text(binary: &[u8]) -> Option<String> {
+pub(crate) fn to_text(binary: &[u8]) -> Option<String> {
     let (version, entries) = binary.split_first_chunk::<4>()?;
     if u32::from_le_bytes(*version) != VERSION || entries.len() % ENTRY_LEN != 0 {
         return None;
@@ -52,7 +52,7 @@ pub fn to_text(binary: &[u8]) -> Option<String> {
 ///
 /// # Errors
 /// With what cannot be understood, as text.
-pub fn from_text(text: &str, lookup: impl Fn(&str, bool) -> Option<u32>) -> Result<Vec<u8>, String> {
+pub(crate) fn from_text(text: &str, lookup: impl Fn(&str, bool) -> Option<u32>) -> Result<Vec<u8>, String> {
     let mut entries = Vec::new();
     for line in text.split(['\n', ',']) {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -103,7 +103,7 @@ fn entry(line: &str, lookup: &impl Fn(&str, bool) -> Option<u32>) -> Option<(u16
 
 /// The number of a user or group of this machine.
 #[must_use]
-pub fn of_this_machine(name: &str, group: bool) -> Option<u32> {
+pub(crate) fn of_this_machine(name: &str, group: bool) -> Option<u32> {
     let file = if group { "/etc/group" } else { "/etc/passwd" };
     let text = std::fs::read_to_string(file).ok()?;
     let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());

@@ -23,20 +23,10 @@ const VERSION: i32 = 2;
 pub enum CacheError {
     /// Its directory or file.
     #[error("cannot use the cache {}", .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    File { path: PathBuf, source: io::Error },
     /// SQLite.
     #[error("cannot use the cache {}", .path.display())]
-    Database {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: rusqlite::Error,
-    },
+    Database { path: PathBuf, source: rusqlite::Error },
 }
 
 /// The last tree of the volume that this machine made: that of its last snapshot, or that of
@@ -45,7 +35,6 @@ pub enum CacheError {
 pub struct Parent {
     /// The last snapshot, if there is one.
     pub snapshot: Option<SnapshotId>,
-    /// Its root.
     pub root: Reference,
     /// How its files were cut.
     pub chunker: ChunkerParameters,

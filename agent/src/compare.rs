@@ -25,24 +25,22 @@ const ATTRIBUTE: usize = 64 << 10;
 /// Something could not be looked at.
 #[derive(Debug, Error)]
 #[error("cannot read {}", path.display())]
-pub struct CompareError {
-    /// Where.
-    pub path: PathBuf,
-    /// Why.
-    pub source: io::Error,
+pub(crate) struct CompareError {
+    pub(crate) path: PathBuf,
+    pub(crate) source: io::Error,
 }
 
 /// What a comparison came to.
 #[derive(Debug, Default)]
-pub struct Comparison {
+pub(crate) struct Comparison {
     /// Entries of the first directory, without itself.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Bytes of content read from it.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// The first differences: the path below the directories, and what differs.
-    pub differences: Vec<(PathBuf, String)>,
+    pub(crate) differences: Vec<(PathBuf, String)>,
     /// How many there are.
-    pub difference_count: u64,
+    pub(crate) difference_count: u64,
 }
 
 impl Comparison {
@@ -58,7 +56,7 @@ impl Comparison {
 ///
 /// # Errors
 /// When something of either cannot be read.
-pub fn compare(one: &Path, other: &Path) -> Result<Comparison, CompareError> {
+pub(crate) fn compare(one: &Path, other: &Path) -> Result<Comparison, CompareError> {
     let mut walk = Walk { one, other, links: BTreeMap::new(), found: Comparison::default() };
     walk.entry(Path::new(""))?;
     Ok(walk.found)

@@ -28,7 +28,7 @@ const OPENERS: usize = 2;
 
 /// What stands at a place of the queue.
 #[derive(Clone, Debug)]
-pub enum Part {
+pub(crate) enum Part {
     /// A mark alone.
     Mark,
     /// The plaintext of a chunk.
@@ -39,7 +39,7 @@ pub enum Part {
 
 /// Why a chunk cannot be had.
 #[derive(Clone, Debug)]
-pub enum Lost {
+pub(crate) enum Lost {
     /// The server does not have it whole.
     Absent,
     /// What came is not the chunk; in words.
@@ -56,7 +56,7 @@ impl std::fmt::Display for Lost {
 }
 
 /// Chunks and marks between them. `T` is what the caller knows a place by.
-pub struct Content<T> {
+pub(crate) struct Content<T> {
     fetcher: Fetcher,
     arrivals: Sender<Arrival>,
     opened: Receiver<Result<(Cid, Part), RemoteError>>,
@@ -80,7 +80,7 @@ impl<T> Content<T> {
     ///
     /// # Errors
     /// When decompression cannot be set up.
-    pub fn new(fetcher: Fetcher, vault: &Arc<Vault>) -> Result<Self, OpenError> {
+    pub(crate) fn new(fetcher: Fetcher, vault: &Arc<Vault>) -> Result<Self, OpenError> {
         let (arrivals, arrived) = unbounded();
         let (sender, opened) = unbounded();
         for number in 0..OPENERS {
@@ -105,12 +105,12 @@ impl<T> Content<T> {
 
     /// Whether something should be taken out before more is put in.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.bytes >= BUDGET || self.queue.len() >= QUEUE
     }
 
     /// Puts a place at the end of the queue.
-    pub fn push(&mut self, mark: T, chunk: Option<Reference>) {
+    pub(crate) fn push(&mut self, mark: T, chunk: Option<Reference>) {
         self.queue.push_back((mark, chunk));
         let Some(chunk) = chunk else { return };
         if let Some(slot) = self.slots.get_mut(&chunk.cid) {
@@ -150,7 +150,7 @@ impl<T> Content<T> {
     ///
     /// # Errors
     /// When the server refuses or stays away.
-    pub fn pop(&mut self) -> Result<Option<(T, Option<Reference>, Part)>, RemoteError> {
+    pub(crate) fn pop(&mut self) -> Result<Option<(T, Option<Reference>, Part)>, RemoteError> {
         let Some((mark, chunk)) = self.queue.pop_front() else { return Ok(None) };
         let part = match &chunk {
             None => Part::Mark,

@@ -13,7 +13,7 @@ const LOOK: usize = 64;
 
 /// What became of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Only the second snapshot has it.
     Added,
     /// Only the first snapshot has it.
@@ -28,23 +28,21 @@ pub enum Kind {
 
 /// An entry that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// Where.
-    pub path: EntryPath,
-    /// How.
-    pub kind: Kind,
+pub(crate) struct Change {
+    pub(crate) path: EntryPath,
+    pub(crate) kind: Kind,
     /// The entry in the first snapshot, if it had to be read.
-    pub old: Option<Box<Entry>>,
+    pub(crate) old: Option<Box<Entry>>,
     /// The entry in the second snapshot, if it had to be read.
-    pub new: Option<Box<Entry>>,
+    pub(crate) new: Option<Box<Entry>>,
     /// Bytes of a file that the second snapshot does not have any more.
-    pub bytes_removed: u64,
+    pub(crate) bytes_removed: u64,
     /// Bytes of a file that the first snapshot does not have yet.
-    pub bytes_added: u64,
+    pub(crate) bytes_added: u64,
 }
 
 /// A comparison under way.
-pub struct Diff<N> {
+pub(crate) struct Diff<N> {
     old: Side<N>,
     new: Side<N>,
     /// The file that both sides are in.
@@ -99,7 +97,7 @@ enum Step {
 impl<N: NodeSource> Diff<N> {
     /// Compares two trees, both from their beginning or from the same path.
     #[must_use]
-    pub const fn new(old: TreeReader<N>, new: TreeReader<N>) -> Self {
+    pub(crate) const fn new(old: TreeReader<N>, new: TreeReader<N>) -> Self {
         Self { old: Side { tree: old, file: None }, new: Side { tree: new, file: None }, current: None }
     }
 
@@ -107,7 +105,7 @@ impl<N: NodeSource> Diff<N> {
     ///
     /// # Errors
     /// When a node cannot be had or is malformed.
-    pub fn next_change(&mut self) -> Result<Option<Change>, TreeError<N::Error>> {
+    pub(crate) fn next_change(&mut self) -> Result<Option<Change>, TreeError<N::Error>> {
         loop {
             match self.step()? {
                 Step::On => {}

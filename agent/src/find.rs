@@ -16,7 +16,7 @@ const REMEMBERED: usize = 200_000;
 const READ_AHEAD: usize = 16;
 
 /// Searches trees, one after the other.
-pub struct Search {
+pub(crate) struct Search {
     pattern: Pattern,
     known: HashMap<Cid, Matches>,
     remembered: usize,
@@ -43,7 +43,7 @@ impl Matches {
 impl Search {
     /// A search for `pattern`.
     #[must_use]
-    pub fn new(pattern: Pattern) -> Self {
+    pub(crate) fn new(pattern: Pattern) -> Self {
         Self { pattern, known: HashMap::new(), remembered: 0 }
     }
 
@@ -51,7 +51,7 @@ impl Search {
     ///
     /// # Errors
     /// When a node cannot be had or is malformed.
-    pub fn tree<N: NodeSource>(
+    pub(crate) fn tree<N: NodeSource>(
         &mut self,
         nodes: &mut N,
         root: &Reference,

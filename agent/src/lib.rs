@@ -2,32 +2,32 @@
 //!
 //! The only crate that holds realm keys or sees plaintext.
 
-pub mod acl;
+mod acl;
 pub mod backup;
 pub mod budget;
-pub mod cache;
+mod cache;
 pub mod chunk;
 pub mod cli;
-pub mod compare;
+mod compare;
 pub mod config;
-pub mod content;
-pub mod diff;
+mod content;
+mod diff;
 pub mod docker;
-pub mod dump;
+mod dump;
 mod durable;
-pub mod find;
+mod find;
 pub mod keys;
-pub mod pattern;
-pub mod progress;
+mod pattern;
+mod progress;
 pub mod quiesce;
 pub mod remote;
-pub mod restore;
-pub mod schedule;
+mod restore;
+mod schedule;
 mod shelf;
 pub mod snapshot;
-pub mod suggest;
+mod suggest;
 pub mod tree;
-pub mod unpack;
+mod unpack;
 pub mod vault;
-pub mod verify;
+mod verify;
 pub mod volume;

@@ -10,11 +10,10 @@ use vsync_protocol::tree::EntryPath;
 /// A pattern that cannot be understood.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("bad pattern {pattern:?}: {reason}")]
-pub struct BadPattern {
-    /// The pattern.
-    pub pattern: String,
+pub(crate) struct BadPattern {
+    pub(crate) pattern: String,
     /// What is wrong with it.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// What a path must look like.
@@ -23,7 +22,7 @@ pub struct BadPattern {
 /// and `?` stand for anything but a slash, `**` for any directories. A slash at the end makes
 /// it fit directories alone.
 #[derive(Debug)]
-pub struct Pattern {
+pub(crate) struct Pattern {
     glob: GlobMatcher,
     /// Names are compared, not paths.
     names: bool,
@@ -36,7 +35,7 @@ impl Pattern {
     ///
     /// # Errors
     /// When it cannot be understood.
-    pub fn parse(pattern: &str) -> Result<Self, BadPattern> {
+    pub(crate) fn parse(pattern: &str) -> Result<Self, BadPattern> {
         let bad = |reason: String| BadPattern { pattern: pattern.to_owned(), reason };
         let (body, directories) = pattern.strip_suffix('/').map_or((pattern, false), |body| (body, true));
         let path = body.trim_start_matches('/');
@@ -50,7 +49,7 @@ impl Pattern {
 
     /// Whether it fits what is at `path`.
     #[must_use]
-    pub fn fits(&self, path: &EntryPath, is_directory: bool) -> bool {
+    pub(crate) fn fits(&self, path: &EntryPath, is_directory: bool) -> bool {
         let text = if self.names { path.name() } else { path.as_bytes() };
         (is_directory || !self.directories) && self.glob.is_match(OsStr::from_bytes(text))
     }

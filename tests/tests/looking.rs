@@ -113,7 +113,7 @@ fn a_dump_replaces_a_file_when_it_is_whole_and_writes_through_devices() {
     assert_eq!(fs::read_to_string(home.join("out")).unwrap(), "old");
     bed.run("dump data:random -o out").success();
     assert!(fs::read(home.join("out")).unwrap() == random);
-    let names = fs::read_dir(home).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert_eq!(names.filter(|name| name.starts_with("out")).collect::<Vec<_>>(), ["out"]);
 
     bed.run("dump data:random -o /dev/null").success();

@@ -14,22 +14,22 @@ use crate::remote::Patience;
 
 /// A machine that knows who it is.
 #[derive(Debug)]
-pub struct Context {
+pub(crate) struct Context {
     /// `vsync.toml`.
-    pub config: Config,
+    pub(crate) config: Config,
     /// `vsync.pub`.
-    pub registry: Registry,
+    pub(crate) registry: Registry,
     /// The keys of this machine; [`Bundle::machine`] is its name.
-    pub bundle: Bundle,
+    pub(crate) bundle: Bundle,
     /// Where caches and journals of this machine are.
-    pub state_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
     /// How long a server may stay away or silent.
-    pub patience: Patience,
+    pub(crate) patience: Patience,
 }
 
 /// The machine cannot work for the realm as it is.
 #[derive(Debug, Error)]
-pub enum ContextError {
+pub(crate) enum ContextError {
     /// The configuration is missing or wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -44,7 +44,7 @@ pub enum ContextError {
     ReadRegistry {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// What the system said.
         source: io::Error,
     },
     /// There is no `vsync.pub`.
@@ -87,7 +87,7 @@ pub enum ContextError {
 impl ContextError {
     /// What to do about it; for wrapped errors, they know.
     #[must_use]
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoRegistry { .. } => "run `vsync init` and `vsync keygen --all` on the administrator's machine, \
                                         and commit vsync.pub beside vsync.toml"
@@ -108,7 +108,7 @@ impl Context {
     ///
     /// # Errors
     /// When something is missing, wrong, or of another realm or machine.
-    pub fn load(args: &GlobalArgs) -> Result<Self, ContextError> {
+    pub(crate) fn load(args: &GlobalArgs) -> Result<Self, ContextError> {
         let config = load_config(args)?;
         let registry = load_registry(&config)?;
         let name = find::identity(&config.path, args.machine.as_ref())?;
@@ -122,13 +122,13 @@ impl Context {
 impl Context {
     /// Where this machine keeps what it knows of its realm.
     #[must_use]
-    pub fn realm_dir(&self) -> PathBuf {
+    pub(crate) fn realm_dir(&self) -> PathBuf {
         self.state_dir.join(self.bundle.realm_id.to_string())
     }
 
     /// The lock of whoever backs `volume` up on this machine.
     #[must_use]
-    pub fn volume_lock(&self, volume: &VolumeName) -> PathBuf {
+    pub(crate) fn volume_lock(&self, volume: &VolumeName) -> PathBuf {
         self.realm_dir().join("locks").join(self.bundle.machine.as_str()).join(format!("{volume}.lock"))
     }
 }
@@ -148,7 +148,7 @@ pub(super) fn belongs(bundle: &Bundle, registry: &Registry) -> Result<(), Contex
 ///
 /// # Errors
 /// When there is none, or it is wrong.
-pub fn load_config(args: &GlobalArgs) -> Result<Config, ConfigError> {
+pub(crate) fn load_config(args: &GlobalArgs) -> Result<Config, ConfigError> {
     let mut config = Config::load(&find::config(args.config.as_deref())?)?;
     if let Some(directory) = &args.keys {
         config.keys = KeysConfig::Directory(directory.clone());
@@ -160,7 +160,7 @@ pub fn load_config(args: &GlobalArgs) -> Result<Config, ConfigError> {
 ///
 /// # Errors
 /// When it is missing, wrong, or of a realm with another name.
-pub fn load_registry(config: &Config) -> Result<Registry, ContextError> {
+pub(crate) fn load_registry(config: &Config) -> Result<Registry, ContextError> {
     let path = config.registry_path();
     match std::fs::read_to_string(&path) {
         Ok(text) => {
@@ -178,7 +178,7 @@ pub fn load_registry(config: &Config) -> Result<Registry, ContextError> {
 ///
 /// # Errors
 /// When there is neither an option nor a home.
-pub fn state_dir(args: &GlobalArgs) -> Result<PathBuf, ContextError> {
+pub(crate) fn state_dir(args: &GlobalArgs) -> Result<PathBuf, ContextError> {
     if let Some(path) = &args.state_dir {
         return Ok(path.clone());
     }

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Zoned;
-use vsync_protocol::id::MachineName;
 
 use super::GlobalArgs;
+use super::from::FromArgs;
 use super::progress::Display;
 use super::report::{Exit, Failure};
-use super::session::Session;
 use super::signal::Stop;
 use super::spec::{Bare, Spec};
 use super::{export, output};
@@ -35,13 +34,8 @@ pub(super) struct DumpArgs {
     #[arg(value_name = "SNAPSHOT[:PATH]")]
     what: String,
 
-    /// The server to ask [default: the only one]
-    #[arg(long, env = "VSYNC_SERVER", value_name = "NAME")]
-    server: Option<MachineName>,
-
-    /// The machine whose backup it is [default: the only one that has it]
-    #[arg(long, env = "VSYNC_SOURCE", value_name = "NAME")]
-    source: Option<MachineName>,
+    #[command(flatten)]
+    from: FromArgs,
 
     /// The form in which a directory is written
     #[arg(long, value_name = "FORMAT", default_value = "tar")]
@@ -62,8 +56,7 @@ enum Archive {
 impl DumpArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let spec = Spec::parse(&self.what, Bare::Snapshot, &Zoned::now())?;
-        let session = Session::open(global, self.server.as_ref())?;
-        let snapshot = session.find(&spec, self.source.as_ref())?;
+        let (session, snapshot) = self.from.find(global, &spec)?;
         let vault = session.vault(&snapshot)?;
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use jiff::Zoned;
 use serde_json::json;
-use vsync_protocol::id::MachineName;
 
 use super::GlobalArgs;
+use super::from::FromArgs;
 use super::output;
 use super::progress::Display;
 use super::report::{Exit, Failure, io_exit};
-use super::session::{Session, short};
+use super::session::short;
 use super::signal::Stop;
 use super::spec::{Bare, Spec};
 use crate::dump::{self, DumpError, DumpReport, Form};
@@ -38,13 +38,8 @@ pub(super) struct ExportArgs {
     #[arg(value_name = "VOLUME[@SNAPSHOT]")]
     what: String,
 
-    /// The server to ask [default: the only one]
-    #[arg(long, env = "VSYNC_SERVER", value_name = "NAME")]
-    server: Option<MachineName>,
-
-    /// The machine whose backup it is [default: the only one that has it]
-    #[arg(long, env = "VSYNC_SOURCE", value_name = "NAME")]
-    source: Option<MachineName>,
+    #[command(flatten)]
+    from: FromArgs,
 
     /// The directory for a new file SOURCE-VOLUME-TIME.tar [default: the current one]
     #[arg(long, value_name = "DIR", conflicts_with = "output")]
@@ -58,8 +53,7 @@ pub(super) struct ExportArgs {
 impl ExportArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let spec = Spec::parse(&self.what, Bare::Volume, &Zoned::now())?;
-        let session = Session::open(global, self.server.as_ref())?;
-        let snapshot = session.find(&spec, self.source.as_ref())?;
+        let (session, snapshot) = self.from.find(global, &spec)?;
         let progress = Arc::new(Progress::default());
         Stop::install()?.cancels(progress.clone());
         if spec.path.is_root() {

@@ -38,7 +38,7 @@ pub(super) struct KeygenArgs {
 
 /// Keys could not be made.
 #[derive(Debug, Error)]
-pub enum KeygenError {
+pub(crate) enum KeygenError {
     /// The key store failed.
     #[error(transparent)]
     Keys(#[from] KeyStoreError),
@@ -67,7 +67,7 @@ pub enum KeygenError {
 impl KeygenError {
     /// What to do about it; for wrapped errors, they know.
     #[must_use]
-    pub fn hint(&self) -> Option<String> {
+    pub(crate) fn hint(&self) -> Option<String> {
         matches!(self, Self::OtherRealm | Self::OldRealmKey { .. })
             .then(|| "use the key store of the machine where this realm was last changed".to_owned())
     }

@@ -1,14 +1,14 @@
 //! `vsync ls`.
 
 use jiff::{Timestamp, Zoned};
-use vsync_protocol::id::MachineName;
 use vsync_protocol::tree::{Entry, EntryKind, EntryPath};
 
 use super::GlobalArgs;
 use super::entries;
+use super::from::FromArgs;
 use super::output;
 use super::report::{Exit, Failure};
-use super::session::{Session, short};
+use super::session::short;
 use super::spec::{Bare, Spec};
 use super::time;
 use crate::restore;
@@ -26,13 +26,8 @@ pub(super) struct LsArgs {
     #[arg(value_name = "SNAPSHOT[:PATH]")]
     what: String,
 
-    /// The server to ask [default: the only one]
-    #[arg(long, env = "VSYNC_SERVER", value_name = "NAME")]
-    server: Option<MachineName>,
-
-    /// The machine whose backup it is [default: the only one that has it]
-    #[arg(long, env = "VSYNC_SOURCE", value_name = "NAME")]
-    source: Option<MachineName>,
+    #[command(flatten)]
+    from: FromArgs,
 
     /// What is in directories, too
     #[arg(short = 'R', long)]
@@ -47,8 +42,7 @@ impl LsArgs {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let now = Zoned::now();
         let spec = Spec::parse(&self.what, Bare::Snapshot, &now)?;
-        let session = Session::open(global, self.server.as_ref())?;
-        let snapshot = session.find(&spec, self.source.as_ref())?;
+        let (session, snapshot) = self.from.find(global, &spec)?;
         let vault = session.vault(&snapshot)?;
         let base = &spec.path;
         let (_, mut tree) = restore::open_tree(&session.remote, &vault, &snapshot, base)?;

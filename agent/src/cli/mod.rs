@@ -13,7 +13,7 @@ mod completions;
 mod config;
 mod configure;
 mod connection;
-pub mod context;
+mod context;
 mod diff;
 mod due;
 mod dump;
@@ -21,6 +21,7 @@ mod entries;
 mod export;
 mod find;
 mod forget;
+mod from;
 mod ground;
 mod helper;
 mod import;
@@ -34,14 +35,14 @@ mod ls;
 mod man;
 mod missing;
 mod moved_in;
-pub mod output;
+mod output;
 mod pin;
 mod progress;
 mod quickstart;
 mod quiesce;
 mod recovery;
 mod release;
-pub mod report;
+mod report;
 mod restore;
 mod schedule;
 mod server;
@@ -55,7 +56,7 @@ mod status;
 mod summary;
 #[cfg(test)]
 mod tests;
-pub mod time;
+mod time;
 mod unhold;
 mod verify;
 mod volumes;
@@ -74,7 +75,7 @@ use crate::remote::Patience;
 /// Encrypted, deduplicating backup of Docker volumes
 #[derive(Debug, Parser)]
 #[command(name = "vsync", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
-pub struct Args {
+pub(crate) struct Args {
     #[command(flatten)]
     global: GlobalArgs,
     #[command(subcommand)]
@@ -95,44 +96,44 @@ Exit codes:
 /// Options that every command has.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Options of all commands")]
-pub struct GlobalArgs {
+pub(crate) struct GlobalArgs {
     /// The configuration [default: ./vsync.toml, else /etc/vsync/vsync.toml]
     #[arg(long, global = true, env = "VSYNC_CONFIG", value_name = "PATH")]
-    pub config: Option<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
 
     /// The machine to act as [default: as `vsync configure` said]
     #[arg(long = "as", global = true, env = "VSYNC_AS", value_name = "NAME")]
-    pub machine: Option<MachineName>,
+    pub(crate) machine: Option<MachineName>,
 
     /// Print results as JSON on stdout, and errors as JSON on stderr
     #[arg(long, global = true, env = "VSYNC_JSON", value_parser = BoolishValueParser::new())]
-    pub json: bool,
+    pub(crate) json: bool,
 
     /// The directory with the private keys [default: as vsync.toml says]
     #[arg(long, global = true, env = "VSYNC_KEYS", value_name = "DIR")]
-    pub keys: Option<PathBuf>,
+    pub(crate) keys: Option<PathBuf>,
 
     /// Say more on stderr; twice for still more
     #[arg(short, long, global = true, env = "VSYNC_VERBOSE", action = clap::ArgAction::Count, conflicts_with = "quiet")]
-    pub verbose: u8,
+    pub(crate) verbose: u8,
 
     /// Print nothing but errors
     #[arg(short, long, global = true, env = "VSYNC_QUIET", value_parser = BoolishValueParser::new())]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
 
     /// Show no progress, even on a terminal
     #[arg(long, global = true, env = "VSYNC_NO_PROGRESS", value_parser = BoolishValueParser::new())]
-    pub no_progress: bool,
+    pub(crate) no_progress: bool,
 
     /// Where caches and journals are [default: /var/lib/vsync, or below ~/.local/state]
     #[arg(long, global = true, env = "VSYNC_STATE_DIR", value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
+    pub(crate) state_dir: Option<PathBuf>,
 
     /// How many seconds a server may stay away, or silent, before the work is given up; ten
     /// times as many where it has much to do [default: 180]
     #[arg(long, global = true, env = "VSYNC_PATIENCE", value_name = "SECONDS", hide_short_help = true)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub patience: Option<u64>,
+    pub(crate) patience: Option<u64>,
 
     #[command(flatten)]
     pub(crate) recovery: recovery::RecoveryArgs,

@@ -10,14 +10,14 @@ use vsync_protocol::tree::EntryPath;
 use super::report::{Exit, Failure, io_exit};
 
 /// The forms of a time on the command line, for help and for errors.
-pub const TIME_FORMS: &str =
+pub(crate) const TIME_FORMS: &str =
     "write a time as 2026-11-20T10:05, 2026-11-20 (the end of that day), 2026-11-20T10:05:00Z or \"2h ago\"";
 
 /// Prints one line. A reader that has gone away (`| head`) is no failure.
 ///
 /// # Errors
 /// When stdout cannot be written, for example because the disk is full.
-pub fn line(text: impl Display) -> Result<(), Failure> {
+pub(crate) fn line(text: impl Display) -> Result<(), Failure> {
     print(format!("{text}\n").as_bytes())
 }
 
@@ -25,7 +25,7 @@ pub fn line(text: impl Display) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As [`line`].
-pub fn print(bytes: &[u8]) -> Result<(), Failure> {
+pub(crate) fn print(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -36,7 +36,7 @@ pub fn print(bytes: &[u8]) -> Result<(), Failure> {
 }
 
 /// Says something on stderr. Whether anybody hears it changes nothing of what the command does.
-pub fn say(text: impl Display) {
+pub(crate) fn say(text: impl Display) {
     // In one piece, so that the words of two threads do not mix.
     let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
 }
@@ -45,7 +45,7 @@ pub fn say(text: impl Display) {
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn json(value: &impl Serialize) -> Result<(), Failure> {
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     match serde_json::to_string(value) {
         Ok(text) => line(text),
         Err(error) => Err(Failure::of(&error, Exit::Failed)),
@@ -53,15 +53,15 @@ pub fn json(value: &impl Serialize) -> Result<(), Failure> {
 }
 
 /// How many of a list are printed.
-pub const SHOWN: usize = 20;
+pub(crate) const SHOWN: usize = 20;
 
 /// Prints the first of `all` items to stderr, each after `label`, and how many more there are.
-pub fn print_first<T: Display>(label: &str, items: impl IntoIterator<Item = T>, all: u64) {
+pub(crate) fn print_first<T: Display>(label: &str, items: impl IntoIterator<Item = T>, all: u64) {
     first(label, items, all).iter().for_each(say);
 }
 
 /// The first of `all` items as lines, each after `label`, and how many more there are.
-pub fn first<T: Display>(label: &str, items: impl IntoIterator<Item = T>, all: u64) -> Vec<String> {
+pub(crate) fn first<T: Display>(label: &str, items: impl IntoIterator<Item = T>, all: u64) -> Vec<String> {
     let mut lines: Vec<String> = items.into_iter().take(SHOWN).map(|item| format!("{label}: {item}")).collect();
     let more = all.saturating_sub(lines.len() as u64);
     if more > 0 {
@@ -72,13 +72,13 @@ pub fn first<T: Display>(label: &str, items: impl IntoIterator<Item = T>, all: u
 
 /// A path with what is wrong with it; the volume itself is a dot.
 #[must_use]
-pub fn reason((path, reason): &(EntryPath, String)) -> String {
+pub(crate) fn reason((path, reason): &(EntryPath, String)) -> String {
     if path.is_root() { format!(".: {reason}") } else { format!("{path}: {reason}") }
 }
 
 /// Whether a stream gets colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Colour {
+pub(crate) enum Colour {
     /// A terminal that shows them, and nobody set `NO_COLOR`.
     On,
     /// A file, a pipe, a dumb terminal, or a person who wants none.
@@ -88,13 +88,13 @@ pub enum Colour {
 impl Colour {
     /// For stdout.
     #[must_use]
-    pub fn stdout() -> Self {
+    pub(crate) fn stdout() -> Self {
         Self::of(io::stdout().is_terminal())
     }
 
     /// For stderr.
     #[must_use]
-    pub fn stderr() -> Self {
+    pub(crate) fn stderr() -> Self {
         Self::of(io::stderr().is_terminal())
     }
 
@@ -106,13 +106,13 @@ impl Colour {
 
     /// `text` in red, for failures.
     #[must_use]
-    pub fn red(self, text: &str) -> String {
+    pub(crate) fn red(self, text: &str) -> String {
         self.paint("31", text)
     }
 
     /// `text` in green, for what is well.
     #[must_use]
-    pub fn green(self, text: &str) -> String {
+    pub(crate) fn green(self, text: &str) -> String {
         self.paint("32", text)
     }
 
@@ -126,7 +126,7 @@ impl Colour {
 
 /// Where the cells of a column stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Align {
+pub(crate) enum Align {
     /// Words.
     Left,
     /// Numbers.
@@ -135,7 +135,7 @@ pub enum Align {
 
 /// Rows in aligned columns; `Display` renders them, header first, without a newline at the end.
 #[derive(Clone, Debug)]
-pub struct Table<const N: usize> {
+pub(crate) struct Table<const N: usize> {
     columns: [(&'static str, Align); N],
     rows: Vec<[String; N]>,
 }
@@ -143,12 +143,12 @@ pub struct Table<const N: usize> {
 impl<const N: usize> Table<N> {
     /// A table that has no rows yet.
     #[must_use]
-    pub const fn new(columns: [(&'static str, Align); N]) -> Self {
+    pub(crate) const fn new(columns: [(&'static str, Align); N]) -> Self {
         Self { columns, rows: Vec::new() }
     }
 
     /// Adds a row.
-    pub fn row(&mut self, cells: [String; N]) {
+    pub(crate) fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells);
     }
 }
@@ -175,7 +175,7 @@ impl<const N: usize> Display for Table<N> {
 
 /// `bytes` for people, with three digits: `1.50 GiB`.
 #[must_use]
-pub fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     if bytes < 1024 {
         return format!("{bytes} B");
@@ -193,7 +193,7 @@ pub fn size(bytes: u64) -> String {
 
 /// `duration` for people, with two units: `1 h 05 min`.
 #[must_use]
-pub fn duration(duration: Duration) -> String {
+pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match seconds {

@@ -7,7 +7,7 @@ use thiserror::Error;
 /// The text is no time.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{0:?} is not a time")]
-pub struct TimeError(pub String);
+pub(crate) struct TimeError(pub(crate) String);
 
 /// Reads a time: `2026-11-20T10:05` or `2026-11-20 10:05:30` in the zone of `now`, RFC 3339
 /// with an offset, `2h ago`, or `2026-11-20`, which is the last moment of that day, since one
@@ -15,7 +15,7 @@ pub struct TimeError(pub String);
 ///
 /// # Errors
 /// When the text has none of these forms, or names a time that does not exist.
-pub fn parse(text: &str, now: &Zoned) -> Result<Timestamp, TimeError> {
+pub(crate) fn parse(text: &str, now: &Zoned) -> Result<Timestamp, TimeError> {
     let text = text.trim();
     absolute(text, now).or_else(|| ago(text, now)).ok_or_else(|| TimeError(text.to_owned()))
 }
@@ -44,7 +44,7 @@ fn ago(text: &str, now: &Zoned) -> Option<Timestamp> {
 
 /// `time` for tables, in the zone of `now`: `2026-11-20 10:05:30`.
 #[must_use]
-pub fn format(time: Timestamp, now: &Zoned) -> String {
+pub(crate) fn format(time: Timestamp, now: &Zoned) -> String {
     time.to_zoned(now.time_zone().clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 

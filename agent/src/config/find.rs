@@ -7,16 +7,16 @@ use vsync_protocol::id::MachineName;
 use super::problem::ConfigError;
 
 /// Name of the configuration.
-pub const FILE_NAME: &str = "vsync.toml";
+pub(crate) const FILE_NAME: &str = "vsync.toml";
 
 /// Where a configuration for the whole machine is.
-pub const SYSTEM_PATH: &str = "/etc/vsync/vsync.toml";
+pub(crate) const SYSTEM_PATH: &str = "/etc/vsync/vsync.toml";
 
 /// The configuration to use: the one given, else that of the current directory, else the system's.
 ///
 /// # Errors
 /// When none was given and there is none. One that was given need not exist yet.
-pub fn config(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
+pub(crate) fn config(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }
@@ -27,7 +27,7 @@ pub fn config(given: Option<&Path>) -> Result<PathBuf, ConfigError> {
 
 /// The file that says which machine this is, beside the configuration at `config`.
 #[must_use]
-pub fn identity_path(config: &Path) -> PathBuf {
+pub(crate) fn identity_path(config: &Path) -> PathBuf {
     config.with_file_name(".vsync_identity")
 }
 
@@ -35,7 +35,7 @@ pub fn identity_path(config: &Path) -> PathBuf {
 ///
 /// # Errors
 /// When none was given and none was written, or something else was.
-pub fn identity(config: &Path, given: Option<&MachineName>) -> Result<MachineName, ConfigError> {
+pub(crate) fn identity(config: &Path, given: Option<&MachineName>) -> Result<MachineName, ConfigError> {
     if let Some(name) = given {
         return Ok(name.clone());
     }

@@ -5,10 +5,10 @@
 //! [`check`] its sense. All that is wrong with it is reported at once.
 
 mod check;
-pub mod find;
+pub(crate) mod find;
 mod hooks;
 mod notify;
-pub mod privateer;
+pub(crate) mod privateer;
 mod problem;
 mod raw;
 mod role;
@@ -61,7 +61,7 @@ pub struct Machine {
     pub role: Role,
     /// The volumes that it backs up.
     pub backup: Vec<VolumeName>,
-    /// When.
+    /// When it backs up what to which server.
     pub schedule: Vec<Schedule>,
     /// Name of the container in which its schedule runs, where it is not the usual one.
     pub schedule_container: Option<String>,
@@ -91,7 +91,7 @@ pub struct Server {
 pub struct Notify {
     /// The servers that use it; all of them if none is named.
     pub servers: Vec<MachineName>,
-    /// The way.
+    /// How they are told.
     pub way: Way,
 }
 
@@ -144,7 +144,7 @@ impl Written {
 /// A server that takes mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Smtp {
-    /// Its host.
+    /// The mail server, as its certificate names it.
     pub host: String,
     /// Its port.
     pub port: u16,
@@ -170,7 +170,7 @@ pub enum SmtpTls {
 /// A backup that is made regularly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// What.
+    /// What is backed up.
     pub volume: VolumeName,
     /// To where.
     pub server: MachineName,

@@ -15,7 +15,7 @@ const USUAL_PORT: u64 = 10022;
 
 /// A configuration that says what a `privateer.json` says.
 #[derive(Debug)]
-pub struct Converted {
+pub(crate) struct Converted {
     /// The text of `vsync.toml`.
     pub toml: String,
     /// What was lost or guessed, in the order of the file.
@@ -24,7 +24,7 @@ pub struct Converted {
 
 /// Something that has no counterpart, or that a person must look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Warning {
+pub(crate) struct Warning {
     /// Where in the JSON, as in `servers[0].container`.
     pub at: String,
     /// What to know.
@@ -39,7 +39,7 @@ impl fmt::Display for Warning {
 
 /// The file cannot be converted.
 #[derive(Debug, Error)]
-pub enum PrivateerError {
+pub(crate) enum PrivateerError {
     /// It is not JSON.
     #[error("it is not JSON")]
     Json(#[from] serde_json::Error),
@@ -60,7 +60,7 @@ pub enum PrivateerError {
 ///
 /// # Errors
 /// When the text is none, or names something that it does not define.
-pub fn convert(text: &str, realm: &RealmName) -> Result<Converted, PrivateerError> {
+pub(crate) fn convert(text: &str, realm: &RealmName) -> Result<Converted, PrivateerError> {
     let root: Value = serde_json::from_str(text.trim())?;
     if root.get("targets").is_some() || root.get("hosts").is_some() {
         return Err(PrivateerError::FirstVersion);

@@ -113,7 +113,7 @@ pub enum DockerError {
     NoProgram {
         /// The image's reference.
         image: String,
-        /// The program.
+        /// What its command begins with.
         program: String,
         /// What would run it.
         by: String,
@@ -124,7 +124,7 @@ pub enum DockerError {
     Program {
         /// The program's path.
         program: PathBuf,
-        /// The cause.
+        /// What the system said.
         source: io::Error,
     },
 

@@ -28,18 +28,13 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why a dump ended early.
 #[derive(Debug, Error)]
-pub enum DumpError {
+pub(crate) enum DumpError {
     /// The tree cannot be opened.
     #[error(transparent)]
     Restore(#[from] RestoreError),
     /// The tree cannot be read on.
     #[error("the description of {path} cannot be read on")]
-    Tree {
-        /// Where.
-        path: EntryPath,
-        /// Why.
-        source: Box<TreeError<NodeError>>,
-    },
+    Tree { path: EntryPath, source: Box<TreeError<NodeError>> },
     /// Network or server.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -48,18 +43,10 @@ pub enum DumpError {
     Opener(#[source] OpenError),
     /// A chunk cannot be had.
     #[error("blob {cid}, needed by {path}, is {lost}")]
-    Blob {
-        /// The chunk.
-        cid: Cid,
-        /// The file.
-        path: EntryPath,
-        /// Why.
-        lost: Lost,
-    },
+    Blob { cid: Cid, path: EntryPath, lost: Lost },
     /// The pieces of a file are not as long as the file.
     #[error("{path} has {len} bytes, but its content has {content}")]
     Length {
-        /// The file.
         path: EntryPath,
         /// What its entry says.
         len: u64,
@@ -72,7 +59,6 @@ pub enum DumpError {
     /// The entry has no content.
     #[error("{path} is a {kind}: it has no content")]
     NoContent {
-        /// The entry.
         path: EntryPath,
         /// What it is.
         kind: &'static str,
@@ -90,20 +76,20 @@ pub enum DumpError {
 
 /// What was dumped.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct DumpReport {
+pub(crate) struct DumpReport {
     /// Entries written.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Bytes of content written.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Sockets, for which tar has no form.
-    pub sockets: Vec<EntryPath>,
+    pub(crate) sockets: Vec<EntryPath>,
     /// Further names of files that are not in the archive.
-    pub left_out: Vec<EntryPath>,
+    pub(crate) left_out: Vec<EntryPath>,
 }
 
 /// The form of an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// Holes are zeros, and the directory itself is not in it: every unpacker takes that.
     Plain,
     /// Holes are left out (GNU's sparse format 1.0), and the volume's own directory is in it.
@@ -114,7 +100,7 @@ pub enum Form {
 ///
 /// # Errors
 /// When anything cannot be had exactly. What was written until then is right, but not all.
-pub fn run(
+pub(crate) fn run(
     remote: &Remote,
     vault: &Arc<Vault>,
     snapshot: &Snapshot,
@@ -170,7 +156,7 @@ fn content<T>(remote: &Remote, vault: &Arc<Vault>) -> Result<Content<T>, DumpErr
 
 /// What an entry is called.
 #[must_use]
-pub const fn kind_name(kind: EntryKind) -> &'static str {
+pub(crate) const fn kind_name(kind: EntryKind) -> &'static str {
     match kind {
         EntryKind::File => "file",
         EntryKind::Directory => "directory",

@@ -90,7 +90,7 @@ impl KeyFileError {
 ///
 /// # Errors
 /// When it is missing, or when anyone but its owner may read or write it.
-pub fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
+pub(crate) fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
     let file = File::open(path).map_err(KeyFileError::io("read", path))?;
     // Asked of the open file: its name may point elsewhere by now.
     let metadata = file.metadata().map_err(KeyFileError::io("read", path))?;
@@ -108,7 +108,7 @@ pub fn read(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
 ///
 /// # Errors
 /// When the file exists and `existing` is [`Existing::Refuse`], or the file system refuses.
-pub fn write(path: &Path, text: &str, existing: Existing) -> Result<(), KeyFileError> {
+pub(crate) fn write(path: &Path, text: &str, existing: Existing) -> Result<(), KeyFileError> {
     write_with_mode(path, text, existing, 0o600)
 }
 
@@ -116,7 +116,7 @@ pub fn write(path: &Path, text: &str, existing: Existing) -> Result<(), KeyFileE
 ///
 /// # Errors
 /// As [`write()`].
-pub fn write_public(path: &Path, text: &str, existing: Existing) -> Result<(), KeyFileError> {
+pub(crate) fn write_public(path: &Path, text: &str, existing: Existing) -> Result<(), KeyFileError> {
     write_with_mode(path, text, existing, 0o644)
 }
 
@@ -133,7 +133,7 @@ fn write_with_mode(path: &Path, text: &str, existing: Existing, mode: u32) -> Re
 ///
 /// # Errors
 /// When the file system refuses.
-pub fn create_directory(path: &Path) -> Result<(), KeyFileError> {
+pub(crate) fn create_directory(path: &Path) -> Result<(), KeyFileError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(KeyFileError::io("create", path))
 }
 

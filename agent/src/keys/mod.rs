@@ -13,15 +13,15 @@
 //! - [`source`]: secrets from variables, files and commands
 //! - [`kit`]: the sheet of paper from which everything can be recovered
 
-pub mod bundle;
-pub mod derive;
-pub mod file;
-pub mod kit;
-pub mod realm;
-pub mod secret;
-pub mod source;
-pub mod store;
-pub mod vault;
+pub(crate) mod bundle;
+pub(crate) mod derive;
+pub(crate) mod file;
+pub(crate) mod kit;
+pub(crate) mod realm;
+pub(crate) mod secret;
+pub(crate) mod source;
+pub(crate) mod store;
+pub(crate) mod vault;
 
 pub use bundle::Bundle;
 pub use derive::{EpochSecret, NameKey, RootSecret, WriterKeys, WriterSecret};
@@ -30,7 +30,7 @@ pub use kit::{Kit, KitError, KitServer};
 pub use realm::{RealmKey, recovery_machine};
 pub use secret::Secret;
 pub use store::{KeyStore, KeyStoreError};
-pub use vault::VaultError;
+pub(crate) use vault::VaultError;
 
 // Said in the configuration, and written into key files.
 pub use crate::config::Role;

@@ -26,7 +26,7 @@ pub enum SecretError {
         variable: String,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// What the system said.
         source: io::Error,
     },
     /// The command cannot be run.
@@ -34,7 +34,7 @@ pub enum SecretError {
     Command {
         /// Which variable it is.
         variable: String,
-        /// Why.
+        /// What the system said.
         source: io::Error,
     },
     /// The command failed.
@@ -57,7 +57,7 @@ pub enum SecretError {
 ///
 /// # Errors
 /// When it was given in two ways, or cannot be had in the way that was given.
-pub fn find(name: &str) -> Result<Option<Zeroizing<String>>, SecretError> {
+pub(crate) fn find(name: &str) -> Result<Option<Zeroizing<String>>, SecretError> {
     let (file, command) = (format!("{name}_FILE"), format!("{name}_COMMAND"));
     let given: Vec<String> =
         [name, &file, &command].into_iter().filter(|variable| is_set(variable)).map(str::to_owned).collect();
@@ -72,13 +72,13 @@ pub fn find(name: &str) -> Result<Option<Zeroizing<String>>, SecretError> {
 
 /// Whether option `name` was given, in whichever way.
 #[must_use]
-pub fn is_given(name: &str) -> bool {
+pub(crate) fn is_given(name: &str) -> bool {
     ["", "_FILE", "_COMMAND"].iter().any(|form| is_set(&format!("{name}{form}")))
 }
 
 /// Whether a variable is set, and not to nothing.
 #[must_use]
-pub fn is_set(variable: &str) -> bool {
+pub(crate) fn is_set(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
@@ -86,7 +86,7 @@ pub fn is_set(variable: &str) -> bool {
 ///
 /// # Errors
 /// When it is not set, empty, or no text.
-pub fn variable(name: &str) -> Result<Zeroizing<String>, SecretError> {
+pub(crate) fn variable(name: &str) -> Result<Zeroizing<String>, SecretError> {
     let value = std::env::var(name).map_err(|_| SecretError::NoText { variable: name.to_owned() })?;
     trimmed(name, Zeroizing::new(value))
 }
@@ -96,7 +96,7 @@ pub fn variable(name: &str) -> Result<Zeroizing<String>, SecretError> {
 ///
 /// # Errors
 /// When it cannot be read, is empty, or no text.
-pub fn from_file(variable: &str, path: PathBuf) -> Result<Zeroizing<String>, SecretError> {
+pub(crate) fn from_file(variable: &str, path: PathBuf) -> Result<Zeroizing<String>, SecretError> {
     match std::fs::read_to_string(&path) {
         Ok(text) => trimmed(variable, Zeroizing::new(text)),
         Err(source) => Err(SecretError::File { variable: variable.to_owned(), path, source }),

@@ -35,7 +35,7 @@ pub enum QuiesceError {
     Record {
         /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// What the system said.
         source: io::Error,
     },
     /// A container would not be paused or stopped. Those before it were brought back, but for those listed.

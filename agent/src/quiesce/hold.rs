@@ -48,9 +48,9 @@ pub struct Holder {
     pub engine: Engine,
     /// Where it is written down.
     pub ledger: Ledger,
-    /// The volume.
+    /// What stands still when its containers do.
     pub target: Target,
-    /// Why.
+    /// What it stands still for.
     pub purpose: Purpose,
     /// What the configuration says of the volume.
     pub wish: Wish,

@@ -12,7 +12,7 @@ use super::error::HookFailed;
 use crate::config::Command;
 
 /// A command that nobody gave a time is not waited for longer: it may dump a database.
-pub const TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(6 * 3600);
 
 /// How long a command may take to end once it was asked to.
 const GRACE: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A command to run on this machine.
 #[derive(Debug)]
-pub struct HostHook<'a> {
+pub(crate) struct HostHook<'a> {
     /// Which: `run-before`, `run-after`, `run-failed`, `run-finally`.
     pub hook: &'static str,
     /// The volume or machine that it belongs to.
@@ -38,7 +38,7 @@ impl HostHook<'_> {
     ///
     /// # Errors
     /// When it cannot be run, fails, or takes too long.
-    pub fn run(&self, cancelled: &dyn Fn() -> bool) -> Result<(), HookFailed> {
+    pub(crate) fn run(&self, cancelled: &dyn Fn() -> bool) -> Result<(), HookFailed> {
         let failed = |reason: String| HookFailed { hook: self.hook, of: self.of.clone(), reason };
         let words = self.command.argv();
         let (program, arguments) = words.split_first().ok_or_else(|| failed("there is no command".to_owned()))?;

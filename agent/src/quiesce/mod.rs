@@ -18,7 +18,7 @@
 mod error;
 mod hold;
 mod hooks;
-pub mod host;
+pub(crate) mod host;
 mod plan;
 mod record;
 mod registry;

@@ -24,9 +24,9 @@ const STOP_LONGEST: Duration = Duration::from_secs(300);
 /// A container that is not back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotReleased {
-    /// Its name.
+    /// What people call it.
     pub container: String,
-    /// Why.
+    /// What the engine said.
     pub reason: String,
     /// The docker command that would bring it back, unless it is gone for good.
     pub to_type: Option<String>,
@@ -43,7 +43,7 @@ impl fmt::Display for NotReleased {
 /// What an abandoned record came to.
 #[derive(Debug)]
 pub struct Undone {
-    /// The record.
+    /// What had been done, and by whom.
     pub record: Record,
     /// Containers that are not back: the record is kept for them.
     pub not_released: Vec<NotReleased>,

@@ -17,7 +17,7 @@ use super::{Remote, RemoteError};
 /// A snapshot that a server shows.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown {
-    /// Which.
+    /// Its name in the list.
     pub id: SnapshotId,
     /// Its place in the log, from 1.
     pub index: u64,

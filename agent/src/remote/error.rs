@@ -15,7 +15,7 @@ pub enum RemoteError {
         server: String,
         /// Its address.
         address: String,
-        /// Why.
+        /// What the system said.
         source: io::Error,
     },
     /// Nobody answers.
@@ -61,7 +61,7 @@ pub enum RemoteError {
     Refused {
         /// The server.
         server: String,
-        /// Its words.
+        /// What it said, and the number of it.
         refusal: Refusal,
     },
     /// The server does not keep to the protocol.
@@ -90,7 +90,7 @@ pub enum RemoteError {
     HeadFile {
         /// The file.
         path: String,
-        /// Why.
+        /// What the system said.
         source: io::Error,
     },
     /// The network thread cannot start.

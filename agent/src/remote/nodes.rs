@@ -25,7 +25,7 @@ pub enum NodeError {
     Damaged {
         /// The blob.
         cid: Cid,
-        /// How.
+        /// What is wrong with it.
         source: OpenError,
     },
 }

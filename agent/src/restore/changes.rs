@@ -14,18 +14,18 @@ use crate::volume::Attribute;
 /// One entry that is not as in the snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]
-pub struct Change {
+pub(crate) struct Change {
     /// Where in the target; its own directory has the empty path.
     #[n(0)]
-    pub path: EntryPath,
+    pub(crate) path: EntryPath,
     /// What a restore does about it.
     #[n(1)]
-    pub action: Action,
+    pub(crate) action: Action,
 }
 
 /// What a restore does about an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub enum Action {
+pub(crate) enum Action {
     /// Nothing is there.
     #[n(0)]
     Create,
@@ -39,7 +39,7 @@ pub enum Action {
 
 /// What may differ in an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Encode, Decode)]
-pub enum Property {
+pub(crate) enum Property {
     /// A directory where there should be a file, for instance.
     #[n(0)]
     Kind,
@@ -75,14 +75,14 @@ impl fmt::Display for Property {
 
 /// Changes in path order, however many: each thread that compares keeps its own, in that order.
 #[derive(Default)]
-pub struct Changes(pub(super) Vec<Shelf<Change>>);
+pub(crate) struct Changes(pub(super) Vec<Shelf<Change>>);
 
 impl Changes {
     /// All of them, in path order.
     ///
     /// # Errors
     /// When what is kept compressed cannot be unpacked, for lack of memory for instance.
-    pub fn iter(&self) -> impl Iterator<Item = io::Result<Change>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = io::Result<Change>> {
         let mut lists: Vec<_> = self.0.iter().map(|list| list.forwards().peekable()).collect();
         std::iter::from_fn(move || {
             let mut heads: Vec<_> =
@@ -108,7 +108,7 @@ impl fmt::Debug for Changes {
 impl RestoreReport {
     /// Of the differences that a comparison found after this restore, those that it has not
     /// told of already: what it names as damaged or not restored may differ.
-    pub fn unexplained<'a>(&self, found: &'a Changes) -> impl Iterator<Item = io::Result<Change>> + use<'a> {
+    pub(crate) fn unexplained<'a>(&self, found: &'a Changes) -> impl Iterator<Item = io::Result<Change>> + use<'a> {
         let damaged: HashSet<EntryPath> = self.damaged.iter().map(|(path, _)| path.clone()).collect();
         let lacking: HashSet<(EntryPath, Attribute)> =
             self.unrestored.iter().map(|lacks| (lacks.path.clone(), lacks.what.clone())).collect();

@@ -127,11 +127,11 @@ fn update(
 ) -> Result<(), RestoreError> {
     let seen = task.state()?;
     let mut comparison = Comparison::of(shared, task, job.place.kept.as_ref())?;
-    let mut survey = comparison.survey(task, pieces)?;
+    let mut survey = comparison.survey(pieces)?;
     let mut changed = false;
     if survey.complete {
         let index = index(shared, task, &survey)?;
-        if comparison.shift(task, &mut survey, &index)? {
+        if comparison.shift(&mut survey, &index)? {
             changed = true;
         } else if rebuild(shared, job, pieces, task, &survey, &index)? {
             return Ok(());
@@ -152,7 +152,7 @@ fn update(
         if survey.complete {
             break;
         }
-        survey = comparison.survey(task, pieces)?;
+        survey = comparison.survey(pieces)?;
     }
     if changed || comparison.size != job.entry.size || !task.is_in_place() {
         task.set_content(pieces.content());
@@ -224,14 +224,14 @@ fn keep_or_replace(
     let old = Arc::new(FileTask::open(job, file, true));
     let seen = old.state()?;
     let mut comparison = Comparison::of(shared, &old, job.place.kept.as_ref())?;
-    let mut survey = comparison.survey(&old, pieces)?;
+    let mut survey = comparison.survey(pieces)?;
     if survey.complete && !survey.differs() && comparison.size == job.entry.size {
         return unchanged(shared, job, seen, pieces.content());
     }
     let task = Arc::new(FileTask::open(job, replacement(shared, job)?, false));
     moved::rebuild(shared, &old, &task, &survey, &HashMap::new())?;
     while !survey.complete {
-        survey = comparison.survey(&old, pieces)?;
+        survey = comparison.survey(pieces)?;
         moved::rebuild(shared, &old, &task, &survey, &HashMap::new())?;
     }
     task.set_content(pieces.content());
@@ -321,7 +321,7 @@ fn missing(shared: &Transfer<'_>, task: &FileTask, pieces: &mut Pieces<'_>) -> R
     let mut same = comparison.size == task.entry.size;
     let mut bytes = 0;
     loop {
-        let survey = comparison.survey(task, pieces)?;
+        let survey = comparison.survey(pieces)?;
         same &= !survey.differs();
         bytes += survey.differing.iter().map(|(reference, _)| u64::from(reference.child.raw_len)).sum::<u64>();
         if survey.complete {
@@ -353,6 +353,7 @@ impl Survey {
 
 struct Comparison<'a, 'b> {
     shared: &'a Transfer<'b>,
+    task: &'a FileTask,
     buffer: Vec<u8>,
     size: u64,
     /// Digests of groups that the file has for certain.
@@ -360,14 +361,14 @@ struct Comparison<'a, 'b> {
 }
 
 impl<'a, 'b> Comparison<'a, 'b> {
-    fn of(shared: &'a Transfer<'b>, task: &FileTask, kept: Option<&'a FileRecord>) -> Result<Self, RestoreError> {
+    fn of(shared: &'a Transfer<'b>, task: &'a FileTask, kept: Option<&'a FileRecord>) -> Result<Self, RestoreError> {
         shared.restore.progress.opened.add(1);
         let kept = kept.map_or(&[][..], |kept| &kept.content).chunks_exact(DIGEST);
-        Ok(Self { shared, buffer: Vec::new(), size: task.size()?, kept })
+        Ok(Self { shared, task, buffer: Vec::new(), size: task.size()?, kept })
     }
 
     /// Compares the next stretch.
-    fn survey(&mut self, task: &FileTask, pieces: &mut Pieces<'_>) -> Result<Survey, RestoreError> {
+    fn survey(&mut self, pieces: &mut Pieces<'_>) -> Result<Survey, RestoreError> {
         let mut survey = Survey::default();
         for _ in 0..STRETCH / GROUP {
             let Some(group) = pieces.next_group()? else {
@@ -375,15 +376,16 @@ impl<'a, 'b> Comparison<'a, 'b> {
                 break;
             };
             let certain = self.kept.next() == Some(&group.digest[..]) && group.end() <= self.size;
-            self.group(task, group, certain, &mut survey)?;
+            self.group(group, certain, &mut survey)?;
         }
         Ok(survey)
     }
 
     /// Moves the rest of a file that is changed in place by whole blocks, if that brings most
     /// of it where it should be, and looks again. Returns whether it did.
-    fn shift(&mut self, task: &FileTask, survey: &mut Survey, index: &HashMap<Pid, u64>) -> Result<bool, RestoreError> {
+    fn shift(&mut self, survey: &mut Survey, index: &HashMap<Pid, u64>) -> Result<bool, RestoreError> {
         let Some(shift) = moved::shift(survey, index) else { return Ok(false) };
+        let task = self.task;
         self.shared.changing_in_place(task.path());
         if !task.shift(shift.at, shift.by)? {
             self.shared.is_whole(task.path());
@@ -393,22 +395,22 @@ impl<'a, 'b> Comparison<'a, 'b> {
         let before = std::mem::replace(survey, Survey { complete: true, ..Survey::default() });
         for (reference, offset) in before.here {
             let stayed = offset + u64::from(reference.child.raw_len) <= shift.at;
-            self.chunk(task, reference, offset, stayed, survey)?;
+            self.chunk(reference, offset, stayed, survey)?;
         }
         for (reference, offset) in before.differing {
-            self.chunk(task, reference, offset, false, survey)?;
+            self.chunk(reference, offset, false, survey)?;
         }
         for hole in before.zeros.into_iter().chain(before.holes) {
-            self.hole(task, hole, false, survey)?;
+            self.hole(hole, false, survey)?;
         }
         Ok(true)
     }
 
-    fn group(&mut self, task: &FileTask, group: Group, certain: bool, survey: &mut Survey) -> Result<(), RestoreError> {
+    fn group(&mut self, group: Group, certain: bool, survey: &mut Survey) -> Result<(), RestoreError> {
         for (piece, offset) in group.pieces {
             match piece {
-                Piece::Chunk(reference) => self.chunk(task, reference, offset, certain, survey)?,
-                Piece::Hole(len) => self.hole(task, offset..offset + len, certain, survey)?,
+                Piece::Chunk(reference) => self.chunk(reference, offset, certain, survey)?,
+                Piece::Hole(len) => self.hole(offset..offset + len, certain, survey)?,
             }
         }
         Ok(())
@@ -416,55 +418,48 @@ impl<'a, 'b> Comparison<'a, 'b> {
 
     fn chunk(
         &mut self,
-        task: &FileTask,
         reference: Reference,
         offset: u64,
         certain: bool,
         survey: &mut Survey,
     ) -> Result<(), RestoreError> {
-        let same = certain || self.holds(task, &reference, offset)?;
+        let same = certain || self.holds(&reference, offset)?;
         if same {
-            self.shared.count(task, reference.child.raw_len.into());
+            self.shared.count(self.task, reference.child.raw_len.into());
         }
         let list = if same { &mut survey.here } else { &mut survey.differing };
         list.push((reference, offset));
         Ok(())
     }
 
-    fn hole(
-        &mut self,
-        task: &FileTask,
-        hole: Range<u64>,
-        certain: bool,
-        survey: &mut Survey,
-    ) -> Result<(), RestoreError> {
-        let same = certain || self.is_zero(task, hole.clone())?;
-        self.shared.count(task, hole.end - hole.start);
+    fn hole(&mut self, hole: Range<u64>, certain: bool, survey: &mut Survey) -> Result<(), RestoreError> {
+        let same = certain || self.is_zero(hole.clone())?;
+        self.shared.count(self.task, hole.end - hole.start);
         let list = if same { &mut survey.zeros } else { &mut survey.holes };
         list.push(hole);
         Ok(())
     }
 
     /// Whether the file has this chunk at this offset.
-    fn holds(&mut self, task: &FileTask, reference: &Reference, offset: u64) -> Result<bool, RestoreError> {
+    fn holds(&mut self, reference: &Reference, offset: u64) -> Result<bool, RestoreError> {
         self.shared.check()?;
         let len = reference.child.raw_len as usize;
         if offset + len as u64 > self.size {
             return Ok(false);
         }
         self.buffer.resize(len, 0);
-        let read = task.read_at(&mut self.buffer, offset)?;
+        let read = self.task.read_at(&mut self.buffer, offset)?;
         self.shared.restore.progress.read.add(read as u64);
         Ok(read == len && self.shared.restore.vault.pid(&self.buffer) == reference.child.pid)
     }
 
     /// Whether the file reads as zeros there, where it has anything at all.
-    fn is_zero(&mut self, task: &FileTask, hole: Range<u64>) -> Result<bool, RestoreError> {
-        for data in task.data_within(hole.start..hole.end.min(self.size))? {
+    fn is_zero(&mut self, hole: Range<u64>) -> Result<bool, RestoreError> {
+        for data in self.task.data_within(hole.start..hole.end.min(self.size))? {
             let mut at = data.start;
             while at < data.end {
                 self.buffer.resize((data.end - at).min(1 << 20) as usize, 0);
-                let read = task.read_at(&mut self.buffer, at)?;
+                let read = self.task.read_at(&mut self.buffer, at)?;
                 if read == 0 || !is_zero(&self.buffer[..read]) {
                     return Ok(false);
                 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use thiserror::Error;
-use vsync_protocol::id::{Cid, SnapshotId};
+use vsync_protocol::id::SnapshotId;
 use vsync_protocol::tree::EntryPath;
 
 use crate::pattern::BadPattern;
@@ -15,7 +15,7 @@ use crate::volume::{TargetError, WalkError};
 
 /// Why a restore could not go on.
 #[derive(Debug, Error)]
-pub enum RestoreError {
+pub(crate) enum RestoreError {
     /// The tree of the snapshot.
     #[error(transparent)]
     Tree(#[from] TreeError<NodeError>),
@@ -45,26 +45,12 @@ pub enum RestoreError {
     /// Setting up a thread's opener.
     #[error("cannot set up opening")]
     Opener(#[source] OpenError),
-    /// A blob that is needed to go on.
-    #[error("blob {cid}, needed by {path}, is missing or damaged on the server")]
-    Blob {
-        /// The blob.
-        cid: Cid,
-        /// The file.
-        path: EntryPath,
-    },
-    /// Where the bytes should go.
-    #[error("cannot write the output")]
-    Output(#[source] io::Error),
     /// What waits for the end could not be kept.
     #[error("cannot keep in memory what is to be done at the end")]
     Deferred(#[source] io::Error),
     /// Nothing fits the paths or patterns given.
     #[error("nothing in snapshot {} is selected", .snapshot.short())]
-    NothingSelected {
-        /// The snapshot.
-        snapshot: SnapshotId,
-    },
+    NothingSelected { snapshot: SnapshotId },
     /// A pattern that cannot be understood.
     #[error(transparent)]
     Pattern(#[from] BadPattern),
@@ -91,7 +77,7 @@ impl RestoreError {
 
 /// Names files that are neither what they were nor as in the snapshot.
 #[must_use]
-pub fn incomplete(files: &[EntryPath]) -> String {
+pub(crate) fn incomplete(files: &[EntryPath]) -> String {
     let mut names: Vec<String> = files.iter().take(10).map(ToString::to_string).collect();
     if files.len() > names.len() {
         names.push("…".into());

@@ -12,7 +12,7 @@ use crate::durable;
 
 /// The mark of one directory. It is kept with the records of restores, and stays.
 #[derive(Debug)]
-pub struct Mark {
+pub(crate) struct Mark {
     path: PathBuf,
     /// Which directory is at the path: another one may take its place, even under its number.
     place: String,
@@ -23,7 +23,7 @@ impl Mark {
     ///
     /// # Errors
     /// When there is no such directory.
-    pub fn of(records: &Path, directory: &Path) -> io::Result<Self> {
+    pub(crate) fn of(records: &Path, directory: &Path) -> io::Result<Self> {
         let about = fs::metadata(directory)?;
         let born = about.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let name = record::name(directory).ok_or(io::ErrorKind::NotFound)?;
@@ -37,7 +37,7 @@ impl Mark {
 
     /// Whether the directory has it.
     #[must_use]
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         fs::read_to_string(&self.path).is_ok_and(|place| place == self.place)
     }
 
@@ -45,7 +45,7 @@ impl Mark {
     ///
     /// # Errors
     /// When the mark cannot be written.
-    pub fn set(&self) -> io::Result<()> {
+    pub(crate) fn set(&self) -> io::Result<()> {
         if self.is_set() {
             return Ok(());
         }

@@ -38,60 +38,60 @@ use crate::tree::TreeReader;
 use crate::vault::{Opener, Vault};
 use crate::volume::{Target, Unrestored};
 
-pub use changes::{Action, Change, Changes, Property};
-pub use error::{RestoreError, incomplete};
-pub use mark::Mark;
-pub use select::Selection;
+pub(crate) use changes::{Action, Change, Changes, Property};
+pub(crate) use error::{RestoreError, incomplete};
+pub(crate) use mark::Mark;
+pub(crate) use select::Selection;
 
 /// What of a snapshot is restored, and how.
 #[derive(Debug, Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// What of it; all if empty.
-    pub selection: Selection,
+    pub(crate) selection: Selection,
     /// Only find out what would be done.
-    pub dry_run: bool,
+    pub(crate) dry_run: bool,
     /// Where this machine keeps what it restored into which directory, so that files which
     /// nobody touched since need not be read; without it, all are.
-    pub records: Option<PathBuf>,
+    pub(crate) records: Option<PathBuf>,
 }
 
 /// What a restore came to, or would come to.
 #[derive(Debug, Default)]
-pub struct RestoreReport {
+pub(crate) struct RestoreReport {
     /// Files written, wholly or in part.
-    pub files_restored: u64,
+    pub(crate) files_restored: u64,
     /// Files that were right already.
-    pub files_unchanged: u64,
+    pub(crate) files_unchanged: u64,
     /// Files that had to be opened to know whether they are right.
-    pub files_opened: u64,
+    pub(crate) files_opened: u64,
     /// Bytes read from them for that.
-    pub bytes_read: u64,
+    pub(crate) bytes_read: u64,
     /// Entries deleted because the snapshot does not have them.
-    pub deleted: u64,
+    pub(crate) deleted: u64,
     /// Entries in all.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Bytes of content in all.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Bytes of content that had to be fetched.
-    pub bytes_fetched: u64,
+    pub(crate) bytes_fetched: u64,
     /// Files that are not as in the snapshot, and why.
-    pub damaged: Vec<(EntryPath, String)>,
+    pub(crate) damaged: Vec<(EntryPath, String)>,
     /// Attributes that could not be set.
-    pub unrestored: Vec<Unrestored>,
+    pub(crate) unrestored: Vec<Unrestored>,
     /// Places in the target that could not be looked through: what is there stays.
-    pub left: Vec<(EntryPath, String)>,
+    pub(crate) left: Vec<(EntryPath, String)>,
     /// What was not exact in the snapshot itself, of what was selected.
-    pub defects: Vec<(EntryPath, String)>,
+    pub(crate) defects: Vec<(EntryPath, String)>,
     /// What a dry run found to be done; otherwise nothing.
-    pub changes: Changes,
+    pub(crate) changes: Changes,
     /// From start to the last byte on disk.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
 }
 
 impl RestoreReport {
     /// Whether everything is as it was at the source.
     #[must_use]
-    pub const fn is_exact(&self) -> bool {
+    pub(crate) const fn is_exact(&self) -> bool {
         self.damaged.is_empty() && self.unrestored.is_empty() && self.left.is_empty() && self.defects.is_empty()
     }
 }
@@ -100,7 +100,7 @@ impl RestoreReport {
 ///
 /// # Errors
 /// When its root cannot be had.
-pub fn open_tree(
+pub(crate) fn open_tree(
     remote: &Remote,
     vault: &Arc<Vault>,
     snapshot: &Snapshot,
@@ -116,7 +116,7 @@ pub fn open_tree(
 /// # Errors
 /// When the restore could not go on. Files that had been there are then either as they
 /// were, as in the snapshot, or named by the error; running it again goes on.
-pub fn run(
+pub(crate) fn run(
     remote: &Remote,
     vault: &Arc<Vault>,
     snapshot: &Snapshot,

@@ -7,7 +7,7 @@ use crate::pattern::Pattern;
 
 /// A part of a snapshot: what lies below a path and fits patterns.
 #[derive(Debug, Default)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// Restored as if it were the whole.
     base: EntryPath,
     /// Everything, if there are none.
@@ -21,31 +21,31 @@ impl Selection {
     ///
     /// # Errors
     /// When a pattern cannot be understood.
-    pub fn new(base: EntryPath, include: &[String], exclude: &[String]) -> Result<Self, RestoreError> {
+    pub(crate) fn new(base: EntryPath, include: &[String], exclude: &[String]) -> Result<Self, RestoreError> {
         Ok(Self { base, include: patterns(include)?, exclude: patterns(exclude)? })
     }
 
     /// Whether everything is selected: only then are extraneous entries deleted.
     #[must_use]
-    pub fn is_all(&self) -> bool {
+    pub(crate) fn is_all(&self) -> bool {
         self.base.is_root() && self.include.is_empty() && self.exclude.is_empty()
     }
 
     /// Where in the tree to begin.
     #[must_use]
-    pub fn start(&self) -> EntryPath {
+    pub(crate) fn start(&self) -> EntryPath {
         self.base.clone()
     }
 
     /// Whether nothing after `path` can be selected.
     #[must_use]
-    pub fn is_past(&self, path: &EntryPath) -> bool {
+    pub(crate) fn is_past(&self, path: &EntryPath) -> bool {
         *path > self.base && !path.is_within(&self.base)
     }
 
     /// Whether `path` is selected.
     #[must_use]
-    pub fn contains(&self, path: &EntryPath, is_directory: bool) -> bool {
+    pub(crate) fn contains(&self, path: &EntryPath, is_directory: bool) -> bool {
         let fits = |patterns: &[Pattern]| {
             let (mut place, mut is_directory) = (Some(path.clone()), is_directory);
             while let Some(at) = place.filter(|at| !at.is_root()) {
@@ -64,14 +64,14 @@ impl Selection {
     /// Whether what is wrong with `path`, and perhaps with what is below it, is wrong with what
     /// is selected.
     #[must_use]
-    pub fn concerns(&self, path: &EntryPath) -> bool {
+    pub(crate) fn concerns(&self, path: &EntryPath) -> bool {
         self.is_all() || self.contains(path, true) || self.base.is_within(path)
     }
 
     /// Where in the target `path` goes: below a base directory its content, of a single
     /// file its name.
     #[must_use]
-    pub fn place(&self, path: &EntryPath, base_is_directory: bool) -> EntryPath {
+    pub(crate) fn place(&self, path: &EntryPath, base_is_directory: bool) -> EntryPath {
         if self.base.is_root() {
             return path.clone();
         }

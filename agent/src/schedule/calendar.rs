@@ -39,7 +39,6 @@ pub enum CalendarError {
         value: String,
         /// The least value.
         from: u8,
-        /// The greatest.
         to: u8,
         /// Which names it knows, as the end of a sentence.
         names: &'static str,
@@ -131,7 +130,7 @@ impl fmt::Display for Calendar {
 ///
 /// # Errors
 /// When there is none.
-pub fn zone(name: &str) -> Result<TimeZone, CalendarError> {
+pub(crate) fn zone(name: &str) -> Result<TimeZone, CalendarError> {
     TimeZone::get(name).map_err(|_| {
         let known: Vec<String> = jiff::tz::db().available().map(|name| name.to_string()).collect();
         let suggestion = suggest::suffix(name, known.iter().map(String::as_str));

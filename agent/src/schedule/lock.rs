@@ -16,11 +16,11 @@ use crate::docker;
 /// A lock that is held until this is dropped.
 #[must_use = "dropping this gives the lock away"]
 #[derive(Debug)]
-pub struct Lock(File);
+pub(crate) struct Lock(File);
 
 /// A lock was not to be had.
 #[derive(Debug, Error)]
-pub enum LockError {
+pub(crate) enum LockError {
     /// Somebody else holds it.
     #[error("{holder} holds {}", path.display())]
     Held {
@@ -34,7 +34,6 @@ pub enum LockError {
     Io {
         /// What was tried.
         action: &'static str,
-        /// On which file.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,
@@ -50,7 +49,7 @@ impl Lock {
     ///
     /// # Errors
     /// When somebody else holds it, or the file system refuses.
-    pub fn take(path: &Path) -> Result<Self, LockError> {
+    pub(crate) fn take(path: &Path) -> Result<Self, LockError> {
         let refused = |action| move |source| LockError::Io { action, path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(refused("make the directory of"))?;
@@ -85,7 +84,7 @@ impl Lock {
     ///
     /// # Errors
     /// When the file system refuses.
-    pub fn holder(path: &Path) -> Result<Option<String>, LockError> {
+    pub(crate) fn holder(path: &Path) -> Result<Option<String>, LockError> {
         let refused = |action| move |source| LockError::Io { action, path: path.to_owned(), source };
         let file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

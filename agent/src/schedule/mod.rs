@@ -15,14 +15,14 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use vsync_protocol::id::{MachineName, VolumeName};
 
-pub use self::calendar::{Calendar, CalendarError, zone};
-pub use self::lock::{Lock, LockError};
-pub use self::state::{Attempt, Entry, Retries, State, StateError, Verdict};
+pub(crate) use self::calendar::{Calendar, zone};
+pub(crate) use self::lock::{Lock, LockError};
+pub(crate) use self::state::{Attempt, Retries, State, StateError, Verdict};
 use crate::config::Schedule;
 
 /// How long after its time a backup may begin, unless the configuration says otherwise: enough that the machines of a
 /// realm, which are all told `02:00`, do not fall upon the server in the same second.
-pub const USUAL_JITTER: Duration = Duration::from_secs(300);
+pub(crate) const USUAL_JITTER: Duration = Duration::from_secs(300);
 
 /// A backup begins no later than this part of the time until the next one.
 const PART: u32 = 10;
@@ -55,7 +55,7 @@ impl Jitter {
 
 /// When `schedule` is due next after `after`; none where time ends.
 #[must_use]
-pub fn next_due(schedule: &Schedule, after: Timestamp) -> Option<Timestamp> {
+pub(crate) fn next_due(schedule: &Schedule, after: Timestamp) -> Option<Timestamp> {
     // The one before may be later than `after` by its delay.
     let longest = SignedDuration::try_from(schedule.jitter.longest).unwrap_or(SignedDuration::MAX);
     let mut at = schedule.at.after(after.checked_sub(longest).unwrap_or(Timestamp::MIN))?;

@@ -19,7 +19,7 @@ const CLOCK_SLACK: SignedDuration = SignedDuration::from_hours(1);
 
 /// How often, and after how long, what failed is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retries {
+pub(crate) struct Retries {
     /// Tries altogether, from 1.
     pub tries: u32,
     /// Before the second try.
@@ -39,13 +39,13 @@ impl Retries {
 
 /// What is remembered of all entries of one machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub(crate) struct State {
     entries: BTreeMap<String, Entry>,
 }
 
 /// What is remembered of one entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// All that was due up to here is done with.
     settled: Timestamp,
     /// Tries that failed since then.
@@ -64,7 +64,7 @@ pub struct Entry {
 
 /// One try.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
+pub(crate) struct Attempt {
     /// When it began.
     pub started: Timestamp,
     /// When it ended.
@@ -80,7 +80,7 @@ pub struct Attempt {
 
 /// What follows from how a try ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// There is a snapshot.
     Done,
     /// There is none, and another try may make one.
@@ -93,19 +93,13 @@ pub enum Verdict {
 
 /// The state file cannot be used.
 #[derive(Debug, Error)]
-pub enum StateError {
+pub(crate) enum StateError {
     /// It cannot be read.
     #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    Read { path: PathBuf, source: std::io::Error },
     /// It does not hold what was written to it.
     #[error("{} is damaged: {reason}", path.display())]
     Damaged {
-        /// The file.
         path: PathBuf,
         /// What is wrong.
         reason: String,
@@ -120,7 +114,7 @@ impl State {
     ///
     /// # Errors
     /// When there is a file that cannot be read or understood.
-    pub fn load(path: &Path) -> Result<Self, StateError> {
+    pub(crate) fn load(path: &Path) -> Result<Self, StateError> {
         let text = match std::fs::read_to_string(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             read => read.map_err(|source| StateError::Read { path: path.to_owned(), source })?,
@@ -134,7 +128,7 @@ impl State {
     ///
     /// # Errors
     /// When the file system refuses; then the file is as it was.
-    pub fn save(&self, path: &Path) -> Result<(), StateError> {
+    pub(crate) fn save(&self, path: &Path) -> Result<(), StateError> {
         let damaged =
             |error: serde_json::Error| StateError::Damaged { path: path.to_owned(), reason: error.to_string() };
         let text = serde_json::to_string_pretty(self).map_err(damaged)?;
@@ -144,7 +138,7 @@ impl State {
 
     /// Takes over what the configuration says now. A new entry, or one with another time, waits for its time; those
     /// that are gone are forgotten. Also corrects what a wrong clock had left.
-    pub fn adopt(&mut self, schedule: &[Schedule], now: Timestamp) {
+    pub(crate) fn adopt(&mut self, schedule: &[Schedule], now: Timestamp) {
         let mut before = std::mem::take(&mut self.entries);
         for entry in schedule {
             let key = key(entry);
@@ -157,7 +151,7 @@ impl State {
     /// When the entries are due as far as is known now, the first one first.
     ///
     /// Adopts them before: a clock that leapt ahead and came back must not hold up what is due until it is there again.
-    pub fn agenda(&mut self, schedule: &[Schedule], now: Timestamp) -> Vec<(Timestamp, Schedule)> {
+    pub(crate) fn agenda(&mut self, schedule: &[Schedule], now: Timestamp) -> Vec<(Timestamp, Schedule)> {
         self.adopt(schedule, now);
         let mut due: Vec<_> = schedule.iter().filter_map(|entry| Some((self.due(entry)?, entry.clone()))).collect();
         due.sort_by_key(|(at, _)| *at);
@@ -166,19 +160,19 @@ impl State {
 
     /// What is remembered of an entry.
     #[must_use]
-    pub fn of(&self, schedule: &Schedule) -> Option<&Entry> {
+    pub(crate) fn of(&self, schedule: &Schedule) -> Option<&Entry> {
         self.entries.get(&key(schedule))
     }
 
     /// When an entry is due, which may be past; none if it is unknown, or never.
     #[must_use]
-    pub fn due(&self, schedule: &Schedule) -> Option<Timestamp> {
+    pub(crate) fn due(&self, schedule: &Schedule) -> Option<Timestamp> {
         let entry = self.of(schedule)?;
         entry.again.or_else(|| next_due(schedule, entry.settled))
     }
 
     /// Notes how a try ended.
-    pub fn note(&mut self, schedule: &Schedule, attempt: Attempt, verdict: Verdict, retries: Retries) {
+    pub(crate) fn note(&mut self, schedule: &Schedule, attempt: Attempt, verdict: Verdict, retries: Retries) {
         let entry = self.entries.entry(key(schedule)).or_insert_with(|| Entry::new(attempt.started));
         entry.again = None;
         match verdict {
@@ -208,7 +202,7 @@ impl Entry {
 
     /// When the next try of what failed is, if it failed.
     #[must_use]
-    pub const fn again(&self) -> Option<Timestamp> {
+    pub(crate) const fn again(&self) -> Option<Timestamp> {
         self.again
     }
 

@@ -21,7 +21,7 @@ pub enum TreeError<E: std::error::Error + 'static> {
     Node {
         /// The node.
         cid: Cid,
-        /// Why.
+        /// What its source said.
         source: E,
     },
     /// A node that was sealed with the right key does not make sense.

@@ -32,7 +32,7 @@ const MAX_LOST: usize = 1000;
 
 /// Why an archive was not unpacked.
 #[derive(Debug, Error)]
-pub enum ArchiveError {
+pub(crate) enum ArchiveError {
     /// It cannot be read.
     #[error("the archive cannot be read")]
     Input(#[source] io::Error),
@@ -64,33 +64,24 @@ pub enum ArchiveError {
     Kind {
         /// The type in its header.
         kind: char,
-        /// Its name.
         path: String,
     },
     /// The same name twice.
     #[error("the archive has \"{path}\" twice")]
-    Twice {
-        /// The name.
-        path: EntryPath,
-    },
+    Twice { path: EntryPath },
     /// A name below something that is no directory.
     #[error("the archive would write \"{path}\" through \"{link}\", which is no directory")]
     Through {
-        /// The member.
         path: EntryPath,
         /// What is in its way.
         link: EntryPath,
     },
     /// A hard link whose target is not in the target.
     #[error("the archive has a hard link \"{path}\" to something that is not in it")]
-    LinkOutside {
-        /// The link.
-        path: EntryPath,
-    },
+    LinkOutside { path: EntryPath },
     /// A hard link to what was not there before it.
     #[error("the archive has a hard link \"{path}\" to \"{target}\", which does not stand before it")]
     NoTarget {
-        /// The link.
         path: EntryPath,
         /// What it names.
         target: EntryPath,
@@ -111,23 +102,23 @@ pub enum ArchiveError {
 
 /// What was unpacked.
 #[derive(Debug, Default)]
-pub struct UnpackReport {
+pub(crate) struct UnpackReport {
     /// Entries in all.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Bytes of content, holes included.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Attributes that could not be set.
-    pub unrestored: Vec<Unrestored>,
+    pub(crate) unrestored: Vec<Unrestored>,
     /// What could not be taken over, and of which entry.
-    pub lost: Vec<(EntryPath, String)>,
+    pub(crate) lost: Vec<(EntryPath, String)>,
     /// From start to the last byte on disk.
-    pub duration: Duration,
+    pub(crate) duration: Duration,
 }
 
 impl UnpackReport {
     /// Whether everything is as the archive says.
     #[must_use]
-    pub const fn is_exact(&self) -> bool {
+    pub(crate) const fn is_exact(&self) -> bool {
         self.unrestored.is_empty() && self.lost.is_empty()
     }
 }
@@ -138,7 +129,7 @@ impl UnpackReport {
 /// # Errors
 /// When the archive is not one, would write anywhere else, or the file system refuses. What was
 /// unpacked until then is in the directory.
-pub fn run(
+pub(crate) fn run(
     input: impl Read,
     directory: &Path,
     strip: usize,

@@ -26,8 +26,8 @@ use crate::vault::{OpenError, Opener, Vault};
 use chunks::Chunks;
 use structure::{Facts, Structure, Totals, Work};
 
-pub use sample::{BadSample, Sample};
-pub use source::{Share, SourceError, SourceReport, compare};
+pub(crate) use sample::Sample;
+pub(crate) use source::{Share, SourceError, SourceReport, compare};
 
 /// Damage listed by name; the rest is counted.
 const LISTED: usize = 1000;
@@ -40,7 +40,7 @@ const REMEMBERED_NODES: usize = 1 << 18;
 
 /// Why a verification could not go on. What it found so far is in its report.
 #[derive(Debug, Error)]
-pub enum VerifyError {
+pub(crate) enum VerifyError {
     /// Network or server.
     #[error(transparent)]
     Remote(#[from] RemoteError),
@@ -54,40 +54,38 @@ pub enum VerifyError {
 
 /// Something that is not as it was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// The snapshot.
-    pub snapshot: SnapshotId,
+pub(crate) struct Damage {
+    pub(crate) snapshot: SnapshotId,
     /// The first entry that it concerns.
-    pub path: EntryPath,
+    pub(crate) path: EntryPath,
     /// Entries from there on that cannot be read, if it is a node.
-    pub entries: u64,
-    /// The blob.
-    pub blob: Cid,
+    pub(crate) entries: u64,
+    pub(crate) blob: Cid,
     /// What is wrong.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// What a verification came to.
 #[derive(Debug, Default)]
-pub struct VerifyReport {
+pub(crate) struct VerifyReport {
     /// Snapshots looked at.
-    pub snapshots: u64,
+    pub(crate) snapshots: u64,
     /// Nodes fetched, opened and compared.
-    pub nodes: u64,
+    pub(crate) nodes: u64,
     /// Chunks that the server says it holds.
-    pub held: u64,
+    pub(crate) held: u64,
     /// Chunks fetched and opened.
-    pub read: u64,
+    pub(crate) read: u64,
     /// Bytes of those.
-    pub bytes_read: u64,
+    pub(crate) bytes_read: u64,
     /// What was found, the first of it.
-    pub damage: Vec<Damage>,
+    pub(crate) damage: Vec<Damage>,
     /// How much was found in all.
-    pub damage_count: u64,
+    pub(crate) damage_count: u64,
 }
 
 /// Verifies one snapshot after another.
-pub struct Verifier<'a> {
+pub(crate) struct Verifier<'a> {
     remote: &'a Remote,
     sample: Sample,
     progress: &'a Progress,
@@ -105,7 +103,7 @@ struct Checked {
 impl<'a> Verifier<'a> {
     /// A verifier that reads the chunks which `sample` chooses.
     #[must_use]
-    pub fn new(remote: &'a Remote, sample: Sample, progress: &'a Progress) -> Self {
+    pub(crate) fn new(remote: &'a Remote, sample: Sample, progress: &'a Progress) -> Self {
         Self { remote, sample, progress, checked: Checked::default(), report: VerifyReport::default() }
     }
 
@@ -113,21 +111,22 @@ impl<'a> Verifier<'a> {
     ///
     /// # Errors
     /// When it could not be looked at to the end. Damage is no error here.
-    pub fn snapshot(&mut self, snapshot: &Snapshot, vault: &Arc<Vault>) -> Result<bool, VerifyError> {
+    pub(crate) fn snapshot(&mut self, snapshot: &Snapshot, vault: &Arc<Vault>) -> Result<bool, VerifyError> {
         let before = self.report.damage_count;
         self.report.snapshots += 1;
         let opener = Opener::new(vault.clone()).map_err(VerifyError::Opener)?;
         let nodes = RemoteNodes::new(self.remote.fetcher(), opener);
         let chunks = Chunks::new(self.remote, vault, &self.sample).map_err(VerifyError::Opener)?;
-        let Self { checked, report, progress, .. } = self;
-        let mut structure = Structure::new(nodes, chunks, Work { id: snapshot.id, checked, report, progress });
-        structure.run(&snapshot.root(), Totals { entries: snapshot.sealed.entries, bytes: snapshot.sealed.bytes })?;
+        let (checked, report) = (&mut self.checked, &mut self.report);
+        let work = Work { id: snapshot.id, checked, report, progress: self.progress };
+        Structure::new(nodes, chunks, work)
+            .run(&snapshot.root(), Totals { entries: snapshot.sealed.entries, bytes: snapshot.sealed.bytes })?;
         Ok(self.report.damage_count == before)
     }
 
     /// What was found.
     #[must_use]
-    pub fn finish(self) -> VerifyReport {
+    pub(crate) fn finish(self) -> VerifyReport {
         self.report
     }
 }

@@ -7,14 +7,13 @@ use vsync_protocol::id::Cid;
 
 /// Which chunks are read.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Sample {
+pub(crate) enum Sample {
     /// None: their presence is asked for.
     None,
     /// Each.
     All,
     /// The `part`-th of so many equal parts, from 1: all of them, one after the other, read everything.
     Part {
-        /// Which.
         part: u64,
         /// Of how many.
         of: u64,
@@ -33,7 +32,7 @@ pub enum Sample {
 /// The text names no sample.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{0:?} is neither a percentage (5%), a part (2/7) nor a size (10G)")]
-pub struct BadSample(String);
+pub(crate) struct BadSample(String);
 
 impl FromStr for Sample {
     type Err = BadSample;
@@ -69,7 +68,7 @@ fn bytes(text: &str) -> Option<u64> {
 impl Sample {
     /// The sample with its chance: `seed` chooses, `stored` are the bytes of the whole store.
     #[must_use]
-    pub fn with(self, seed: u64, stored: u64) -> Self {
+    pub(crate) fn with(self, seed: u64, stored: u64) -> Self {
         match self {
             Self::Share { share, .. } => Self::Share { share, seed },
             Self::Bytes(bytes) => Self::Share { share: (bytes as f64 / stored.max(1) as f64).min(1.0), seed },
@@ -79,7 +78,7 @@ impl Sample {
 
     /// Whether it chooses `cid`. The same answer each time for the same sample.
     #[must_use]
-    pub fn takes(&self, cid: &Cid) -> bool {
+    pub(crate) fn takes(&self, cid: &Cid) -> bool {
         let mut start = [0; 8];
         start.copy_from_slice(&cid.as_bytes()[..8]);
         let number = u64::from_le_bytes(start);

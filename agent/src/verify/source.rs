@@ -24,7 +24,7 @@ const WINDOW: usize = 1 << 20;
 
 /// Why a comparison could not go on.
 #[derive(Debug, thiserror::Error)]
-pub enum SourceError {
+pub(crate) enum SourceError {
     /// The snapshot's description.
     #[error(transparent)]
     Tree(#[from] TreeError<NodeError>),
@@ -35,34 +35,34 @@ pub enum SourceError {
 
 /// What a comparison came to.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct SourceReport {
+pub(crate) struct SourceReport {
     /// Entries of the snapshot.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Files whose content was compared, and is the same.
-    pub same: u64,
+    pub(crate) same: u64,
     /// Bytes of those.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// Files that the sample left out.
-    pub left_out: u64,
+    pub(crate) left_out: u64,
     /// Entries that have changed since, or are gone, or of another kind.
-    pub changed: u64,
+    pub(crate) changed: u64,
     /// Entries that are new since.
-    pub new: u64,
+    pub(crate) new: u64,
     /// Files that could not be read.
-    pub unreadable: Vec<EntryPath>,
+    pub(crate) unreadable: Vec<EntryPath>,
     /// Files that have not changed, by their length and times, but hold something else.
-    pub differing: Vec<EntryPath>,
+    pub(crate) differing: Vec<EntryPath>,
     /// How many of those there are.
-    pub differing_count: u64,
+    pub(crate) differing_count: u64,
 }
 
 /// Which files are compared.
 #[derive(Clone, Copy, Debug)]
-pub struct Share {
+pub(crate) struct Share {
     /// From 0 to 1.
-    pub share: f64,
+    pub(crate) share: f64,
     /// Makes the choice another one.
-    pub seed: u64,
+    pub(crate) seed: u64,
 }
 
 impl Share {
@@ -80,7 +80,7 @@ impl Share {
 ///
 /// # Errors
 /// When the snapshot's description cannot be read, or somebody asks to stop.
-pub fn compare<N: NodeSource<Error = NodeError>>(
+pub(crate) fn compare<N: NodeSource<Error = NodeError>>(
     walker: Walker,
     reader: &mut TreeReader<N>,
     vault: &Vault,

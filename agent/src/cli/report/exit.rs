@@ -3,7 +3,7 @@
 /// What the process returns. The numbers are promised to scripts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// Everything was done, exactly.
     Exact = 0,
     /// Nothing was done or committed.
@@ -35,7 +35,7 @@ pub enum Exit {
 impl Exit {
     /// The meaning of `code`, if vsync ever returns it.
     #[must_use]
-    pub fn from_code(code: u8) -> Option<Self> {
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
         const ALL: [Exit; 13] = [
             Exit::Exact,
             Exit::Failed,
@@ -56,13 +56,13 @@ impl Exit {
 
     /// Whether all was done that could be.
     #[must_use]
-    pub const fn is_done(self) -> bool {
+    pub(crate) const fn is_done(self) -> bool {
         matches!(self, Self::Exact | Self::Defects)
     }
 
     /// Of two things that happened, the one to be told.
     #[must_use]
-    pub fn graver(self, other: Self) -> Self {
+    pub(crate) fn graver(self, other: Self) -> Self {
         if other.gravity() > self.gravity() { other } else { self }
     }
 

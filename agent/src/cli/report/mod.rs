@@ -22,31 +22,31 @@ use super::output::{self, Colour};
 
 pub(super) use remote::unexpected;
 
-pub use exit::Exit;
+pub(crate) use exit::Exit;
 
 /// A failed command, in words.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// What failed, on which object.
-    pub heading: String,
+    pub(crate) heading: String,
     /// Why, from the nearest cause to the first.
-    pub causes: Vec<String>,
+    pub(crate) causes: Vec<String>,
     /// What to do, if anything is known to help.
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
     /// What the process returns.
-    pub code: Exit,
+    pub(crate) code: Exit,
 }
 
 impl Failure {
     /// A failure without an error behind it.
     #[must_use]
-    pub fn new(code: Exit, heading: impl Into<String>) -> Self {
+    pub(crate) fn new(code: Exit, heading: impl Into<String>) -> Self {
         Self { heading: heading.into(), causes: Vec::new(), hint: None, code }
     }
 
     /// The failure that `error` and its sources describe.
     #[must_use]
-    pub fn of(error: &dyn Error, code: Exit) -> Self {
+    pub(crate) fn of(error: &dyn Error, code: Exit) -> Self {
         let causes =
             std::iter::successors(error.source(), |cause| (*cause).source()).map(ToString::to_string).collect();
         Self { heading: error.to_string(), causes, hint: None, code }
@@ -54,17 +54,17 @@ impl Failure {
 
     /// The same, with advice.
     #[must_use]
-    pub fn hint(self, hint: impl Into<Option<String>>) -> Self {
+    pub(crate) fn hint(self, hint: impl Into<Option<String>>) -> Self {
         Self { hint: hint.into(), ..self }
     }
 
     /// Writes the failure to stderr: as text, or as one line of JSON.
-    pub fn print(&self, json: bool) {
+    pub(crate) fn print(&self, json: bool) {
         self.print_as("exit_error", json);
     }
 
     /// The same of a failure after which the command goes on with other volumes.
-    pub fn print_of(&self, volume: &VolumeName, json: bool) {
+    pub(crate) fn print_of(&self, volume: &VolumeName, json: bool) {
         let heading = format!("{volume}: {}", self.heading);
         Self { heading, causes: self.causes.clone(), hint: self.hint.clone(), code: self.code }.print_as("error", json);
     }
@@ -91,7 +91,7 @@ impl fmt::Display for Failure {
 
 /// The code for an input/output error that has no better one.
 #[must_use]
-pub fn io_exit(error: &io::Error) -> Exit {
+pub(crate) fn io_exit(error: &io::Error) -> Exit {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Exit::NoSpace,
         _ => Exit::Failed,
@@ -178,7 +178,6 @@ mod tests {
             MarkError::Manifest(id()).into(),
             MarkError::Stopped.into(),
             RestoreError::Target(target("open")).into(),
-            RestoreError::Output(io()).into(),
             RestoreError::Deferred(io()).into(),
             RestoreError::Stopped.into(),
             RestoreError::NothingSelected { snapshot: id() }.into(),

@@ -71,7 +71,7 @@ impl From<RestoreError> for Failure {
                 Self { heading, ..failure }
             }
             RestoreError::Tree(TreeError::Node { source: NodeError::Remote(error), .. }) => error.into(),
-            RestoreError::Tree(_) | RestoreError::Blob { .. } => Self::of(&error, Exit::Damage).hint(
+            RestoreError::Tree(_) => Self::of(&error, Exit::Damage).hint(
                 "try an older snapshot; the next backup of the volume repairs what the source still has".to_owned(),
             ),
             RestoreError::NoSpace(_) => Self::of(&error, Exit::NoSpace).hint(
@@ -92,8 +92,6 @@ impl From<RestoreError> for Failure {
                     "look whether vsync may write there; the same command again goes on from where it was".to_owned(),
                 )
             }
-            RestoreError::Output(ref source) => Self::of(&error, io_exit(source))
-                .hint("what was written so far is right; run it again where there is room".to_owned()),
             RestoreError::Deferred(_) | RestoreError::Opener(_) | RestoreError::Stopped => {
                 Self::of(&error, Exit::Failed)
                     .hint("run the same command again: it goes on from where it was".to_owned())

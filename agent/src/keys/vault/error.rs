@@ -11,53 +11,28 @@ use crate::keys::source::SecretError;
 pub enum VaultError {
     /// No answer.
     #[error("Vault at {url} does not answer")]
-    Unreachable {
-        /// The server.
-        url: String,
-        /// Why.
-        source: Box<ureq::Error>,
-    },
+    Unreachable { url: String, source: Box<ureq::Error> },
     /// It answers, but is not the one that is trusted.
     #[error("Vault at {url} cannot be trusted")]
-    Tls {
-        /// The server.
-        url: String,
-        /// Why.
-        source: Box<ureq::Error>,
-    },
+    Tls { url: String, source: Box<ureq::Error> },
     /// The certificates to trust cannot be had.
     #[error("cannot take the certificates to trust from {}: {reason}", path.display())]
-    Ca {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    Ca { path: PathBuf, reason: String },
     /// It is sealed, or not set up.
     #[error("Vault at {url} is sealed")]
-    Sealed {
-        /// The server.
-        url: String,
-    },
+    Sealed { url: String },
     /// Another server of its cluster has to be asked.
     #[error("Vault at {url} is a standby and sends us elsewhere")]
-    Standby {
-        /// The server.
-        url: String,
-    },
+    Standby { url: String },
     /// Nobody said who we are.
     #[error("there is no token for Vault at {url}")]
-    NoToken {
-        /// The server.
-        url: String,
-    },
+    NoToken { url: String },
     /// A token or a secret was given in a way that does not work.
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// The token is not valid.
     #[error("Vault at {url} does not know the token (from {origin}): it is wrong, revoked or expired")]
     WrongToken {
-        /// The server.
         url: String,
         /// Where the token was taken from.
         origin: String,
@@ -65,7 +40,6 @@ pub enum VaultError {
     /// The role or its secret is not valid.
     #[error("Vault at {url} refuses the AppRole login at auth/{mount}: {reason}")]
     Login {
-        /// The server.
         url: String,
         /// Where the method is mounted.
         mount: String,
@@ -75,7 +49,6 @@ pub enum VaultError {
     /// The token is valid, but may not do this.
     #[error("the token may not {action} {path} in Vault at {url}")]
     Denied {
-        /// The server.
         url: String,
         /// What was tried.
         action: &'static str,
@@ -84,24 +57,13 @@ pub enum VaultError {
     },
     /// Nothing is mounted there.
     #[error("Vault at {url} has no key/value engine at {mount}, or none that this token may see")]
-    NoMount {
-        /// The server.
-        url: String,
-        /// The mount.
-        mount: String,
-    },
+    NoMount { url: String, mount: String },
     /// The version of the engine is not known.
     #[error("Vault at {url} does not tell the version of the engine at {mount}")]
-    UnknownVersion {
-        /// The server.
-        url: String,
-        /// The mount.
-        mount: String,
-    },
+    UnknownVersion { url: String, mount: String },
     /// There is no such key.
     #[error("there is no key at {path} in Vault at {url}")]
     Missing {
-        /// The server.
         url: String,
         /// The path, with the mount.
         path: String,
@@ -109,7 +71,6 @@ pub enum VaultError {
     /// There is a key already, and replacing it was not asked for.
     #[error("{path} exists already in Vault at {url}; nothing was overwritten")]
     Exists {
-        /// The server.
         url: String,
         /// The path, with the mount.
         path: String,
@@ -117,7 +78,6 @@ pub enum VaultError {
     /// Somebody else wrote at the same moment.
     #[error("{path} in Vault at {url} was changed by somebody else meanwhile")]
     Raced {
-        /// The server.
         url: String,
         /// The path, with the mount.
         path: String,
@@ -125,7 +85,6 @@ pub enum VaultError {
     /// What is there is not a key of ours.
     #[error("{path} in Vault at {url} holds no key of vsync: it has no field `key`")]
     Foreign {
-        /// The server.
         url: String,
         /// The path, with the mount.
         path: String,
@@ -133,7 +92,6 @@ pub enum VaultError {
     /// Anything else.
     #[error("Vault at {url} answers {status} to {action} {path}: {reason}")]
     Refused {
-        /// The server.
         url: String,
         /// The HTTP status.
         status: u16,

@@ -11,13 +11,13 @@ use crate::config::VaultConfig;
 use crate::keys::source;
 
 /// The option with a token.
-pub const TOKEN: &str = "VSYNC_VAULT_TOKEN";
+pub(crate) const TOKEN: &str = "VSYNC_VAULT_TOKEN";
 /// The option with an AppRole's secret.
-pub const SECRET_ID: &str = "VSYNC_VAULT_SECRET_ID";
+pub(crate) const SECRET_ID: &str = "VSYNC_VAULT_SECRET_ID";
 
 /// Where a token comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// The option of this name, given as a variable, a file or a command.
     Option(&'static str),
     /// The variable of this name.
@@ -32,7 +32,7 @@ pub enum Origin {
 
 /// Looks for a token: our own variables first, then what the configuration says, then what the `vault` command uses.
 #[must_use]
-pub fn origin(config: &VaultConfig) -> Origin {
+pub(crate) fn origin(config: &VaultConfig) -> Origin {
     if source::is_given(TOKEN) {
         return Origin::Option(TOKEN);
     }

@@ -18,10 +18,10 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-pub use self::error::VaultError;
+pub(crate) use self::error::VaultError;
 use self::http::{Answer, Http};
 use self::login::Token;
-pub use self::login::{Origin, SECRET_ID, TOKEN, origin};
+pub(crate) use self::login::{Origin, SECRET_ID, TOKEN, origin};
 use super::file::Existing;
 use crate::config::{KvVersion, VaultConfig};
 
