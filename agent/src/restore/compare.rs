@@ -1,7 +1,6 @@
-//! What of a file is there already: hashed along the snapshot's chunk boundaries.
+//! What is done about a file, given what of it is there already.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
@@ -12,16 +11,14 @@ use super::changes::Property;
 use super::file::{Counted, FileTask};
 use super::inspect::Inspector;
 use super::known::Chunks;
-use super::pieces::{DIGEST, GROUP, Group, Pieces};
+use super::moved::{self, Search};
+use super::pieces::{GROUP, Pieces};
 use super::record::FileRecord;
+use super::survey::{Comparison, STRETCH, Survey};
 use super::transfer::{Transfer, lock};
-use super::{RestoreError, moved, record};
-use crate::chunk::is_zero;
-use crate::tree::{Piece, Reference};
+use super::{RestoreError, record};
+use crate::tree::Piece;
 use crate::volume::{Staging, State, TargetFile};
-
-/// Pieces compared before anything is done about them: 16 GiB of file, 25 MiB of memory.
-const STRETCH: usize = 1 << 18;
 
 /// A file whose content is to be brought about.
 pub(super) struct CompareJob {
@@ -130,11 +127,16 @@ fn update(
     let mut survey = comparison.survey(pieces)?;
     let mut changed = false;
     if survey.complete {
-        let index = index(shared, task, &survey)?;
-        if comparison.shift(&mut survey, &index)? {
+        let mut index = index(shared, task, &survey, Search::Shift)?;
+        if comparison.shift(&mut survey, &index.places)? {
             changed = true;
-        } else if rebuild(shared, job, pieces, task, &survey, &index)? {
-            return Ok(());
+        } else {
+            if !index.complete {
+                index = self::index(shared, task, &survey, Search::Everything)?;
+            }
+            if rebuild(shared, job, pieces, task, &survey, &index.places)? {
+                return Ok(());
+            }
         }
     }
     // What there is of very long files is compared and mended stretch by stretch.
@@ -247,14 +249,13 @@ fn replacement(shared: &Transfer<'_>, job: &CompareJob) -> Result<TargetFile, Re
 }
 
 /// Where a file has content that seems to have moved in it.
-fn index(shared: &Transfer<'_>, old: &FileTask, survey: &Survey) -> Result<HashMap<Pid, u64>, RestoreError> {
+fn index(shared: &Transfer<'_>, old: &FileTask, survey: &Survey, search: Search) -> Result<moved::Index, RestoreError> {
     let all = survey.here.len() + survey.differing.len();
-    match (&shared.restore.cutter, survey.differing.first()) {
-        (Some(cutter), Some((_, first))) if old.is_in_place() && moved::is_likely(survey.differing.len(), all) => {
-            // Up to there both versions have the same cuts.
-            moved::index(shared, old, cutter, *first)
+    match &shared.restore.cutter {
+        Some(cutter) if old.is_in_place() && moved::is_likely(survey.differing.len(), all) => {
+            moved::index(shared, old, cutter, survey, search)
         }
-        _ => Ok(HashMap::new()),
+        _ => Ok(moved::Index { complete: true, ..moved::Index::default() }),
     }
 }
 
@@ -327,145 +328,5 @@ fn missing(shared: &Transfer<'_>, task: &FileTask, pieces: &mut Pieces<'_>) -> R
         if survey.complete {
             return Ok((same, bytes));
         }
-    }
-}
-
-/// What a stretch of a file has, compared with what it should have.
-#[derive(Default)]
-pub(super) struct Survey {
-    /// Chunks that are where they should be.
-    pub(super) here: Vec<(Reference, u64)>,
-    /// Chunks that are not.
-    pub(super) differing: Vec<(Reference, u64)>,
-    /// Ranges that should be holes and are not all zero.
-    pub(super) holes: Vec<Range<u64>>,
-    /// Ranges that should be holes, and read as such.
-    zeros: Vec<Range<u64>>,
-    /// The stretch reaches the file's end.
-    complete: bool,
-}
-
-impl Survey {
-    fn differs(&self) -> bool {
-        !self.differing.is_empty() || !self.holes.is_empty()
-    }
-}
-
-struct Comparison<'a, 'b> {
-    shared: &'a Transfer<'b>,
-    task: &'a FileTask,
-    buffer: Vec<u8>,
-    size: u64,
-    /// Digests of groups that the file has for certain.
-    kept: std::slice::ChunksExact<'a, u8>,
-}
-
-impl<'a, 'b> Comparison<'a, 'b> {
-    fn of(shared: &'a Transfer<'b>, task: &'a FileTask, kept: Option<&'a FileRecord>) -> Result<Self, RestoreError> {
-        shared.restore.progress.opened.add(1);
-        let kept = kept.map_or(&[][..], |kept| &kept.content).chunks_exact(DIGEST);
-        Ok(Self { shared, task, buffer: Vec::new(), size: task.size()?, kept })
-    }
-
-    /// Compares the next stretch.
-    fn survey(&mut self, pieces: &mut Pieces<'_>) -> Result<Survey, RestoreError> {
-        let mut survey = Survey::default();
-        for _ in 0..STRETCH / GROUP {
-            let Some(group) = pieces.next_group()? else {
-                survey.complete = true;
-                break;
-            };
-            let certain = self.kept.next() == Some(&group.digest[..]) && group.end() <= self.size;
-            self.group(group, certain, &mut survey)?;
-        }
-        Ok(survey)
-    }
-
-    /// Moves the rest of a file that is changed in place by whole blocks, if that brings most
-    /// of it where it should be, and looks again. Returns whether it did.
-    fn shift(&mut self, survey: &mut Survey, index: &HashMap<Pid, u64>) -> Result<bool, RestoreError> {
-        let Some(shift) = moved::shift(survey, index) else { return Ok(false) };
-        let task = self.task;
-        self.shared.changing_in_place(task.path());
-        if !task.shift(shift.at, shift.by)? {
-            self.shared.is_whole(task.path());
-            return Ok(false);
-        }
-        self.size = task.size()?;
-        let before = std::mem::replace(survey, Survey { complete: true, ..Survey::default() });
-        for (reference, offset) in before.here {
-            let stayed = offset + u64::from(reference.child.raw_len) <= shift.at;
-            self.chunk(reference, offset, stayed, survey)?;
-        }
-        for (reference, offset) in before.differing {
-            self.chunk(reference, offset, false, survey)?;
-        }
-        for hole in before.zeros.into_iter().chain(before.holes) {
-            self.hole(hole, false, survey)?;
-        }
-        Ok(true)
-    }
-
-    fn group(&mut self, group: Group, certain: bool, survey: &mut Survey) -> Result<(), RestoreError> {
-        for (piece, offset) in group.pieces {
-            match piece {
-                Piece::Chunk(reference) => self.chunk(reference, offset, certain, survey)?,
-                Piece::Hole(len) => self.hole(offset..offset + len, certain, survey)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn chunk(
-        &mut self,
-        reference: Reference,
-        offset: u64,
-        certain: bool,
-        survey: &mut Survey,
-    ) -> Result<(), RestoreError> {
-        let same = certain || self.holds(&reference, offset)?;
-        if same {
-            self.shared.count(self.task, reference.child.raw_len.into());
-        }
-        let list = if same { &mut survey.here } else { &mut survey.differing };
-        list.push((reference, offset));
-        Ok(())
-    }
-
-    fn hole(&mut self, hole: Range<u64>, certain: bool, survey: &mut Survey) -> Result<(), RestoreError> {
-        let same = certain || self.is_zero(hole.clone())?;
-        self.shared.count(self.task, hole.end - hole.start);
-        let list = if same { &mut survey.zeros } else { &mut survey.holes };
-        list.push(hole);
-        Ok(())
-    }
-
-    /// Whether the file has this chunk at this offset.
-    fn holds(&mut self, reference: &Reference, offset: u64) -> Result<bool, RestoreError> {
-        self.shared.check()?;
-        let len = reference.child.raw_len as usize;
-        if offset + len as u64 > self.size {
-            return Ok(false);
-        }
-        self.buffer.resize(len, 0);
-        let read = self.task.read_at(&mut self.buffer, offset)?;
-        self.shared.restore.progress.read.add(read as u64);
-        Ok(read == len && self.shared.restore.vault.pid(&self.buffer) == reference.child.pid)
-    }
-
-    /// Whether the file reads as zeros there, where it has anything at all.
-    fn is_zero(&mut self, hole: Range<u64>) -> Result<bool, RestoreError> {
-        for data in self.task.data_within(hole.start..hole.end.min(self.size))? {
-            let mut at = data.start;
-            while at < data.end {
-                self.buffer.resize((data.end - at).min(1 << 20) as usize, 0);
-                let read = self.task.read_at(&mut self.buffer, at)?;
-                if read == 0 || !is_zero(&self.buffer[..read]) {
-                    return Ok(false);
-                }
-                at += read as u64;
-            }
-        }
-        Ok(true)
     }
 }

@@ -23,6 +23,7 @@ mod pieces;
 mod plan;
 mod record;
 mod select;
+mod survey;
 mod transfer;
 
 use std::path::{Path, PathBuf};

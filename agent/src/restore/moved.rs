@@ -12,8 +12,8 @@ use std::sync::Arc;
 use vsync_protocol::id::Pid;
 
 use super::RestoreError;
-use super::compare::Survey;
 use super::file::FileTask;
+use super::survey::Survey;
 use super::transfer::Transfer;
 use crate::chunk::{Cutter, Profile};
 use crate::tree::Reference;
@@ -26,6 +26,9 @@ const WINDOW: usize = 4 << 20;
 const LEAST_CHUNKS: usize = 16;
 const LEAST_PART: usize = 16;
 
+/// So many chunks in a row that moved alike make it plain how the rest did.
+const PLAIN: usize = 64;
+
 /// What file systems move without copying: whole blocks, nearly always of this size.
 const BLOCK: i64 = 4096;
 
@@ -34,21 +37,40 @@ pub(super) const fn is_likely(differing: usize, all: usize) -> bool {
     differing >= LEAST_CHUNKS && differing * LEAST_PART >= all
 }
 
-/// Where the old file has which chunk, from `start` on, where a chunk begins. Files that are
-/// rewritten page by page have nothing that moved.
+/// Where an older version of a file has which chunk.
+#[derive(Default)]
+pub(super) struct Index {
+    pub(super) places: HashMap<Pid, u64>,
+    /// Whether all was searched from where content seems to have moved.
+    pub(super) complete: bool,
+}
+
+/// How far the older version of a file is searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Search {
+    /// Until it is plain by how many whole blocks the rest of it moved.
+    Shift,
+    /// To its end.
+    Everything,
+}
+
+/// Where the old file has which chunk, from where on most differ. Files that are rewritten page
+/// by page have nothing that moved.
 pub(super) fn index(
     shared: &Transfer<'_>,
     old: &FileTask,
     cutter: &Cutter,
-    mut start: u64,
-) -> Result<HashMap<Pid, u64>, RestoreError> {
+    survey: &Survey,
+    search: Search,
+) -> Result<Index, RestoreError> {
     let size = old.size()?;
     let profile = Profile::guess(old.path().as_bytes(), size);
-    if profile == Profile::Database {
-        return Ok(HashMap::new());
-    }
+    let Some(mut start) = begin(&survey.differing).filter(|_| profile != Profile::Database) else {
+        return Ok(Index { complete: true, ..Index::default() });
+    };
+    let mut trail = (search == Search::Shift).then(|| Trail::of(survey));
     let longest = cutter.longest(profile);
-    let mut found = HashMap::new();
+    let mut index = Index::default();
     let mut buffer = vec![0; WINDOW];
     let mut filled = 0;
     loop {
@@ -60,15 +82,52 @@ pub(super) fn index(
         while at < filled && (last || filled - at >= longest) {
             let end = filled.min(at + longest);
             let len = cutter.cut(profile, &buffer[at..end]);
-            found.entry(shared.restore.vault.pid(&buffer[at..at + len])).or_insert(start + at as u64);
+            let (pid, from) = (shared.restore.vault.pid(&buffer[at..at + len]), start + at as u64);
+            index.places.entry(pid).or_insert(from);
             at += len;
+            if trail.as_mut().is_some_and(|trail| trail.is_plain(pid, from)) {
+                return Ok(index);
+            }
         }
         if last {
-            return Ok(found);
+            index.complete = true;
+            return Ok(index);
         }
         buffer.copy_within(at..filled, 0);
         filled -= at;
         start += at as u64;
+    }
+}
+
+/// Where content that moved may begin: where many chunks in a row differ, or else the first that
+/// differs. Up to the latter both versions have the same cuts; elsewhere they soon have.
+fn begin(differing: &[(Reference, u64)]) -> Option<u64> {
+    let adjoin = |pair: &[(Reference, u64)]| pair[0].1 + u64::from(pair[0].0.child.raw_len) == pair[1].1;
+    let row = differing.windows(LEAST_CHUNKS).find(|row| row.windows(2).all(adjoin));
+    row.or(Some(differing)).and_then(|row| row.first()).map(|(_, offset)| *offset)
+}
+
+/// Follows chunks of an older version to where they should be.
+struct Trail {
+    wanted: HashMap<Pid, u64>,
+    /// By how much the last ones moved, and how many they were.
+    by: i64,
+    row: usize,
+}
+
+impl Trail {
+    fn of(survey: &Survey) -> Self {
+        let wanted = survey.differing.iter().map(|(reference, to)| (reference.child.pid, *to)).collect();
+        Self { wanted, by: 0, row: 0 }
+    }
+
+    /// Whether, with the chunk at `from`, many in a row moved by the same number of whole blocks.
+    fn is_plain(&mut self, pid: Pid, from: u64) -> bool {
+        let Some(&to) = self.wanted.get(&pid) else { return false };
+        let by = to.cast_signed().wrapping_sub(from.cast_signed());
+        self.row = if by == self.by { self.row + 1 } else { 1 };
+        self.by = by;
+        by != 0 && by % BLOCK == 0 && self.row >= PLAIN
     }
 }
 
@@ -170,5 +229,40 @@ mod tests {
         assert_eq!(moved(starts().take(9), |from| from + 8192), None, "too few");
         let scattered = |from| if from % 30_000 == 0 { from + 4096 } else { from * 4096 };
         assert_eq!(moved(starts(), scattered), None, "each elsewhere");
+    }
+
+    /// Chunks where they should be, and do not lie.
+    fn differing(offsets: impl Iterator<Item = u64>) -> Vec<(Reference, u64)> {
+        let reference = |number: u8| {
+            let child = Child { ck: [0; 32], pid: Pid::from_bytes([number; 16]), raw_len: LEN as u32 };
+            Reference { cid: Cid::of(&[number]), child }
+        };
+        (0..).zip(offsets).map(|(number, offset)| (reference(number), offset)).collect()
+    }
+
+    #[test]
+    fn what_moved_begins_where_many_in_a_row_differ() {
+        let scattered = (0..40).map(|number| number * 3 * LEN);
+        assert_eq!(begin(&differing(scattered.clone())), Some(0), "there is no row");
+        let row = (200..220).map(|number| number * LEN);
+        assert_eq!(begin(&differing(scattered.chain(row))), Some(200 * LEN));
+        assert_eq!(begin(&[]), None);
+    }
+
+    #[test]
+    fn a_row_of_chunks_that_moved_alike_ends_the_search() {
+        let chunks = PLAIN as u64 * 2;
+        let plain_after = |by: fn(u64) -> u64| {
+            let survey = Survey { differing: differing((0..chunks).map(by)), ..Survey::default() };
+            let mut trail = Trail::of(&survey);
+            let places = survey.differing.iter().zip(0..);
+            places
+                .map(|((reference, _), number)| trail.is_plain(reference.child.pid, number * LEN))
+                .position(|plain| plain)
+        };
+        assert_eq!(plain_after(|number| number * LEN + 8192), Some(PLAIN - 1));
+        assert_eq!(plain_after(|number| number * LEN + 8192 * (number / 10)), None, "each ten otherwise");
+        assert_eq!(plain_after(|number| number * LEN + 100), None, "no whole blocks");
+        assert_eq!(plain_after(|number| number * LEN), None, "it did not move");
     }
 }

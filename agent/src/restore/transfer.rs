@@ -449,7 +449,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
+pub(super) fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
     match handle.join() {
         Ok(outcome) => outcome,
         Err(panic) => std::panic::resume_unwind(panic),
