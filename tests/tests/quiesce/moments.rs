@@ -171,7 +171,7 @@ fn files_of_one_snapshot_are_of_one_moment() {
     assert_eq!(writer.state(), "running");
 }
 
-/// Ends the program that traces `pid` and makes its calls fail. What is traced goes on untraced.
+/// Kills the program that traces `pid` and makes its calls fail: the system lets go of what is traced, which goes on.
 fn stop_tracing(pid: u32) {
     let tracer = || -> String {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
@@ -180,7 +180,7 @@ fn stop_tracing(pid: u32) {
     };
     let strace = tracer();
     assert_ne!(strace, "0", "nobody traces it");
-    vsync_tests::shell::run("kill", [strace.as_str()]);
+    vsync_tests::shell::run("kill", ["-KILL", strace.as_str()]);
     super::bed::until("nobody traces it", || tracer() == "0");
 }
 
