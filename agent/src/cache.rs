@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use thiserror::Error;
 use vsync_protocol::encode;
 use vsync_protocol::id::{Cid, Pid, SnapshotId};
+use vsync_protocol::key::ContentKey;
 use vsync_protocol::manifest::ChunkerParameters;
 use vsync_protocol::tree::Child;
 
@@ -124,7 +125,7 @@ impl Cache {
             },
         );
         let (snapshot, cid, ck, pid, raw_len, chunker, epoch, settled) = row.ok()?;
-        let child = Child { ck: ck.try_into().ok()?, pid: Pid::from_slice(&pid)?, raw_len };
+        let child = Child { ck: ContentKey::from_slice(&ck)?, pid: Pid::from_slice(&pid)?, raw_len };
         Some(Parent {
             snapshot: snapshot.as_deref().and_then(SnapshotId::from_slice),
             root: Reference { cid: Cid::from_slice(&cid)?, child },
@@ -149,7 +150,7 @@ impl Cache {
     ///
     /// # Errors
     /// When SQLite fails.
-    pub fn node(&self, pid: Pid) -> Result<Option<(Cid, [u8; 32])>, CacheError> {
+    pub fn node(&self, pid: Pid) -> Result<Option<(Cid, ContentKey)>, CacheError> {
         let mut statement = self
             .connection
             .prepare_cached("SELECT cid, ck, sum FROM node WHERE pid = ?1")
@@ -161,7 +162,7 @@ impl Cache {
             .optional()
             .map_err(|source| self.error(source))?;
         Ok(row.and_then(|(cid, ck, sum)| {
-            let (cid, ck) = (Cid::from_slice(&cid)?, ck.try_into().ok()?);
+            let (cid, ck) = (Cid::from_slice(&cid)?, ContentKey::from_slice(&ck)?);
             (sum == self::sum(pid, &cid, &ck)).then_some((cid, ck))
         }))
     }
@@ -187,7 +188,7 @@ impl Cache {
             .map_err(|source| self.error(source))?;
         let sum = sum(node.child.pid, &node.cid, &node.child.ck);
         statement
-            .execute(params![node.child.pid.as_bytes(), node.cid.as_bytes(), node.child.ck, sum, blob])
+            .execute(params![node.child.pid.as_bytes(), node.cid.as_bytes(), node.child.ck.as_bytes(), sum, blob])
             .map(|_| ())
             .map_err(|source| self.error(source))
     }
@@ -219,7 +220,7 @@ impl Cache {
                 params![
                     parent.snapshot.as_ref().map(SnapshotId::as_bytes),
                     parent.root.cid.as_bytes(),
-                    parent.root.child.ck,
+                    parent.root.child.ck.as_bytes(),
                     parent.root.child.pid.as_bytes(),
                     parent.root.child.raw_len,
                     chunker,
@@ -248,9 +249,9 @@ impl Cache {
 }
 
 /// Tells a row from a damaged one: SQLite's pages carry no checksums.
-fn sum(pid: Pid, cid: &Cid, ck: &[u8; 32]) -> [u8; 8] {
+fn sum(pid: Pid, cid: &Cid, ck: &ContentKey) -> [u8; 8] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(pid.as_bytes()).update(cid.as_bytes()).update(ck);
+    hasher.update(pid.as_bytes()).update(cid.as_bytes()).update(ck.as_bytes());
     let mut sum = [0; 8];
     hasher.finalize_xof().fill(&mut sum);
     sum
@@ -279,7 +280,7 @@ mod tests {
     use super::*;
 
     fn reference(seed: u8) -> Reference {
-        let child = Child { ck: [seed; 32], pid: Pid::from_bytes([seed; 16]), raw_len: 7 };
+        let child = Child { ck: ContentKey::from_bytes([seed; 32]), pid: Pid::from_bytes([seed; 16]), raw_len: 7 };
         Reference { cid: Cid::of(&[seed]), child }
     }
 
@@ -335,7 +336,7 @@ mod tests {
         let pid = reference(1).child.pid;
         for damage in ["ck = zeroblob(32)", "cid = zeroblob(32)", "sum = zeroblob(8)", "sum = x''"] {
             cache.insert(&reference(1), b"blob").unwrap();
-            assert_eq!(cache.node(pid).unwrap(), Some((reference(1).cid, [1; 32])));
+            assert_eq!(cache.node(pid).unwrap(), Some((reference(1).cid, ContentKey::from_bytes([1; 32]))));
             cache.connection.execute(&format!("UPDATE node SET {damage}"), []).unwrap();
             assert_eq!(cache.node(pid).unwrap(), None, "{damage}");
         }

@@ -104,6 +104,8 @@ impl Snapshot {
 
 #[cfg(test)]
 mod tests {
+    use vsync_protocol::key::ContentKey;
+
     use super::*;
     use crate::keys::{RootSecret, Secret};
 
@@ -121,7 +123,7 @@ mod tests {
         let Snapshot { body, sealed, .. } = &snapshot;
         assert_eq!((body.volume.as_str(), body.source.as_str(), body.sequence), ("barman_recover", "annex2", 2));
         assert_eq!((body.kind, body.witness.unwrap().index), (manifest::SnapshotKind::Partial, 300));
-        assert_eq!((snapshot.root().child.ck, snapshot.root().child.raw_len), ([5; 32], 300));
+        assert_eq!((snapshot.root().child.ck, snapshot.root().child.raw_len), (ContentKey::from_bytes([5; 32]), 300));
         assert_eq!((sealed.entries, sealed.bytes, sealed.defects), (7, 1 << 33, 1));
         assert_eq!((sealed.chunker.average, sealed.chunker.fixed), (64 << 10, 32 << 10));
         assert!(open(MachineKey::from_bytes([3; 32])).is_err());

@@ -10,6 +10,7 @@ use vsync::tree::{Piece, Reference};
 use vsync_benches::{Amount, Harness};
 use vsync_protocol::blob::Suite;
 use vsync_protocol::id::Cid;
+use vsync_protocol::key::ContentKey;
 use vsync_protocol::tree::Child;
 
 use crate::chunks;
@@ -117,7 +118,7 @@ fn pieces(data: &[u8]) -> Vec<Piece> {
         let end = data.len().min(at + cutter.longest(Profile::General));
         let len = cutter.cut(Profile::General, &data[at..end]);
         let pid = vault.pid(&data[at..at + len]);
-        let child = Child { ck: [0; 32], pid, raw_len: len as u32 };
+        let child = Child { ck: ContentKey::from_bytes([0; 32]), pid, raw_len: len as u32 };
         pieces.push(Piece::Chunk(Reference { cid: Cid::from_bytes([0; 32]), child }));
         at += len;
     }

@@ -7,6 +7,7 @@ use vsync::tree::{Node, NodeSink, NodeSource, Piece, Reference, TreeReader, Tree
 use vsync_benches::{Amount, Harness};
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, Pid};
+use vsync_protocol::key::ContentKey;
 use vsync_protocol::tree::{Child, Entry, EntryKind, EntryPath, Time, VolumeInfo};
 
 /// Files of one chunk each: what a volume of many small files looks like.
@@ -90,5 +91,5 @@ fn file(number: usize) -> (Entry, Piece) {
 fn child(cid: Cid, len: usize) -> Child {
     let mut pid = [0; Pid::LEN];
     pid.copy_from_slice(&cid.as_bytes()[..Pid::LEN]);
-    Child { ck: *cid.as_bytes(), pid: Pid::from_bytes(pid), raw_len: len as u32 }
+    Child { ck: ContentKey::from_bytes(*cid.as_bytes()), pid: Pid::from_bytes(pid), raw_len: len as u32 }
 }

@@ -17,6 +17,7 @@
 pub mod blob;
 mod encode;
 pub mod id;
+pub mod key;
 pub mod limits;
 pub mod log;
 pub mod manifest;

@@ -13,6 +13,7 @@ use minicbor::{Decode, Encode};
 use thiserror::Error;
 
 use crate::id::{Cid, LogHead, MachineKey, MachineName, ManifestHash, RealmId, SnapshotId, VolumeName};
+use crate::key::ContentKey;
 use crate::limits::{MAX_MANIFEST_LEN, MAX_RAW_LEN};
 
 /// Starts every manifest.
@@ -97,8 +98,7 @@ pub struct Sealed {
     pub body: [u8; 32],
     /// Opens the root.
     #[n(1)]
-    #[cbor(with = "minicbor::bytes")]
-    pub root_key: [u8; 32],
+    pub root_key: ContentKey,
     /// Bytes of the root's plaintext.
     #[n(2)]
     pub root_len: u32,
@@ -309,7 +309,7 @@ mod tests {
             ChunkerParameters { algorithm: 1, min: 1024, average: 4096, max: 65_536, normalization: 1, fixed: 8192 };
         let sealed = Sealed {
             body: [4; 32],
-            root_key: [5; 32],
+            root_key: ContentKey::from_bytes([5; 32]),
             root_len: 300,
             entries: 7,
             bytes: 1 << 33,

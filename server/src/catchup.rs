@@ -12,7 +12,7 @@ use crate::archive::{ArchiveError, manifest_name};
 use crate::catalog::{Catalog, Snapshot};
 use crate::store::disk::DiskStore;
 use crate::store::journal::Logged;
-use crate::store::pack;
+use crate::store::pack::{self, Record};
 use crate::store::room::Room;
 use crate::store::{PackStore, StoreError, read_table, salvage};
 
@@ -55,24 +55,39 @@ pub(crate) fn adopt(packs: &DiskStore, catalog: &Catalog) -> Result<u64, Archive
         if known.contains(&pack) && !lost {
             continue;
         }
-        let Some(len) = packs.len(pack)? else { continue };
-        let records = match read_table(packs, pack) {
-            Ok(table) => table.unwrap_or_default(),
-            Err(StoreError::Pack { source, .. }) => {
-                tracing::error!("pack {pack}: {source}; taking what its records still say");
-                damaged += 1;
-                pack::scan_records(&salvage(packs, pack)?.unwrap_or_default())
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let Some(content) = what_is_in(packs, pack)? else { continue };
+        damaged += u64::from(content.damaged);
         if known.contains(&pack) {
             // It may hold what was in a lost one, too.
-            catalog.fill_from(pack, records)?;
+            catalog.fill_from(pack, content.records)?;
         } else {
-            catalog.add_pack(pack, len, records)?;
+            catalog.add_pack(pack, content.bytes, content.records)?;
         }
     }
     Ok(damaged)
+}
+
+/// What a pack holds.
+pub(crate) struct Content {
+    /// Its length.
+    pub(crate) bytes: u64,
+    pub(crate) records: Vec<Record>,
+    /// Its table is damaged: the records are those that still say what they are.
+    pub(crate) damaged: bool,
+}
+
+/// What `pack` holds; none when it is gone.
+pub(crate) fn what_is_in(packs: &DiskStore, pack: PackId) -> Result<Option<Content>, StoreError> {
+    let Some(bytes) = packs.len(pack)? else { return Ok(None) };
+    match read_table(packs, pack) {
+        Ok(table) => Ok(Some(Content { bytes, records: table.unwrap_or_default(), damaged: false })),
+        Err(StoreError::Pack { source, .. }) => {
+            tracing::error!("pack {pack}: {source}; taking what its records still say");
+            let records = pack::scan_records(&salvage(packs, pack)?.unwrap_or_default());
+            Ok(Some(Content { bytes, records, damaged: true }))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn read_manifest(manifests: &Room, hash: ManifestHash) -> Result<Option<Snapshot>, StoreError> {

@@ -24,6 +24,7 @@ mod overview;
 mod pins;
 mod rebuild;
 mod refusal;
+mod relog;
 mod repair;
 mod serve;
 mod session;
@@ -31,6 +32,7 @@ mod shares;
 pub mod store;
 pub mod upkeep;
 mod web;
+mod words;
 
 #[cfg(test)]
 mod testing;
@@ -38,6 +40,7 @@ mod testing;
 pub use limits::{HANDSHAKE_WINDOW, Limits};
 pub use overview::{Declarations, Declared};
 pub use rebuild::{RebuildReport, Trust, rebuild, rebuild_in};
+pub use relog::{NewLog, rebuild_without_log};
 pub use repair::{RepairReport, repair};
 pub use serve::{Member, Members, Running, Server, ServerConfig, ServerError};
 pub use store::disk::Reserve;

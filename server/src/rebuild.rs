@@ -10,6 +10,7 @@ use vsync_protocol::id::{Cid, RealmId};
 use crate::archive::{ArchiveError, Files, catalog_path};
 use crate::catalog::{Adopted, Catalog, Totals};
 use crate::catchup::{adopt, replay};
+use crate::relog::NewLog;
 use crate::store::ballast::Ballast;
 use crate::store::disk::Reserve;
 use crate::store::health::Health;
@@ -42,6 +43,8 @@ pub struct RebuildReport {
     pub lost_manifests: u64,
     /// The record of jobs, which is nowhere but in the old catalog.
     pub jobs: Adopted,
+    /// What the log was made of, if it was made anew, too.
+    pub log: Option<NewLog>,
 }
 
 /// Makes the catalog of the store at `data` anew. No server may have the store open.

@@ -4,13 +4,14 @@
 use quinn::VarInt;
 use vsync_protocol::wire::{Refusal, RefusalCode};
 
-use crate::archive::{ArchiveError, report};
+use crate::archive::ArchiveError;
 use crate::catalog::CatalogError;
 use crate::commit::CommitError;
 use crate::store::StoreError;
 use crate::store::room::is_full;
 use crate::upkeep::mark::MarkError;
 use crate::upkeep::retention::RetentionError;
+use crate::words::report;
 
 /// A refusal in words.
 pub(crate) fn refusal(code: RefusalCode, message: impl Into<String>) -> Refusal {

@@ -67,7 +67,7 @@ fn mend_log(data: &Path, realm: RealmId) -> Result<Option<u64>, ArchiveError> {
 }
 
 /// What the catalog repeats of the log; nothing, if it is damaged itself.
-fn entries_of(catalog: &Path) -> Vec<LogEntry> {
+pub(crate) fn entries_of(catalog: &Path) -> Vec<LogEntry> {
     let Ok(catalog) = Catalog::open(catalog, Health::default()) else { return Vec::new() };
     let mut entries = Vec::new();
     // As far as it can be read.

@@ -277,6 +277,13 @@ impl Postgres {
         self.container.exec(&["pgbench", "-n", "-t", &transactions.to_string(), "postgres"]);
     }
 
+    /// Runs so many transactions of pgbench, the same ones for the same `seed`.
+    #[track_caller]
+    pub fn work_again(&self, transactions: u32, seed: u32) {
+        let (transactions, seed) = (transactions.to_string(), format!("--random-seed={seed}"));
+        self.container.exec(&["pgbench", "-n", &seed, "-t", &transactions, "postgres"]);
+    }
+
     /// The numbers that pgbench keeps equal: balances of accounts, tellers, branches, and the history's sum.
     ///
     /// # Panics

@@ -22,6 +22,8 @@ const LONGEST: usize = 1 << 30;
 pub enum Answer {
     /// These bytes.
     Bytes(Vec<u8>),
+    /// An honest reply, and frames of these lengths: what is honest is cut short, or zeros follow it.
+    Lengths(Honest, Vec<usize>),
     /// These bytes, and then these others without an end.
     Endless(Vec<u8>, Vec<u8>),
     /// These bytes, and then nothing, for as long as the agent waits.
@@ -64,6 +66,23 @@ impl Honest {
             bytes.extend(blob);
         }
         bytes
+    }
+
+    /// Frame by frame: all of them at once would be more than a liar has memory, or his victim patience, for.
+    async fn say_at_length(&self, send: &mut SendStream, lengths: &[usize]) -> Option<()> {
+        send.write_all(&encode_message(&self.reply)).await.ok()?;
+        for ((cid, blob), &len) in self.blobs.iter().zip(lengths) {
+            send.write_all(&FrameHead { len, cid: *cid }.encode()).await.ok()?;
+            let honest = &blob[..blob.len().min(len)];
+            send.write_all(honest).await.ok()?;
+            let mut left = len - honest.len();
+            while left > 0 {
+                let zeros = &[0; 1 << 16][..left.min(1 << 16)];
+                send.write_all(zeros).await.ok()?;
+                left -= zeros.len();
+            }
+        }
+        send.finish().ok()
     }
 
     /// The answer as it is now, said by the liar.
@@ -243,6 +262,7 @@ impl Between {
                 send.write_all(&bytes).await.ok()?;
                 send.finish().ok()?;
             }
+            Answer::Lengths(honest, lengths) => honest.say_at_length(&mut send, &lengths).await?,
             Answer::Endless(bytes, more) => {
                 send.write_all(&bytes).await.ok()?;
                 loop {

@@ -51,13 +51,12 @@ const AGENT: &[(&str, &[&str])] = &[
     ("volume", &[]),
 ];
 
-/// The same of the server. `serve` puts all together. Of `archive`, those below it name `report` alone, which puts an
-/// error and its causes into words.
+/// The same of the server. `serve` puts all together.
 const SERVER: &[(&str, &[&str])] = &[
-    ("alerts", &["archive", "overview", "upkeep"]),
+    ("alerts", &["overview", "upkeep", "words"]),
     ("answers", &["catalog", "commit", "refusal", "serve", "upkeep"]),
-    ("archive", &["catalog", "catchup", "clock", "pins", "store", "upkeep"]),
-    ("catalog", &["archive", "clock", "store"]),
+    ("archive", &["catalog", "catchup", "clock", "pins", "store", "upkeep", "words"]),
+    ("catalog", &["clock", "store", "words"]),
     ("catchup", &["archive", "catalog", "store"]),
     ("clock", &[]),
     ("commit", &["archive", "catalog"]),
@@ -67,8 +66,9 @@ const SERVER: &[(&str, &[&str])] = &[
     ("limits", &["refusal"]),
     ("overview", &["archive", "catalog", "upkeep"]),
     ("pins", &[]),
-    ("rebuild", &["archive", "catalog", "catchup", "store"]),
-    ("refusal", &["archive", "catalog", "commit", "store", "upkeep"]),
+    ("rebuild", &["archive", "catalog", "catchup", "relog", "store"]),
+    ("refusal", &["archive", "catalog", "commit", "store", "upkeep", "words"]),
+    ("relog", &["archive", "catalog", "rebuild", "repair", "store", "upkeep"]),
     ("repair", &["archive", "catalog", "rebuild", "store", "upkeep"]),
     (
         "serve",
@@ -88,9 +88,10 @@ const SERVER: &[(&str, &[&str])] = &[
     ),
     ("session", &["archive", "catalog", "limits", "pins", "refusal", "shares", "store", "upkeep"]),
     ("shares", &["store"]),
-    ("store", &["archive"]),
-    ("upkeep", &["archive", "catalog", "pins", "store"]),
-    ("web", &["alerts", "archive", "catalog", "overview"]),
+    ("store", &["words"]),
+    ("upkeep", &["archive", "catalog", "pins", "store", "words"]),
+    ("web", &["alerts", "archive", "catalog", "overview", "words"]),
+    ("words", &[]),
 ];
 
 fn root() -> PathBuf {

@@ -62,14 +62,18 @@ fn facts(postgres: &Postgres) -> Vec<String> {
     counts.into_iter().chain(digests).chain([postgres.balance().to_string()]).collect()
 }
 
+/// Settings under which PostgreSQL writes what it is told to write, and nothing by the clock: no vacuum, and no
+/// checkpoint but the one at its end, after which each page is in the log as a whole once more.
+const BY_ORDER_ALONE: [&str; 6] = ["-c", "autovacuum=off", "-c", "checkpoint_timeout=1d", "-c", "max_wal_size=10GB"];
+
 #[test]
 fn a_database_moves_from_annex2_to_uat() {
     let montagu = Montagu::new(&["barman_recover"], &[]);
     let labels = ["--label", "com.montagu.role=database", "--label", "org=vimc"];
     let source = DockerVolume::exactly("barman_recover", &labels);
-    let postgres = Postgres::start(&source);
+    let postgres = Postgres::start_with(&source, &[], &BY_ORDER_ALONE);
     postgres.fill(5);
-    postgres.work(200);
+    postgres.work_again(200, 1);
     let first_facts = facts(&postgres);
     postgres.stop();
     let first_tree = Tree::read(source.path());
@@ -91,14 +95,14 @@ fn a_database_moves_from_annex2_to_uat() {
     staging.stop();
 
     // The database goes on.
-    let postgres = Postgres::start(&source);
-    postgres.work(300);
+    let postgres = Postgres::start_with(&source, &[], &BY_ORDER_ALONE);
+    postgres.work_again(300, 2);
     let second_facts = facts(&postgres);
     postgres.stop();
     let second_tree = Tree::read(source.path());
     let second = montagu.back_up("annex2", "barman_recover");
     assert_eq!(second["parent"], first["snapshot_id"]);
-    assert!(number(&second, "data_added_packed") < number(&first, "data_added_packed") / 3, "{first} {second}");
+    assert!(number(&second, "data_added_packed") < number(&first, "data_added_packed") / 4, "{first} {second}");
 
     // Over the old one, which PostgreSQL has written to.
     let in_place = montagu.restore(&words);

@@ -163,7 +163,7 @@ impl Reader {
         let first = manifests.iter().map(open).find(|snapshot| snapshot.body.sequence == 1).unwrap();
         let vault = Arc::new(Vault::new(realm, self.bundle.suite, epoch, self.bundle.writer(epoch).unwrap()));
         let content = Sealer::new(vault).unwrap().seal(BlobKind::Chunk, &[], OLD.as_bytes()).unwrap();
-        [first.sealed.root_key, content.ck]
+        [first.sealed.root_key, content.ck].map(|key| *key.as_bytes())
     }
 }
 

@@ -7,6 +7,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use vsync_protocol::id::{Cid, Pid};
+use vsync_protocol::key::ContentKey;
 use vsync_protocol::tree::{Entry, EntryPath, VolumeInfo};
 
 use super::ahead::{Buffer, Order, Pool};
@@ -91,12 +92,12 @@ pub(super) struct Shared {
     pub(super) send_budget: Budget,
     pub(super) buffers: Arc<Pool>,
     /// Chunks sealed in this run.
-    pub(super) sealed: Mutex<HashMap<Pid, (Cid, [u8; 32])>>,
+    pub(super) sealed: Mutex<HashMap<Pid, (Cid, ContentKey)>>,
 }
 
 impl Shared {
     /// Remembers a sealed chunk; forgets all when there are too many.
-    pub(super) fn remember(&self, pid: Pid, cid: Cid, ck: [u8; 32]) {
+    pub(super) fn remember(&self, pid: Pid, cid: Cid, ck: ContentKey) {
         let mut sealed = self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if sealed.len() >= REMEMBERED {
             sealed.clear();
@@ -104,7 +105,7 @@ impl Shared {
         sealed.insert(pid, (cid, ck));
     }
 
-    pub(super) fn recall(&self, pid: Pid) -> Option<(Cid, [u8; 32])> {
+    pub(super) fn recall(&self, pid: Pid) -> Option<(Cid, ContentKey)> {
         self.sealed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(&pid).copied()
     }
 

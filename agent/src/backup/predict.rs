@@ -262,6 +262,7 @@ mod tests {
     use proptest::prelude::*;
     use vsync_protocol::blob::Suite;
     use vsync_protocol::id::{Cid, RealmId};
+    use vsync_protocol::key::ContentKey;
     use vsync_protocol::manifest::ChunkerParameters;
     use vsync_protocol::tree::Child;
 
@@ -333,7 +334,11 @@ mod tests {
                     Cut::Hole(len) => Piece::Hole(len),
                     _ => Piece::Chunk(Reference {
                         cid: Cid::of(bytes),
-                        child: Child { ck: [0; 32], pid: vault().pid(bytes), raw_len: bytes.len() as u32 },
+                        child: Child {
+                            ck: ContentKey::from_bytes([0; 32]),
+                            pid: vault().pid(bytes),
+                            raw_len: bytes.len() as u32,
+                        },
                     }),
                 }
             })

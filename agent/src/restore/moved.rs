@@ -203,6 +203,7 @@ pub(super) fn rebuild(
 #[cfg(test)]
 mod tests {
     use vsync_protocol::id::Cid;
+    use vsync_protocol::key::ContentKey;
     use vsync_protocol::tree::Child;
 
     use super::*;
@@ -213,7 +214,8 @@ mod tests {
     fn moved(starts: impl Iterator<Item = u64>, to: impl Fn(u64) -> u64) -> Option<Shift> {
         let (mut survey, mut index) = (Survey::default(), HashMap::new());
         for (number, from) in (0_u8..).zip(starts) {
-            let child = Child { ck: [0; 32], pid: Pid::from_bytes([number; 16]), raw_len: 10_000 };
+            let child =
+                Child { ck: ContentKey::from_bytes([0; 32]), pid: Pid::from_bytes([number; 16]), raw_len: 10_000 };
             survey.differing.push((Reference { cid: Cid::of(&[number]), child }, to(from)));
             index.insert(child.pid, from);
         }

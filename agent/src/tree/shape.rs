@@ -94,13 +94,14 @@ where
 #[cfg(test)]
 mod tests {
     use vsync_protocol::id::Pid;
+    use vsync_protocol::key::ContentKey;
     use vsync_protocol::tree::EntryPath;
 
     use super::*;
 
     #[test]
     fn shapes_that_cannot_be_are_refused() {
-        let child = Child { ck: [0; 32], pid: Pid::from_bytes([0; 16]), raw_len: 1 };
+        let child = Child { ck: ContentKey::from_bytes([0; 32]), pid: Pid::from_bytes([0; 16]), raw_len: 1 };
         let summary = ChildSummary { first: EntryPath::root(), continues: false, entries: 1, bytes: 0 };
         let of = |depth, refs, children, summaries| {
             Children::new(depth, vec![Cid::of(b"x"); refs], vec![child; children], vec![summary.clone(); summaries])

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use proptest::prelude::*;
 use vsync_protocol::blob::BlobKind;
 use vsync_protocol::id::{Cid, Pid};
+use vsync_protocol::key::ContentKey;
 use vsync_protocol::tree::{Child, Entry, EntryKind, EntryPath, Time, VolumeInfo};
 
 use super::*;
@@ -39,12 +40,12 @@ impl NodeSource for &mut Nodes {
 
 fn child(raw_len: u32, seed: u64) -> Child {
     let hash = *blake3::hash(&seed.to_le_bytes()).as_bytes();
-    Child { ck: hash, pid: Pid::from_slice(&hash[..16]).unwrap(), raw_len }
+    Child { ck: ContentKey::from_bytes(hash), pid: Pid::from_slice(&hash[..16]).unwrap(), raw_len }
 }
 
 pub(crate) fn chunk(seed: u64) -> Piece {
     let child = child(65_536, seed);
-    Piece::Chunk(Reference { cid: Cid::of(&child.ck), child })
+    Piece::Chunk(Reference { cid: Cid::of(child.ck.as_bytes()), child })
 }
 
 pub(crate) fn entry(path: &str, kind: EntryKind) -> Entry {

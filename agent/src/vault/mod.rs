@@ -5,8 +5,8 @@ mod seal;
 
 use vsync_protocol::blob::Suite;
 use vsync_protocol::id::{Cid, Pid, RealmId};
+use vsync_protocol::key::ContentKey;
 use vsync_protocol::manifest::ChunkerParameters;
-use zeroize::Zeroizing;
 
 use crate::chunk::Cutter;
 use crate::keys::WriterKeys;
@@ -61,8 +61,8 @@ impl Vault {
     }
 
     /// The key for exactly these bytes: nothing else is ever encrypted with it.
-    fn content_key(&self, header_and_encoded: &[u8]) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(*blake3::keyed_hash(&self.keys.convergence, header_and_encoded).as_bytes())
+    fn content_key(&self, header_and_encoded: &[u8]) -> ContentKey {
+        ContentKey::from_bytes(*blake3::keyed_hash(&self.keys.convergence, header_and_encoded).as_bytes())
     }
 }
 
@@ -73,12 +73,12 @@ fn short(hash: &blake3::Hash) -> Pid {
 }
 
 /// The AEAD of `suite` under a key that seals a single message, so that the nonce may be zero.
-fn cipher(suite: Suite, key: &[u8; 32]) -> Result<aws_lc_rs::aead::LessSafeKey, aws_lc_rs::error::Unspecified> {
+fn cipher(suite: Suite, key: &ContentKey) -> Result<aws_lc_rs::aead::LessSafeKey, aws_lc_rs::error::Unspecified> {
     let algorithm = match suite {
         Suite::ChaCha20Poly1305 => &aws_lc_rs::aead::CHACHA20_POLY1305,
         Suite::Aes256Gcm => &aws_lc_rs::aead::AES_256_GCM,
     };
-    aws_lc_rs::aead::UnboundKey::new(algorithm, key).map(aws_lc_rs::aead::LessSafeKey::new)
+    aws_lc_rs::aead::UnboundKey::new(algorithm, key.as_bytes()).map(aws_lc_rs::aead::LessSafeKey::new)
 }
 
 fn zero_nonce() -> aws_lc_rs::aead::Nonce {
@@ -143,8 +143,11 @@ mod tests {
         for line in lines {
             let [kind, suite, ck, blob, plain] = line.split(' ').map(bytes).collect::<Vec<_>>().try_into().unwrap();
             let (kind, suite) = (BlobKind::from_code(kind[0]).unwrap(), Suite::from_code(suite[0]).unwrap());
-            let child =
-                Child { ck: ck.try_into().unwrap(), pid: Pid::from_bytes([0; 16]), raw_len: plain.len() as u32 };
+            let child = Child {
+                ck: ContentKey::from_slice(&ck).unwrap(),
+                pid: Pid::from_bytes([0; 16]),
+                raw_len: plain.len() as u32,
+            };
             let sealed = Sealed { cid: Cid::of(&blob), ck: child.ck, blob: blob.into() };
             assert_eq!(open(suite, kind, &sealed, &child).unwrap(), plain, "{line}");
             opened += 1;
@@ -160,10 +163,11 @@ mod tests {
         let header_len = Header::parse(&sealed.blob).unwrap().len();
         let (header, body) = sealed.blob.split_at(header_len);
         let aad = [[7; 16].as_slice(), header].concat();
-        let encoded =
-            ChaCha20Poly1305::new(&child.ck.into()).decrypt(&[0; 12].into(), Payload { msg: body, aad: &aad }).unwrap();
+        let encoded = ChaCha20Poly1305::new(child.ck.as_bytes().into())
+            .decrypt(&[0; 12].into(), Payload { msg: body, aad: &aad })
+            .unwrap();
         assert_eq!(encoded.len() + TAG_LEN, body.len());
-        assert_eq!(*vault(Suite::ChaCha20Poly1305).content_key(&[header, &encoded].concat()), child.ck);
+        assert_eq!(vault(Suite::ChaCha20Poly1305).content_key(&[header, &encoded].concat()), child.ck);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use vsync_protocol::blob::{self, BlobKind, Codec, ENCODED_HEAD_LEN, FIXED_HEADER_LEN, TAG_LEN, padme};
 use vsync_protocol::id::Cid;
+use vsync_protocol::key::ContentKey;
 use vsync_protocol::limits::{MAX_RAW_LEN, MAX_REFS};
 
 use super::{Vault, associated_data, cipher, zero_nonce};
@@ -19,7 +20,7 @@ pub struct Sealed {
     /// Its name.
     pub cid: Cid,
     /// The key that opens it.
-    pub ck: [u8; 32],
+    pub ck: ContentKey,
     /// Its bytes.
     pub blob: Bytes,
 }
@@ -102,7 +103,7 @@ impl Sealer {
             .and_then(|key| key.seal_in_place_separate_tag(zero_nonce(), aad, &mut bytes[header_len..]))
             .map_err(|_| SealError::Cipher)?;
         bytes.extend_from_slice(tag.as_ref());
-        Ok(Sealed { cid: Cid::of(&bytes), ck: *ck, blob: self.take(bytes) })
+        Ok(Sealed { cid: Cid::of(&bytes), ck, blob: self.take(bytes) })
     }
 
     /// A blob waits for the network with just the room that its bytes need: one that kept the

@@ -6,13 +6,14 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 use super::path::EntryPath;
 use super::record::{Entry, Record};
 use crate::id::Pid;
+use crate::key::ContentKey;
 
 /// How to open a child, and how to recognise its plaintext; packed as 52 bytes:
 /// `ck 32 ‖ pid 16 ‖ raw_len u32`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Child {
     /// The key that opens the child and nothing else. A secret.
-    pub ck: [u8; 32],
+    pub ck: ContentKey,
     /// Recognises the child's plaintext.
     pub pid: Pid,
     /// Bytes of the plaintext.
@@ -30,16 +31,16 @@ pub const CHILD_LEN: usize = 52;
 
 impl Child {
     fn pack(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.ck);
+        out.extend_from_slice(self.ck.as_bytes());
         out.extend_from_slice(self.pid.as_bytes());
         out.extend_from_slice(&self.raw_len.to_le_bytes());
     }
 
     fn unpack(bytes: &[u8]) -> Option<Self> {
-        let (ck, rest) = bytes.split_first_chunk::<32>()?;
+        let (ck, rest) = bytes.split_first_chunk::<{ ContentKey::LEN }>()?;
         let (pid, rest) = rest.split_first_chunk::<16>()?;
         let raw_len = u32::from_le_bytes(*rest.first_chunk::<4>()?);
-        Some(Self { ck: *ck, pid: Pid::from_bytes(*pid), raw_len })
+        Some(Self { ck: ContentKey::from_bytes(*ck), pid: Pid::from_bytes(*pid), raw_len })
     }
 }
 
@@ -195,7 +196,7 @@ mod tests {
     }
 
     fn child(byte: u8) -> Child {
-        Child { ck: [byte; 32], pid: Pid::from_bytes([byte + 1; 16]), raw_len: 65_536 }
+        Child { ck: ContentKey::from_bytes([byte; 32]), pid: Pid::from_bytes([byte + 1; 16]), raw_len: 65_536 }
     }
 
     fn summary(first: &str, continues: bool) -> ChildSummary {
@@ -261,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_leaf_comes_back_and_hides_keys_from_debug() {
-        let child = Child { ck: [7; 32], pid: Pid::from_bytes([9; 16]), raw_len: 65_536 };
+        let child = Child { ck: ContentKey::from_bytes([7; 32]), pid: Pid::from_bytes([9; 16]), raw_len: 65_536 };
         let leaf = Leaf { chunks: vec![child; 3], records: vec![Record::Extents(vec![Extent::Chunk(2)])] };
         let bytes = minicbor::to_vec(&leaf).unwrap();
         assert_eq!(minicbor::decode::<Leaf>(&bytes).unwrap(), leaf);

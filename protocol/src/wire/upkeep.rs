@@ -89,12 +89,20 @@ pub struct ScrubReport {
     /// Snapshots whose manifests are damaged, or signed by nobody who is known.
     #[n(6)]
     pub bad_manifests: Vec<SnapshotId>,
+    /// Blobs that the catalog placed where they are not, and places right again; none: there
+    /// were none.
+    #[n(7)]
+    pub misplaced: Option<u64>,
 }
 
 impl ScrubReport {
     /// Whether nothing was found.
     #[must_use]
     pub const fn is_clean(&self) -> bool {
-        self.damaged_packs.is_empty() && self.bad_manifests.is_empty() && self.lost == 0 && self.affected.is_empty()
+        self.damaged_packs.is_empty()
+            && self.bad_manifests.is_empty()
+            && self.lost == 0
+            && self.affected.is_empty()
+            && self.misplaced.is_none()
     }
 }

@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::rules::blind;
 use super::teller::Teller;
 use super::{Message, Sink, alerts};
-use crate::archive::report;
 use crate::overview::Viewer;
 use crate::upkeep::throttle::Stop;
+use crate::words::report;
 
 const FILE: &str = "alerts.json";
 

@@ -4,6 +4,7 @@ use rusqlite::{OptionalExtension, params};
 use vsync_protocol::id::Cid;
 
 use super::read::unsigned;
+use super::schema::CORRUPT;
 use super::{Catalog, CatalogError};
 
 /// A damaged blob is rare, so that finding all of them looks at those alone. `absent` names
@@ -25,6 +26,7 @@ pub(super) const TABLES: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS blobs_damaged ON blobs (cid) WHERE state = 1;
 ";
+const _: () = assert!(CORRUPT == 1);
 
 impl Catalog {
     /// Notes that the chore `name` ended at the time `at`, and what it came to.
@@ -84,12 +86,12 @@ impl Catalog {
     /// When the catalog cannot be read.
     pub fn damaged(&self) -> Result<u64, CatalogError> {
         self.read("count damaged blobs", |reader| {
-            reader
-                .prepare_cached(
-                    "SELECT (SELECT count(*) FROM blobs INDEXED BY blobs_damaged WHERE state = 1) +
-                     (SELECT count(*) FROM absent WHERE NOT EXISTS (SELECT 1 FROM blobs WHERE blobs.cid = absent.cid))",
-                )?
-                .query_row([], |row| unsigned(row, 0))
+            // As a number in the text: a bound one would not be known to be the index's own.
+            let query = format!(
+                "SELECT (SELECT count(*) FROM blobs INDEXED BY blobs_damaged WHERE state = {CORRUPT}) +
+                 (SELECT count(*) FROM absent WHERE NOT EXISTS (SELECT 1 FROM blobs WHERE blobs.cid = absent.cid))"
+            );
+            reader.prepare_cached(&query)?.query_row([], |row| unsigned(row, 0))
         })
     }
 

@@ -16,6 +16,13 @@ const MAX_JOBS_EACH: u32 = 20_000;
 /// What a job takes in a reply besides its texts, at most.
 const JOB_OVERHEAD: usize = 200;
 
+/// Exit codes of agents that mean something here: see README.md.
+pub(super) const EXIT_DAMAGE: i64 = 13;
+const EXIT_INTERRUPTED: i64 = 130;
+
+/// The last of the outcomes, in the order of their codes, of a job that came to something.
+pub(super) const LAST_GOOD: i64 = outcome_code(Outcome::Defects);
+
 /// Why a job that nobody reported the end of counts as ended.
 const LOST: &str = "it never ended: the agent was killed, or its connection was lost";
 
@@ -107,11 +114,12 @@ impl Catalog {
     pub fn lose_jobs(&self, jobs: Vec<(MachineName, JobId)>, at: i64) -> Result<(), CatalogError> {
         self.write("record lost jobs", move |t| {
             let mut lose = t.prepare_cached(
-                "UPDATE jobs SET ended = ?1, lost = 1, outcome = ?2, code = 130, message = ?3
-                 WHERE machine = ?4 AND id = ?5 AND ended IS NULL",
+                "UPDATE jobs SET ended = ?1, lost = 1, outcome = ?2, code = ?3, message = ?4
+                 WHERE machine = ?5 AND id = ?6 AND ended IS NULL",
             )?;
+            let outcome = outcome_code(Outcome::Interrupted);
             let mut lose = |(machine, id): &(MachineName, JobId)| {
-                lose.execute(params![at, outcome_code(Outcome::Interrupted), LOST, machine.as_str(), id.as_bytes()])
+                lose.execute(params![at, outcome, EXIT_INTERRUPTED, LOST, machine.as_str(), id.as_bytes()])
             };
             jobs.iter().try_for_each(|job| lose(job).map(drop))
         })
@@ -131,8 +139,8 @@ impl Catalog {
         }
         self.write("record lost jobs", move |t| {
             t.execute(
-                "UPDATE jobs SET ended = ?1, lost = 1, outcome = ?2, code = 130, message = ?3 WHERE ended IS NULL",
-                params![at, outcome_code(Outcome::Interrupted), LOST],
+                "UPDATE jobs SET ended = ?1, lost = 1, outcome = ?2, code = ?3, message = ?4 WHERE ended IS NULL",
+                params![at, outcome_code(Outcome::Interrupted), EXIT_INTERRUPTED, LOST],
             )
             .map(drop)
         })
@@ -224,7 +232,7 @@ fn begin(t: &Transaction<'_>, job: &NewJob) -> rusqlite::Result<()> {
 fn end(t: &Transaction<'_>, machine: &MachineName, id: JobId, result: JobResult, at: i64) -> rusqlite::Result<bool> {
     let found = t
         .prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE machine = ?1 AND id = ?2"))?
-        .query_row(params![machine.as_str(), id.as_bytes()], |row| Ok((job(row)?, row.get::<_, bool>(21)?)))
+        .query_row(params![machine.as_str(), id.as_bytes()], |row| Ok((job(row)?, row.get::<_, bool>("lost")?)))
         .optional()?;
     let Some((known, lost)) = found else { return Ok(false) };
     // An end that the server only supposed gives way to the agent's word.
@@ -348,7 +356,7 @@ fn kind_of(code: i64) -> Option<JobKind> {
     JobKind::ALL.into_iter().find(|kind| kind_code(*kind) == code)
 }
 
-const fn outcome_code(outcome: Outcome) -> i64 {
+pub(super) const fn outcome_code(outcome: Outcome) -> i64 {
     match outcome {
         Outcome::Success => 0,
         Outcome::Defects => 1,

@@ -10,6 +10,7 @@ mod gc;
 mod history;
 mod jobs;
 mod read;
+mod rows;
 mod schema;
 mod summary;
 mod write;
@@ -31,16 +32,17 @@ use vsync_protocol::log::LogEntry;
 use vsync_protocol::manifest::{LogPosition, Manifest, ManifestError, manifest_hash};
 use vsync_protocol::wire::{Listing, SnapshotRecord};
 
-use crate::archive::report;
 use crate::store::health::Health;
 use crate::store::journal::{Logged, Mark};
 use crate::store::pack::Record;
 use crate::store::room::is_full;
+use crate::words::report;
 use write::Command;
 
 pub use gc::{Compaction, Entry, Kept, Row, State};
 pub use history::{Group, Known};
 pub use jobs::{Adopted, NewJob};
+pub use rows::Misplaced;
 pub use summary::Day;
 
 /// Connections that read beside one another.
@@ -103,7 +105,7 @@ impl CatalogError {
                 error.code == ErrorCode::DiskFull || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
             }),
             Self::Stopped { source, .. } => is_full(source),
-            _ => false,
+            Self::OldSqlite(_) | Self::Format { .. } | Self::Damaged(_) | Self::Thread(_) | Self::Closed => false,
         }
     }
 

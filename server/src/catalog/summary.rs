@@ -5,11 +5,13 @@ use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use vsync_protocol::id::{MachineName, SnapshotId};
-use vsync_protocol::wire::{JobKind, JobRecord};
+use vsync_protocol::wire::{JobKind, JobRecord, Outcome};
 
-use super::jobs::{COLUMNS, job, kind_code};
+use super::jobs::{COLUMNS, EXIT_DAMAGE, LAST_GOOD, job, kind_code, outcome_code};
 use super::read::unsigned;
 use super::{Catalog, CatalogError, Group};
+
+const BACKUP: i64 = kind_code(JobKind::Backup);
 
 /// What happened to a volume on one day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +68,11 @@ impl Catalog {
     pub fn good_backups(&self, group: &Group, limit: usize) -> Result<Vec<JobRecord>, CatalogError> {
         self.read("list good backups", |reader| {
             let query = format!(
-                "SELECT {COLUMNS} FROM jobs WHERE source = ?1 AND volume = ?2 AND kind = 0 AND outcome <= 1
-                 ORDER BY number DESC LIMIT ?3"
+                "SELECT {COLUMNS} FROM jobs WHERE source = ?1 AND volume = ?2 AND kind = ?3 AND outcome <= ?4
+                 ORDER BY number DESC LIMIT ?5"
             );
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let found = params![group.source.as_str(), group.volume.as_str(), limit];
+            let found = params![group.source.as_str(), group.volume.as_str(), BACKUP, LAST_GOOD, limit];
             reader.prepare_cached(&query)?.query_map(found, job)?.collect()
         })
     }
@@ -95,10 +97,10 @@ impl Catalog {
         number: u64,
         since: i64,
     ) -> Result<(u64, Option<JobRecord>), CatalogError> {
-        let condition = "FROM jobs WHERE source = ?1 AND volume = ?2 AND kind = 0 AND number > ?3
-                         AND outcome >= 2 AND started >= ?4";
+        let condition = "FROM jobs WHERE source = ?1 AND volume = ?2 AND kind = ?3 AND number > ?4
+                         AND outcome > ?5 AND started >= ?6";
         let after = i64::try_from(number).unwrap_or(i64::MAX);
-        let values = params![group.source.as_str(), group.volume.as_str(), after, since];
+        let values = params![group.source.as_str(), group.volume.as_str(), BACKUP, after, LAST_GOOD, since];
         self.read("count failed backups", |reader| {
             let count = reader
                 .prepare_cached(&format!("SELECT count(*) {condition}"))?
@@ -120,9 +122,9 @@ impl Catalog {
             reader
                 .prepare_cached(
                     "SELECT started FROM jobs INDEXED BY jobs_under_way
-                     WHERE ended IS NULL AND source = ?1 AND volume = ?2 AND kind = 0 ORDER BY number DESC LIMIT 1",
+                     WHERE ended IS NULL AND source = ?1 AND volume = ?2 AND kind = ?3 ORDER BY number DESC LIMIT 1",
                 )?
-                .query_row([group.source.as_str(), group.volume.as_str()], |row| row.get(0))
+                .query_row(params![group.source.as_str(), group.volume.as_str(), BACKUP], |row| row.get(0))
                 .optional()
         })
     }
@@ -136,9 +138,10 @@ impl Catalog {
         self.read("find the last use of snapshots", |reader| {
             let query = format!(
                 "SELECT {COLUMNS} FROM jobs WHERE source = ?1 AND volume = ?2 AND kind = ?3
-                 AND (outcome <= 1 OR outcome = 3 AND code = 13) ORDER BY number DESC LIMIT 1"
+                 AND (outcome <= ?4 OR outcome = ?5 AND code = ?6) ORDER BY number DESC LIMIT 1"
             );
-            let found = params![group.source.as_str(), group.volume.as_str(), kind_code(kind)];
+            let (failed, kind) = (outcome_code(Outcome::Failed), kind_code(kind));
+            let found = params![group.source.as_str(), group.volume.as_str(), kind, LAST_GOOD, failed, EXIT_DAMAGE];
             reader.prepare_cached(&query)?.query_row(found, job).optional()
         })
     }
@@ -149,8 +152,10 @@ impl Catalog {
     /// When the catalog cannot be read.
     pub fn backup_of(&self, snapshot: SnapshotId, machine: &MachineName) -> Result<Option<JobRecord>, CatalogError> {
         self.read("find a snapshot's backup", |reader| {
-            let query = format!("SELECT {COLUMNS} FROM jobs WHERE snapshot = ?1 AND machine = ?2 AND kind = 0 LIMIT 1");
-            reader.prepare_cached(&query)?.query_row(params![snapshot.as_bytes(), machine.as_str()], job).optional()
+            let query =
+                format!("SELECT {COLUMNS} FROM jobs WHERE snapshot = ?1 AND machine = ?2 AND kind = ?3 LIMIT 1");
+            let found = params![snapshot.as_bytes(), machine.as_str(), BACKUP];
+            reader.prepare_cached(&query)?.query_row(found, job).optional()
         })
     }
 
@@ -166,12 +171,12 @@ impl Catalog {
     fn add_up(&self) -> Result<u64, CatalogError> {
         self.read("add up sizes", |reader| {
             let mut sizes = reader.prepare_cached(
-                "SELECT (SELECT size FROM jobs WHERE snapshot = substr(hash, 1, 16) AND machine = snapshots.source
-                         AND kind = 0 LIMIT 1)
+                "SELECT (SELECT size FROM jobs WHERE snapshot = substr(hash, 1, ?2) AND machine = snapshots.source
+                         AND kind = ?1 LIMIT 1)
                  FROM snapshots WHERE forgotten IS NULL",
             )?;
             // Not by SQL, whose sums overflow.
-            let sizes = sizes.query_map([], |row| row.get::<_, Option<i64>>(0))?;
+            let sizes = sizes.query_map([BACKUP, SnapshotId::LEN as i64], |row| row.get::<_, Option<i64>>(0))?;
             sizes
                 .into_iter()
                 .try_fold(0_u64, |sum, size| Ok(sum.saturating_add(u64::try_from(size?.unwrap_or(0)).unwrap_or(0))))
@@ -197,9 +202,10 @@ fn days(reader: &Connection, group: &Group, since: i64) -> rusqlite::Result<Vec<
         of(at?, &|day| day.snapshots += 1);
     }
     let mut jobs = reader.prepare_cached(
-        "SELECT started, outcome <= 1, size, stored, read, duration FROM jobs
-         WHERE source = ?1 AND volume = ?2 AND kind = 0 AND started >= ?3 AND outcome IS NOT NULL",
+        "SELECT started, outcome <= ?4, size, stored, read, duration FROM jobs
+         WHERE source = ?1 AND volume = ?2 AND kind = ?5 AND started >= ?3 AND outcome IS NOT NULL",
     )?;
+    let values = params![group.source.as_str(), group.volume.as_str(), since, LAST_GOOD, BACKUP];
     let job = |row: &Row<'_>| {
         let [size, stored, read, duration] = [2, 3, 4, 5].map(|column| unsigned(row, column));
         Ok((row.get(0)?, row.get::<_, bool>(1)?, [size?, stored?, read?, duration?]))

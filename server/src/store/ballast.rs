@@ -5,12 +5,14 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::FallocateFlags;
+use thiserror::Error;
 
 use super::StoreError;
 use super::disk::{Reserve, space};
-use super::room::sync_directory;
+use super::room::{is_full, sync_directory};
 
 /// It is this part of what is kept free.
 const PART: u64 = 32;
@@ -22,11 +24,22 @@ pub(crate) struct Ballast {
     path: PathBuf,
     size: u64,
     reserve: Reserve,
+    /// This file system holds none.
+    given_up: AtomicBool,
+    /// Somebody was told that none is held.
+    told: AtomicBool,
 }
 
 impl Ballast {
     pub(crate) fn of(home: &Path, reserve: Reserve) -> Self {
-        Self { home: home.to_owned(), path: home.join("ballast"), size: reserve.bytes / PART, reserve }
+        Self {
+            home: home.to_owned(),
+            path: home.join("ballast"),
+            size: reserve.bytes / PART,
+            reserve,
+            given_up: AtomicBool::new(false),
+            told: AtomicBool::new(false),
+        }
     }
 
     /// Lets go of it when there is less space than it holds.
@@ -51,26 +64,70 @@ impl Ballast {
         sync_directory(&self.home).map_err(StoreError::io("sync", &self.home))
     }
 
-    /// Takes it up when there is space for it beyond what is kept free.
+    /// Takes it up when there is space for it beyond what is kept free. Where the file system
+    /// holds nothing, that is not tried again until the next start.
     pub(crate) fn take(&self) {
-        let held = fs::metadata(&self.path).map_or(0, |held| held.blocks().saturating_mul(512));
         let room = || {
             let (free, total) = space(&self.home)?;
             Ok::<_, StoreError>(free >= self.reserve.of(total).saturating_add(self.size))
         };
-        if held >= self.size || !room().unwrap_or(false) {
+        if self.given_up.load(Ordering::Relaxed) || self.held() >= self.size || !room().unwrap_or(false) {
             return;
         }
-        let allocate = || -> io::Result<()> {
-            let file = File::create(&self.path)?;
-            rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.size)?;
-            file.sync_all()
-        };
-        if let Err(error) = allocate() {
-            tracing::warn!("no space can be held for a full disk: {error}");
-            // Less than all of it would be taken for nothing.
-            let _ = fs::remove_file(&self.path);
+        let Err(why) = judge(self.allocate(), self.size) else { return };
+        // Less than all of it would be taken for nothing.
+        let _ = fs::remove_file(&self.path);
+        self.given_up.store(!why.may_pass(), Ordering::Relaxed);
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!("no space is held for the day on which the disk is full: {why}");
         }
+    }
+
+    /// Bytes of the disk that it takes.
+    fn held(&self) -> u64 {
+        fs::metadata(&self.path).map_or(0, |held| held.blocks().saturating_mul(512))
+    }
+
+    /// Returns how many bytes the file system holds then.
+    fn allocate(&self) -> io::Result<u64> {
+        let file = File::create(&self.path)?;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, self.size)?;
+        file.sync_all()?;
+        Ok(self.held())
+    }
+}
+
+/// Why no space is held.
+#[derive(Debug, Error)]
+enum Loose {
+    /// There is none, or a quota leaves none.
+    #[error("{0}")]
+    Full(io::Error),
+    /// The file system cannot, or not now.
+    #[error("{0}")]
+    Refused(io::Error),
+    /// It says that it did; but what is written later takes space of its own.
+    #[error("the file system set {held} bytes aside when asked for {size}")]
+    Nothing { held: u64, size: u64 },
+}
+
+impl Loose {
+    /// Whether it is worth trying again.
+    const fn may_pass(&self) -> bool {
+        match self {
+            Self::Full(_) => true,
+            Self::Refused(_) | Self::Nothing { .. } => false,
+        }
+    }
+}
+
+/// What came of allocating `size` bytes, of which the file system then held so many.
+fn judge(allocated: io::Result<u64>, size: u64) -> Result<(), Loose> {
+    match allocated {
+        Ok(held) if held >= size => Ok(()),
+        Ok(held) => Err(Loose::Nothing { held, size }),
+        Err(error) if is_full(&error) => Err(Loose::Full(error)),
+        Err(error) => Err(Loose::Refused(error)),
     }
 }
 
@@ -99,5 +156,34 @@ mod tests {
         none.take();
         assert!(!path.exists(), "there is no such disk");
         none.let_go_if_needed().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_held_is_tried_again_only_where_that_may_help() {
+        use rustix::io::Errno;
+        let failed = |errno: Errno| judge(Err(errno.into()), 4096).unwrap_err().may_pass();
+        assert!(judge(Ok(4096), 4096).is_ok());
+        assert!(judge(Ok(8192), 4096).is_ok());
+        assert!(failed(Errno::NOSPC) && failed(Errno::DQUOT));
+        assert!(!failed(Errno::OPNOTSUPP) && !failed(Errno::IO));
+        // As ZFS does, and whoever compresses.
+        assert!(!judge(Ok(512), 4096).unwrap_err().may_pass());
+    }
+
+    #[test]
+    fn one_try_is_enough_where_nothing_can_be_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let ballast = Ballast::of(dir.path(), Reserve { bytes: PART << 20, percent: 0 });
+        // Whatever cannot be made a file.
+        fs::create_dir(dir.path().join("ballast")).unwrap();
+        ballast.take();
+        assert!(ballast.given_up.load(Ordering::Relaxed) && ballast.told.load(Ordering::Relaxed));
+        fs::remove_dir(dir.path().join("ballast")).unwrap();
+        ballast.take();
+        assert!(!dir.path().join("ballast").exists());
+        // The next start may find another file system.
+        let next = Ballast::of(dir.path(), ballast.reserve);
+        next.take();
+        assert!(next.held() >= 1 << 20);
     }
 }

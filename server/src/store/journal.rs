@@ -170,14 +170,23 @@ pub fn mend(log: &Path, quarantine: &Path, known: &[LogEntry]) -> Result<Option<
     if !bytes.is_empty() {
         set_aside(quarantine, &format!("chain.log.damaged.{}", blake3::hash(&bytes).to_hex()), &bytes)?;
     }
-    let mut mended = MAGIC.to_vec();
-    entries.iter().for_each(|entry| mended.extend(record(entry)));
-    Room::open(log.to_owned(), Health::default())?.write(
-        Path::new("chain.log"),
-        &mut [IoSlice::new(&mended)],
-        Cached::Kept,
-    )?;
+    replace(log, &entries)?;
     Ok(Some(lost))
+}
+
+/// Makes a new log of `entries` in the directory `log`.
+///
+/// # Errors
+/// When it is not durable.
+pub(crate) fn begin(log: &Path, entries: &[LogEntry]) -> Result<(), StoreError> {
+    replace(log, &repeat(entries))
+}
+
+fn replace(log: &Path, entries: &[Logged]) -> Result<(), StoreError> {
+    let mut bytes = MAGIC.to_vec();
+    entries.iter().for_each(|entry| bytes.extend(record(entry)));
+    let room = Room::open(log.to_owned(), Health::default())?;
+    room.write(Path::new("chain.log"), &mut [IoSlice::new(&bytes)], Cached::Kept)
 }
 
 /// Entries that are chained to `from`, and what comes after them.

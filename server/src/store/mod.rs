@@ -33,9 +33,10 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use rustix::io::Errno;
 use thiserror::Error;
+
+use crate::words::report;
 use vsync_protocol::id::{Cid, PackId, RealmId};
 
-use crate::archive::report;
 use pack::{FOOTER_LEN, PACK_SIZE, Pack, PackError, RECORD_HEAD_LEN, Record};
 
 /// Why the store could not do something.

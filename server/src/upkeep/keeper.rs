@@ -13,7 +13,8 @@ use super::gc::GcOptions;
 use super::mark::MarkError;
 use super::retention::RetentionError;
 use super::throttle::{Stop, Throttle};
-use crate::archive::{Archive, ArchiveError, KEEP_TIME, report};
+use crate::archive::{Archive, ArchiveError, KEEP_TIME};
+use crate::words::report;
 
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;

@@ -18,11 +18,12 @@ use super::Signers;
 use super::keeper::SCRUB;
 use super::mark::MarkError;
 use super::throttle::{Stop, Throttle};
-use crate::archive::{Archive, ArchiveError, manifest_name, report};
-use crate::catalog::{Compaction, Known, State};
+use crate::archive::{Archive, ArchiveError, manifest_name};
+use crate::catalog::{Compaction, Known, Misplaced, State};
 use crate::store::pack::{PackBuilder, Record};
 use crate::store::room::{Cached, set_aside};
 use crate::store::{StoreError, is_whole, read_blob, read_table, salvage, whole_copies};
+use crate::words::report;
 
 impl Archive {
     /// Reads every pack, at most `rate` bytes a second.
@@ -100,8 +101,9 @@ impl Archive {
         // Whether it is damaged, and whether a copy has been set aside already.
         let (bad, kept, lost) = match read_table(self.packs(), pack) {
             Ok(Some(table)) => {
-                let (bad, lost) = self.scrub_records(pack, &table, throttle, found)?;
-                (bad, false, lost)
+                let (damaged, mut lost) = self.scrub_records(pack, &table, throttle, found)?;
+                lost.extend(self.compare_rows(pack, table, &damaged, throttle, found)?);
+                (!damaged.is_empty(), false, lost)
             }
             Ok(None) if self.packs().len(pack)?.is_none() => (true, true, self.lose(pack)?),
             // Cut off while it was read; the next look finds out.
@@ -125,14 +127,15 @@ impl Archive {
         Ok(lost)
     }
 
+    /// Returns the blobs that are damaged in it, and those of them that are lost by that.
     fn scrub_records(
         &self,
         pack: PackId,
         table: &[Record],
         throttle: &Throttle,
         found: &mut ScrubReport,
-    ) -> Result<(bool, Vec<Cid>), MarkError> {
-        let (mut bad, mut lost) = (false, Vec::new());
+    ) -> Result<(HashSet<Cid>, Vec<Cid>), MarkError> {
+        let (mut damaged, mut lost) = (HashSet::new(), Vec::new());
         for record in table {
             throttle.check().and_then(|()| throttle.spend(record.len.into())).map_err(|_| MarkError::Stopped)?;
             found.bytes += u64::from(record.len);
@@ -143,13 +146,47 @@ impl Archive {
             if matches!(self.packs().len(pack), Ok(None)) {
                 break;
             }
-            bad = true;
+            damaged.insert(record.cid);
             let of_use = self.catalog().have(&[record.cid])?.contains(&true);
             if of_use && self.recheck(record.cid)? {
                 lost.push(record.cid);
             }
         }
-        Ok((bad, lost))
+        Ok((damaged, lost))
+    }
+
+    /// Compares what the catalog says of the blobs in `pack` with its table, and puts right what
+    /// is wrong. Of blobs that the catalog places in another pack, which hardly any are, it looks
+    /// whether they are there, and returns those that are not.
+    fn compare_rows(
+        &self,
+        pack: PackId,
+        mut table: Vec<Record>,
+        damaged: &HashSet<Cid>,
+        throttle: &Throttle,
+        found: &mut ScrubReport,
+    ) -> Result<Vec<Cid>, MarkError> {
+        table.retain(|record| !damaged.contains(&record.cid));
+        let Misplaced { here, elsewhere } = self.catalog().misplaced(pack, &table).map_err(ArchiveError::from)?;
+        if !here.is_empty() {
+            for Record { cid, offset, len, .. } in &here {
+                tracing::error!(
+                    "the catalog is wrong about blob {cid} in pack {pack}, which is at {offset} and {len} bytes long"
+                );
+            }
+            *found.misplaced.get_or_insert(0) += here.len() as u64;
+            if self.failure().is_none() {
+                self.record(|catalog| catalog.put_right(pack, here))?;
+            }
+        }
+        let mut lost = Vec::new();
+        for cid in elsewhere {
+            throttle.check().map_err(|_| MarkError::Stopped)?;
+            if self.recheck(cid)? {
+                lost.push(cid);
+            }
+        }
+        Ok(lost)
     }
 
     /// A pack that is gone. Its blobs are lost, unless compaction took it away.

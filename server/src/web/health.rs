@@ -6,8 +6,9 @@ use hyper::StatusCode;
 use vsync_protocol::wire::Standing;
 
 use super::routes::Page;
-use crate::archive::{Archive, report};
+use crate::archive::Archive;
 use crate::overview::View;
+use crate::words::report;
 
 /// Whether backups would be taken now.
 pub(super) fn server(archive: &Archive) -> Page {

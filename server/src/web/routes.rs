@@ -14,9 +14,10 @@ use vsync_protocol::wire::JobListing;
 use super::json::{day_json, job_json, server_json, volume_json};
 use super::{StatusConfig, health, metrics};
 use crate::alerts::alerts;
-use crate::archive::{ArchiveError, report};
+use crate::archive::ArchiveError;
 use crate::catalog::Group;
 use crate::overview::{View, Viewer};
+use crate::words::report;
 
 /// Answers that are put together at a time.
 const TURNS: usize = 2;

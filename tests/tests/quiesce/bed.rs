@@ -123,7 +123,12 @@ pub(crate) const GATE: &str =
 
 /// A backup that has read ahead, and has not begun to hold. There must be a container with the label [`GATE`].
 pub(crate) fn at_the_gate(bed: &Bed, more: &[&str]) -> Running {
-    let mut running = bed.vsync().spawn(bed.backup(more));
+    to_the_gate(bed, bed.vsync(), more)
+}
+
+/// The same, by a vsync that is started otherwise.
+pub(crate) fn to_the_gate(bed: &Bed, vsync: Vsync, more: &[&str]) -> Running {
+    let mut running = vsync.spawn(bed.backup(more));
     until("the backup reads ahead", || {
         assert!(running.is_running(), "it ended early: {}", running.stderr_so_far());
         bed.file("ready").exists()

@@ -9,7 +9,7 @@ use std::time::Duration;
 use vsync_tests::docker::BASE;
 use vsync_tests::{Container, Volume};
 
-use super::bed::{Bed, GATE, at_the_gate, open_the_gate};
+use super::bed::{Bed, GATE, at_the_gate, open_the_gate, to_the_gate};
 
 /// A program that has a file mapped into its memory, and writes to it when it is told to.
 struct Mapper {
@@ -169,4 +169,46 @@ fn files_of_one_snapshot_are_of_one_moment() {
         assert!(numbers[0] - numbers[numbers.len() - 1] <= 1, "{numbers:?}");
     }
     assert_eq!(writer.state(), "running");
+}
+
+/// Kills the program that traces `pid` and makes its calls fail: the system lets go of what is traced, which goes on.
+fn stop_tracing(pid: u32) {
+    let tracer = || -> String {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("TracerPid:")).expect("a tracer");
+        line.trim().to_owned()
+    };
+    let strace = tracer();
+    assert_ne!(strace, "0", "nobody traces it");
+    vsync_tests::shell::run("kill", ["-KILL", strace.as_str()]);
+    super::bed::until("nobody traces it", || tracer() == "0");
+}
+
+#[test]
+fn what_could_not_be_read_ahead_is_read_in_the_hold() {
+    let bed = Bed::new("unread");
+    Volume::at(&bed.volume.path(), 1).random("large", 3 << 20).random("small", 5000);
+    // Longer than the moments in which a file may change again unnoticed.
+    std::thread::sleep(Duration::from_secs(4));
+    let user = bed.user("db", &["--label", "vsync.quiesce=pause", "--label", GATE]);
+    let log = vsync_tests::scratch();
+    let log = log.path().join("log");
+    // No reading of them succeeds until the gate is reached; of their times and sizes, nothing changes.
+    let paths = ["large", "small"].map(|name| bed.file(name));
+    let strace = ["strace", "-D", "-f", "-qq", "-o", log.to_str().expect("a path"), "-e", "trace=pread64,preadv2"];
+    let strace = strace.into_iter().chain(["-e", "inject=pread64,preadv2:error=EIO"]);
+    let strace = strace.chain(paths.iter().flat_map(|path| ["-P", path.to_str().expect("a path")]));
+    let backup = to_the_gate(&bed, bed.vsync().through(strace), &["--json"]);
+    stop_tracing(backup.pid());
+    let failed = fs::read_to_string(&log).expect("the log");
+    assert!(failed.matches("(INJECTED)").count() >= paths.len(), "{failed}");
+    open_the_gate(&bed);
+    let summary = backup.wait().success().summary();
+    assert_eq!(summary["defect_count"], 0, "{summary}");
+    let (_guard, restored) = bed.restored();
+    for path in &paths {
+        let name = path.file_name().expect("a name");
+        assert!(fs::read(restored.join(name)).expect("a file") == fs::read(path).expect("a file"), "{name:?}");
+    }
+    assert_eq!(bed.done_to(&user), ["pause", "unpause"]);
 }

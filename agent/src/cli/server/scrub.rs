@@ -36,6 +36,7 @@ impl ScrubArgs {
             output::json(&serde_json::json!({
                 "packs": report.packs, "bytes": report.bytes, "damaged_packs": report.damaged_packs.len(),
                 "healed_blobs": report.healed, "lost_blobs": report.lost, "affected": affected.collect::<Vec<_>>(),
+                "misplaced_blobs": report.misplaced.unwrap_or(0),
                 "bad_manifests": report.bad_manifests.iter().map(ToString::to_string).collect::<Vec<_>>(),
             }))?;
         } else {
@@ -45,6 +46,9 @@ impl ScrubArgs {
             }
             for id in &report.bad_manifests {
                 output::line(format_args!("manifest lost or damaged: {id}"))?;
+            }
+            if let Some(count) = report.misplaced {
+                output::line(format_args!("{count} blobs were not where the catalog said; it is right again"))?;
             }
         }
         if report.is_clean() {

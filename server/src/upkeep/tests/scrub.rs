@@ -150,6 +150,52 @@ fn snapshots_that_need_the_damaged_are_named_and_no_others() {
     assert!(scrub(&store).lost > 0);
 }
 
+/// Changes rows of the catalog behind its back.
+fn tamper(store: &Store, sql: &str, cid: Cid) {
+    let catalog = rusqlite::Connection::open(store.path().join("catalog.sqlite")).unwrap();
+    assert_eq!(catalog.execute(sql, [cid.as_bytes()]).unwrap(), 1, "{sql}");
+}
+
+#[test]
+fn rows_of_the_catalog_that_are_wrong_are_found_and_put_right() {
+    let store = Store::new();
+    let blobs = tree(&["one", "two", "three"]);
+    let id = store.back_up("a", &blobs);
+    let cid = Cid::of(&blobs[1]);
+    let right = store.archive.catalog().locate_one(cid).unwrap().unwrap();
+    for wrong in ["offset = offset + 1", "offset = 0", "offset = -5", "len = len - 1", "len = 1 << 40", "kind = 3"] {
+        tamper(&store, &format!("UPDATE blobs SET {wrong} WHERE cid = ?1"), cid);
+        let found = scrub(&store);
+        assert_eq!((found.misplaced, found.lost, found.damaged_packs.len()), (Some(1), 0, 0), "{wrong}");
+        assert!(!found.is_clean(), "{wrong}");
+        assert_eq!(store.archive.catalog().locate_one(cid).unwrap(), Some(right), "{wrong}");
+        assert!(scrub(&store).is_clean(), "{wrong}");
+    }
+    // Somebody read it where it was not, so that it counts as damaged.
+    tamper(&store, "UPDATE blobs SET offset = offset + 1 WHERE cid = ?1", cid);
+    assert!(store.archive.recheck(cid).unwrap());
+    store.pass(31 * DAY);
+    let found = store.archive.scrub_next(30 * DAY, &Throttle::default()).unwrap().unwrap();
+    assert_eq!((found.misplaced, store.here(&blobs)), (Some(1), vec![true; blobs.len()]));
+    assert_eq!(store.check(), [id]);
+}
+
+#[test]
+fn a_blob_that_the_catalog_places_in_the_wrong_pack_is_found_in_its_own() {
+    let store = Store::new();
+    let blobs = tree(&["one", "two"]);
+    store.back_up("a", &blobs);
+    store.back_up("b", &tree(&["other"]));
+    let cid = Cid::of(&blobs[0]);
+    let right = store.archive.catalog().locate_one(cid).unwrap().unwrap();
+    let other = "(SELECT max(number) FROM packs WHERE number <> pack)";
+    tamper(&store, &format!("UPDATE blobs SET pack = {other} WHERE cid = ?1"), cid);
+    let found = scrub(&store);
+    assert_eq!((found.lost, found.healed), (0, 1));
+    assert_eq!(store.archive.catalog().locate_one(cid).unwrap(), Some(right));
+    assert_eq!(store.check().len(), 2);
+}
+
 #[test]
 fn packs_are_read_in_turn_once_a_period() {
     let store = Store::new();
