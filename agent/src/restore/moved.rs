@@ -236,7 +236,8 @@ mod tests {
     /// Chunks where they should be, and do not lie.
     fn differing(offsets: impl Iterator<Item = u64>) -> Vec<(Reference, u64)> {
         let reference = |number: u8| {
-            let child = Child { ck: [0; 32], pid: Pid::from_bytes([number; 16]), raw_len: LEN as u32 };
+            let child =
+                Child { ck: ContentKey::from_bytes([0; 32]), pid: Pid::from_bytes([number; 16]), raw_len: LEN as u32 };
             Reference { cid: Cid::of(&[number]), child }
         };
         (0..).zip(offsets).map(|(number, offset)| (reference(number), offset)).collect()
@@ -255,7 +256,8 @@ mod tests {
     fn a_row_of_chunks_that_moved_alike_ends_the_search() {
         let chunks = PLAIN as u64 * 2;
         let plain_after = |by: fn(u64) -> u64| {
-            let survey = Survey { differing: differing((0..chunks).map(by)), ..Survey::default() };
+            let mut survey = Survey::default();
+            survey.differing = differing((0..chunks).map(by));
             let mut trail = Trail::of(&survey);
             let places = survey.differing.iter().zip(0..);
             places
