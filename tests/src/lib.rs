@@ -47,7 +47,7 @@ pub use relay::{Link, Relay};
 pub use rng::Rng;
 pub use server::Server;
 pub use sinks::Sinks;
-pub use site::Site;
+pub use site::{Site, Summary};
 pub use tree::{Tree, assert_same};
 pub use volume::Volume;
 

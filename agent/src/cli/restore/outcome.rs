@@ -39,11 +39,17 @@ impl Work<'_> {
         if self.args.dry_run {
             self.show_changes(&report, destination)?;
         }
-        self.show(&report, destination.name)?;
-        if self.args.verify && !self.args.dry_run {
-            return self.verify(destination, &report);
+        let verifies = self.args.verify && !self.args.dry_run;
+        // For programs, the summary is the last line; people need not wait for it.
+        let early = !verifies || !self.global.json;
+        if early {
+            self.show(&report, destination.name)?;
         }
-        Ok(exit_of(&report))
+        let exit = if verifies { self.verify(destination, &report) } else { Ok(exit_of(&report)) };
+        if !early {
+            self.show(&report, destination.name)?;
+        }
+        exit
     }
 
     /// Compares once more, from the disk: nothing may be left to do.
