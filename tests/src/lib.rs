@@ -80,6 +80,22 @@ pub fn scratch() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("vsync-test-").tempdir().expect("a scratch directory")
 }
 
+/// How many, for how long, or which seed: what the environment asks for, and `otherwise` without it. It is printed, so
+/// that a run can be repeated.
+///
+/// # Panics
+/// When the variable is set to anything else.
+#[must_use]
+#[track_caller]
+pub fn asked<T: std::str::FromStr + std::fmt::Display>(variable: &str, otherwise: T) -> T {
+    let number = match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, which is no such number")),
+        Err(_) => otherwise,
+    };
+    println!("{variable}={number}");
+    number
+}
+
 /// A number that no other call in this process returns.
 pub(crate) fn serial() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);

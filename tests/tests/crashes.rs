@@ -1,12 +1,13 @@
 //! Power cuts, restarts and cut cables in the middle of things: what was acknowledged is there, the rest is there
 //! wholly or not at all, and nothing is sent twice that had arrived.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use vsync_tests::{Link, Place, Realm, Relay, Rng, Running, Server, Tree, Volume, Vsync, assert_same};
+use vsync_tests::{Link, Place, Realm, Relay, Rng, Running, Server, Tree, Volume, Vsync, asked, assert_same};
 
 /// How long anything may take to come true.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -30,8 +31,13 @@ impl Bed {
 
     /// About 150 MB, of which none was there before.
     fn fill(&self, version: u64) {
+        self.fill_with(version, 100 << 20);
+    }
+
+    /// Half as much text as noise, and small files.
+    fn fill_with(&self, version: u64, noise: u64) {
         let fresh = Volume::at(&self.data.path().join("large"), version);
-        fresh.random("random", 100 << 20).text("text", 50 << 20);
+        fresh.random("random", noise).text("text", noise / 2);
         Volume::at(&self.data.path().join("small"), version).many("files", 300, 3000);
     }
 
@@ -103,23 +109,32 @@ enum Victim {
     Both,
 }
 
+/// Two times each of the two for one time both: 500 rounds are 200, 200 and 100 kills.
+const VICTIMS: [Victim; 5] = [Victim::Agent, Victim::Server, Victim::Both, Victim::Agent, Victim::Server];
+
+/// What is random in the volume while it is backed up under kills.
+const NOISE: u64 = 32 << 20;
+
+fn seeded() -> Rng {
+    Rng::new(asked("VSYNC_TEST_SEED", 20_261_120))
+}
+
+/// C01, C02, C03.
 #[test]
 fn kills_at_random_points_of_a_backup_lose_nothing_that_was_acknowledged() {
-    let seed = std::env::var("VSYNC_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_120);
-    println!("VSYNC_TEST_SEED={seed}");
-    let mut rng = Rng::new(seed);
-    let mut bed = Bed::new(seed);
-    bed.fill(0);
+    let mut rng = seeded();
+    let mut bed = Bed::new(rng.next_u64());
+    bed.fill_with(0, NOISE);
     // Id, and what the volume held then.
     let mut known: Vec<(Value, Tree)> = Vec::new();
-    let mut usual = Duration::from_millis(1500);
-    for round in 1..=24 {
+    let mut usual = Duration::from_millis(800);
+    for round in 1..=asked("VSYNC_TEST_ROUNDS", 25) {
         match round % 4 {
-            1 => bed.fill(rng.next_u64()),
-            _ => drop(bed.data.patch("large/random", rng.below(90 << 20), rng.clone().bytes(3 << 20))),
+            1 => bed.fill_with(rng.next_u64(), NOISE),
+            _ => drop(bed.data.patch("large/random", rng.below(NOISE - (3 << 20)), rng.clone().bytes(3 << 20))),
         }
         let tree = Tree::read(bed.data.path());
-        let victim = *rng.pick(&[Victim::Agent, Victim::Server, Victim::Both]);
+        let victim = VICTIMS[round % VICTIMS.len()];
         let after = usual.mul_f64(rng.below(1000) as f64 / 1000.0);
         println!("round {round}: {victim:?} after {after:?}");
         killed(&mut bed, victim, after, &tree, &mut known);
@@ -127,7 +142,7 @@ fn kills_at_random_points_of_a_backup_lose_nothing_that_was_acknowledged() {
         let done = bed.back_up();
         usual = usual.max(Duration::from_secs_f64(done["total_duration"].as_f64().expect("a duration")));
         if round % 4 != 1 {
-            usual = Duration::from_millis(500);
+            usual = Duration::from_millis(300);
         }
         known.push((done["snapshot_id"].clone(), tree));
         assert_eq!(bed.snapshots().len(), known.len());
@@ -278,4 +293,52 @@ fn a_restore_goes_on_by_itself_when_the_server_restarts_and_resumes_when_it_was_
 fn strangers(target: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(target).expect("the target").map(|entry| entry.expect("an entry").path());
     entries.filter(|path| !["large", "small"].iter().any(|name| path.ends_with(name))).collect()
+}
+
+/// C08: a file has its name when it is complete, and the same command finishes what was begun.
+#[test]
+fn kills_at_random_points_of_a_restore_leave_no_wrong_file() {
+    let mut rng = seeded();
+    let bed = Bed::new(rng.next_u64());
+    let mut versions = Vec::new();
+    for version in 0..2 {
+        bed.fill_with(version, NOISE);
+        bed.data.many(format!("only-{version}"), 200, 4000);
+        versions.push((bed.back_up()["snapshot_id"].clone(), Tree::read(bed.data.path())));
+        bed.data.remove(format!("only-{version}"));
+    }
+    let target = bed.target.path().to_owned();
+    let restored = |id: &Value| {
+        let what = format!("data@{}", id.as_str().expect("an id"));
+        bed.client().spawn(["restore", &what, "--delete", "--to-path", path(&target)])
+    };
+    let mut usual = Duration::from_millis(600);
+    let mut killed = 0;
+    for round in 0..asked("VSYNC_TEST_ROUNDS", 10) {
+        // In every other round into an empty directory, in which no file is half of another.
+        if round % 2 == 0 {
+            fs::remove_dir_all(&target).and_then(|()| fs::create_dir(&target)).expect("an empty directory");
+        }
+        let (id, expected) = rng.pick(&versions);
+        let after = usual.mul_f64(rng.below(1000) as f64 / 1000.0);
+        let running = restored(id);
+        std::thread::sleep(after);
+        killed += u32::from(running.kill().status().is_none());
+        if round % 2 == 0 {
+            no_wrong_file(expected, &Tree::read(&target), &format!("round {round}, killed after {after:?}"));
+        }
+        let again = restored(id).wait().success();
+        usual = again.elapsed().min(Duration::from_secs(2)).max(Duration::from_millis(50));
+        assert_same(expected, &Tree::read(&target));
+    }
+    println!("{killed} killed");
+    assert!(killed > 0, "every restore had ended before it was killed");
+}
+
+/// What an interrupted restore into an empty directory left: complete files, and such as say that they are not.
+fn no_wrong_file(expected: &Tree, found: &Tree, when: &str) {
+    let unfinished = |path: &OsStr| path.to_string_lossy().contains(".vsync-partial-");
+    for path in found.paths().filter(|path| !unfinished(path)) {
+        assert_eq!(found.entry(path).kind, expected.entry(path).kind, "{when}: {}", path.display());
+    }
 }

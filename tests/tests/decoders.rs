@@ -3,24 +3,19 @@
 //! `VSYNC_FUZZ_SECONDS` is the time of each target, 2 by default; `VSYNC_FUZZ_SEED` repeats a run. What is found is
 //! kept in `tests/corpus`, which every run begins with.
 
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
-
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use vsync_tests::asked;
 use vsync_tests::fuzz::TARGETS;
-
-fn number(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable).map_or(otherwise, |value| value.parse().unwrap())
-}
 
 #[test]
 fn no_decoder_breaks_on_any_bytes() {
     // Whoever believes a length that a stranger wrote runs into this.
     let limit = Rlimit { current: Some(3 << 30), ..getrlimit(Resource::As) };
     setrlimit(Resource::As, limit).unwrap();
-    let seconds = number("VSYNC_FUZZ_SECONDS", 2);
-    let seed = number("VSYNC_FUZZ_SEED", std::time::UNIX_EPOCH.elapsed().unwrap().as_secs());
+    let seconds = asked("VSYNC_FUZZ_SECONDS", 2);
+    let seed = asked("VSYNC_FUZZ_SEED", std::time::UNIX_EPOCH.elapsed().unwrap().as_secs());
     // Two at a time, as many as the machine that this is usually run on has cores.
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {

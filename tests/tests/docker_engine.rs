@@ -21,8 +21,8 @@ use bollard::query_parameters::{
     CreateContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
 };
 use tokio::net::UnixListener;
-use tokio::sync::OnceCell;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Notify, OnceCell};
+use tokio::time::sleep;
 use vsync::docker::{
     Access, ContainerUser, DockerError, Engine, HelperFile, HelperJob, HelperOutput, VolumeDescription, VolumeUse,
 };
@@ -178,13 +178,16 @@ fn a_helper_that_nobody_waits_for_any_more_is_removed() {
         let volume = bed.volume("v", &[]).await;
         let arguments = &["write-and-sleep", &format!("/vsync/volumes/{}/a", volume.name), "x"];
         let job = bed.job(&volume.name, VolumeUse::Write, arguments);
-        let mut heard = String::new();
+        let (mut heard, written) = (String::new(), Notify::new());
         let mut listen = |output: HelperOutput<'_>| {
             let (HelperOutput::Out(bytes) | HelperOutput::Err(bytes)) = output;
             heard.push_str(&String::from_utf8_lossy(bytes));
+            written.notify_one();
         };
-        let run = timeout(Duration::from_secs(3), bed.engine.run_helper(&job, &mut listen));
-        run.await.expect_err("the helper ended by itself");
+        tokio::select! {
+            ended = bed.engine.run_helper(&job, &mut listen) => panic!("the helper ended by itself: {ended:?}"),
+            () = written.notified() => {}
+        }
         assert_eq!(heard, "written\n", "output comes while the helper runs");
         assert_eq!(bed.helpers_of(&volume.name).await, 0, "a helper was left behind");
     });

@@ -103,7 +103,11 @@ fn a_bound_volume_goes_through_a_helper_in_both_directions() {
     let other = bound_to(elsewhere.path(), "elsewhere");
     bed.realm.vsync("uat").run(["restore", volume.name(), "--to-volume", other.name(), "--verify"]).success();
     assert_same(&before, &Tree::read(elsewhere.path()));
-    assert!(!docker(["ps", "-a"]).contains("vsync-helper-"), "a helper was left behind");
+    let containers = docker(["ps", "-a", "--format", "{{.Names}}"]);
+    for served in [&volume, &other] {
+        let helper = format!("vsync-helper-{}-", served.name());
+        assert!(!containers.contains(&helper), "a helper was left behind: {containers}");
+    }
 }
 
 #[test]

@@ -149,6 +149,7 @@ fn whichever_call_of_the_server_fails_nothing_acknowledged_is_lost() {
             }
             if !sprung {
                 assert!(exact, "{what}: {done}");
+                println!("{call}, {error}, {only:?}: none at {number}");
                 break;
             }
             *counts.entry((call, error)).or_insert(0_u32) += 1;
@@ -204,6 +205,7 @@ fn whichever_call_of_a_backup_fails_it_is_exact_or_says_that_it_is_not() {
             }
             site.backup();
             if !sprung {
+                println!("{call}, {error}: none at {number}");
                 break;
             }
             *counts.entry((call, error)).or_insert(0_u32) += 1;
@@ -249,6 +251,7 @@ fn whichever_call_of_a_restore_fails_it_is_exact_or_says_that_it_is_not() {
             site.host().run(words).success();
             assert_same(&expected, &Tree::read(&there));
             if !sprung {
+                println!("{call}, {error}: none at {number}");
                 break;
             }
             *counts.entry((call, error)).or_insert(0_u32) += 1;

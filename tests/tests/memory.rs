@@ -78,7 +78,7 @@ fn small_files(root: &Path, count: u64) {
 
 #[test]
 fn very_many_small_files() {
-    let count = std::env::var("VSYNC_TEST_FILES").ok().and_then(|count| count.parse().ok()).unwrap_or(300_000);
+    let count = vsync_tests::asked("VSYNC_TEST_FILES", 300_000);
     let data = vsync_tests::scratch();
     let started = Instant::now();
     small_files(data.path(), count);

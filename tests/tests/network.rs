@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use vsync_tests::{Liar, Link, Relay, Site, Tree, assert_same};
+use vsync_tests::{Liar, Link, Relay, Site, Tree, Volume, assert_same};
 
 /// The machine's configuration, with the server at another address.
 fn meet_at(site: &Site, address: SocketAddr) {
@@ -195,4 +195,46 @@ fn a_server_that_sleeps_is_waited_for() {
     assert!(backup.is_running() || Path::new(site.data.path()).exists());
     let _ = backup.wait_within(Duration::from_secs(240)).success();
     round_trip(&site, "after the sleep");
+}
+
+/// C09: machines that sleep for longer than the server waits for them, while it collects what nobody needs.
+#[test]
+fn a_client_that_sleeps_through_a_collection_sends_again_what_is_gone() {
+    let count = vsync_tests::asked("VSYNC_TEST_ROUNDS", 3);
+    let names: Vec<String> = (0..count).map(|number| format!("sleeper{number}")).collect();
+    let volumes: Vec<Volume> = (0..count).map(|number| Volume::new(number + 1)).collect();
+    let site = Site::with(37, |realm| {
+        names
+            .iter()
+            .zip(&volumes)
+            .fold(realm, |realm, (name, volume)| realm.client(name, &[name]).directory(name, volume.path()))
+    });
+    let mut rng = vsync_tests::Rng::new(37);
+    let sleepers = names.iter().zip(&volumes).map(|(name, volume)| {
+        volume.random("large", 24 << 20).many("many", 50, 3000);
+        let vsync = site.realm.vsync(name).limit(Duration::from_secs(600));
+        let backup = vsync.spawn(["backup", name, "--limit-upload", "8MiB"]);
+        std::thread::sleep(Duration::from_millis(200 + rng.below(1500)));
+        backup.signal(rustix::process::Signal::STOP);
+        backup
+    });
+    let mut sleepers: Vec<_> = sleepers.collect();
+    // Longer than the idle timeout of 60 s: nobody holds anything for them any more.
+    std::thread::sleep(Duration::from_secs(66));
+    let office = site.realm.vsync("store");
+    let mut removed = 0;
+    for _ in 0..4 {
+        let round = office.run(["server", "gc", "--at-once", "--empty-trash", "--json"]).success().json();
+        removed += round["condemned_blobs"].as_u64().unwrap();
+    }
+    assert!(removed > 0, "nothing was taken from under them");
+    assert!(sleepers.iter_mut().all(vsync_tests::Running::is_running), "too late");
+    sleepers.iter().for_each(|sleeper| sleeper.signal(rustix::process::Signal::CONT));
+    for ((sleeper, name), volume) in sleepers.into_iter().zip(&names).zip(&volumes) {
+        let _ = sleeper.wait_within(Duration::from_secs(400)).success();
+        let target = vsync_tests::scratch();
+        site.realm.vsync(name).run(["restore", name, "--to-path", target.path().to_str().unwrap()]).success();
+        assert_same(&Tree::read(volume.path()), &Tree::read(target.path()));
+    }
+    office.run(["server", "scrub"]).success();
 }

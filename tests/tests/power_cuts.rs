@@ -253,8 +253,7 @@ impl Bench {
 
 #[test]
 fn whenever_the_power_goes_everything_that_was_acknowledged_is_there() {
-    let seed = std::env::var("VSYNC_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_120);
-    println!("VSYNC_TEST_SEED={seed}");
+    let seed = vsync_tests::asked("VSYNC_TEST_SEED", 20_261_120);
     let mut rng = Rng::new(seed);
     let room = tempfile::Builder::new().prefix("vsync-test-").tempdir_in("/dev/shm").unwrap();
     let image = room.path().join("disk");

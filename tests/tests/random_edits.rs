@@ -144,7 +144,7 @@ fn clear(volume: &Volume, path: &str) {
 fn every_snapshot_comes_back() {
     let site = Site::new(1);
     let histories = prop::collection::vec(prop::collection::vec(edit(), 1..25), 3..5);
-    let cases = std::env::var("VSYNC_TEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(6);
+    let cases = vsync_tests::asked("VSYNC_TEST_CASES", 6);
     let config = Config { cases, max_shrink_iters: 60, failure_persistence: None, ..Config::default() };
     let outcome = TestRunner::new(config).run(&histories, |history| check(&site, &history));
     if let Err(failure) = outcome {

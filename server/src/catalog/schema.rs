@@ -101,7 +101,7 @@ const TABLES: &str = "
 
 /// Opens the connection that writes, making the tables if there are none.
 pub(super) fn open(path: &Path) -> Result<Connection, CatalogError> {
-    check_sqlite()?;
+    check_sqlite(rusqlite::version_number())?;
     let mut connection = Connection::open(path).map_err(CatalogError::sqlite("open its file"))?;
     configure(&connection, WRITER_CACHE).map_err(damaged_or("set up its connection"))?;
     let begin = |connection: &Connection| -> rusqlite::Result<()> {
@@ -152,8 +152,8 @@ fn configure(connection: &Connection, cache_mib: i64) -> rusqlite::Result<()> {
 }
 
 /// Versions before 3.51.3 can corrupt a database in WAL mode.
-fn check_sqlite() -> Result<(), CatalogError> {
-    if rusqlite::version_number() < 3_051_003 {
+pub(super) fn check_sqlite(version: i32) -> Result<(), CatalogError> {
+    if version < 3_051_003 {
         return Err(CatalogError::OldSqlite(rusqlite::version().to_owned()));
     }
     Ok(())

@@ -162,6 +162,40 @@ fn a_damaged_or_newer_file_is_refused() {
     assert!(matches!(Catalog::open(&path, Health::default()), Err(CatalogError::Damaged(_))));
 }
 
+/// F08.
+#[test]
+fn an_sqlite_that_damages_files_is_refused() {
+    for refused in [3_051_002, 3_050_004, 0] {
+        assert!(matches!(schema::check_sqlite(refused), Err(CatalogError::OldSqlite(_))), "{refused}");
+    }
+    for right in [3_051_003, 3_052_000, 4_000_000] {
+        schema::check_sqlite(right).unwrap();
+    }
+}
+
+/// F08: somebody else's connection writes meanwhile. Writes come one after the other, or fail
+/// and say so; nothing is lost.
+#[test]
+fn a_second_writer_is_waited_for() {
+    let (dir, catalog) = open();
+    let other = Connection::open(dir.path().join("catalog.sqlite")).unwrap();
+    for byte in 0..20 {
+        other.execute_batch("BEGIN IMMEDIATE; UPDATE totals SET clean = clean").unwrap();
+        std::thread::scope(|scope| {
+            let added = scope.spawn(|| catalog.add_pack(pack(byte), 1, vec![record(byte)]));
+            std::thread::sleep(Duration::from_millis(5));
+            other.execute_batch("COMMIT").unwrap();
+            added.join().unwrap().unwrap();
+        });
+    }
+    assert_eq!(catalog.totals().unwrap().packs, 20);
+    catalog.close();
+    assert_eq!(
+        Catalog::open(&dir.path().join("catalog.sqlite"), Health::default()).unwrap().totals().unwrap().packs,
+        20
+    );
+}
+
 #[test]
 fn after_close_calls_fail() {
     let (_dir, catalog) = open();

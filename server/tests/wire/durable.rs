@@ -207,6 +207,7 @@ async fn packs_with_damaged_tables_or_gone_cost_only_their_blobs() {
     assert_eq!(client.have(&[one]).await, [true]);
 }
 
+/// F08.
 #[tokio::test]
 async fn a_store_is_opened_once_and_only_by_who_understands_it() {
     let mut bed = Bed::new();

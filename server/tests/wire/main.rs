@@ -12,4 +12,6 @@ mod jobs;
 mod kill;
 mod limits;
 mod matrix;
+mod mutated;
+mod replay;
 mod web;

@@ -7,11 +7,6 @@ use vsync_tests::{DockerVolume, Postgres, shell};
 
 use super::bed::Bed;
 
-/// How many snapshots are restored and started; the environment may want more.
-fn restores() -> usize {
-    std::env::var("VSYNC_TEST_RESTORES").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
-}
-
 /// pgbench in the background of the database's container; it ends with it.
 fn load(postgres: &Postgres) {
     let words = ["exec", "-d", postgres.container().name(), "pgbench", "-n", "-c", "4", "-T", "3600", "postgres"];
@@ -31,7 +26,8 @@ fn every_snapshot_is_a_good_database(mode: &str, again: bool) {
     postgres.fill(4);
     let mut seen = 0;
     load(&postgres);
-    for round in 0..restores() {
+    // How many snapshots are restored and started.
+    for round in 0..vsync_tests::asked("VSYNC_TEST_RESTORES", 4) {
         let before = transactions(&postgres);
         let summary = bed.vsync().run(bed.backup(&["--json"])).success().summary();
         assert_eq!(summary["defect_count"], 0, "{summary}");

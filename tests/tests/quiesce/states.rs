@@ -142,5 +142,7 @@ fn a_volume_that_only_a_helper_reaches_is_held_for_it() {
     assert_eq!(summary["held"][0]["container"], user.name(), "{summary}");
     assert_eq!(bed.done_to(&user), ["pause", "unpause"]);
     bed.vsync().run(bed.backup(&[])).success().stdout_contains("snapshot ").stderr_contains("held for ");
-    assert!(!docker(["ps", "-a"]).contains("vsync-helper-"), "a helper was left behind");
+    let containers = docker(["ps", "-a", "--format", "{{.Names}}"]);
+    let helper = format!("vsync-helper-{}-", bed.volume.name());
+    assert!(!containers.contains(&helper), "a helper was left behind: {containers}");
 }

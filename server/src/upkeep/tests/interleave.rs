@@ -7,6 +7,9 @@
 //! schedules with one such change are run, and those with two: as many as there is time for
 //! (`VSYNC_INTERLEAVE_SECONDS`), or all of them. Who waits for a lock that somebody who
 //! stands holds is passed over.
+//!
+//! At one moment of each order the process is also killed: on a copy of its files from that
+//! moment a new one starts, and everybody does again what they did.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -19,6 +22,7 @@ use bytes::Bytes;
 use vsync_protocol::id::SnapshotId;
 use vsync_protocol::manifest::SnapshotKind;
 
+use crate::clock::Moment;
 use crate::commit::Outcome;
 use crate::store::steps::Steps;
 use crate::testing::{DAY, NO_RESERVE, Store, open, tree};
@@ -92,8 +96,9 @@ impl Turns {
     }
 
     /// Lets `actors` go on, one at a time, until all have ended. The turn changes at the
-    /// moments in `changes`. Returns how many moments there were.
-    fn direct(&self, actors: usize, changes: &[usize]) -> usize {
+    /// moments in `changes`. At the moment `kill`, while all stand, `image` is called.
+    /// Returns how many moments there were.
+    fn direct(&self, actors: usize, changes: &[usize], kill: usize, image: impl Fn()) -> usize {
         // At first all stand.
         let mut state = self.changed.wait_while(self.state(), |state| state.standing.len() < actors).unwrap();
         let mut moment = 0;
@@ -109,6 +114,9 @@ impl Turns {
                     panic!("all stand still for ever: {:#?}", state.trace);
                 }
                 continue;
+            }
+            if moment == kill {
+                image();
             }
             let turn = state.turn;
             let same = |&(_, actor, _): &(u64, usize, &str)| actor == turn;
@@ -136,6 +144,7 @@ impl Turns {
 type Act = fn(&Store, &Turns) -> Result<Said, String>;
 
 /// What must hold afterwards, as an actor knows it.
+#[derive(Clone, Copy)]
 enum Said {
     Nothing,
     /// This snapshot stands.
@@ -181,6 +190,25 @@ fn collect(store: &Store, turns: &Turns) -> Result<Said, String> {
     Ok(Said::Nothing)
 }
 
+/// A round that may end early, because something is wrong meanwhile.
+fn collect_or_give_up(store: &Store, turns: &Turns) -> Result<Said, String> {
+    collect(store, turns).or(Ok(Said::Nothing))
+}
+
+/// G05: the manifest of a snapshot that stands is away for a while.
+fn hide_a_manifest(store: &Store, turns: &Turns) -> Result<Said, String> {
+    turns.halt("hide a manifest");
+    let id = SnapshotId::from(store.archive.catalog().log(0, 1000).unwrap()[1].manifest());
+    let (path, aside) = (store.path().join(format!("manifests/{id}.manifest")), store.path().join("tmp-manifest"));
+    // Whoever was killed meanwhile has left it aside.
+    if path.exists() {
+        fs::rename(&path, &aside).map_err(|error| error.to_string())?;
+    }
+    turns.halt("put it back");
+    fs::rename(&aside, &path).map_err(|error| error.to_string())?;
+    Ok(Said::Stands(id))
+}
+
 fn oldest(store: &Store) -> SnapshotId {
     store.archive.catalog().log(0, 1000).unwrap()[0].manifest().into()
 }
@@ -219,7 +247,7 @@ struct Scene {
     actors: &'static [Act],
 }
 
-const SCENES: [Scene; 8] = [
+const SCENES: [Scene; 10] = [
     // The next round condemns what the writer brings again.
     Scene {
         name: "condemned under a backup",
@@ -250,6 +278,21 @@ const SCENES: [Scene; 8] = [
             |store, turns| back_up(store, turns, "newer", &shared()),
         ],
     },
+    Scene {
+        name: "two backups and two rounds",
+        rounds: Some((2, 4)),
+        actors: &[
+            collect,
+            collect,
+            |store, turns| back_up(store, turns, "new", &shared()),
+            |store, turns| back_up(store, turns, "newer", &kin()),
+        ],
+    },
+    Scene {
+        name: "a manifest is away while collected",
+        rounds: Some((1, 0)),
+        actors: &[collect_or_give_up, hide_a_manifest],
+    },
 ];
 
 impl Scene {
@@ -267,7 +310,7 @@ impl Scene {
     }
 
     /// Runs the scene once on a copy of `prepared`; returns how many moments it had.
-    fn run(&self, prepared: &Store, changes: &[usize]) -> usize {
+    fn run(&self, prepared: &Store, changes: &[usize], kill: usize) -> usize {
         let turns = Arc::new(Turns::default());
         let heard = Arc::clone(&turns);
         let steps = Steps::heard_by(move |when, what| {
@@ -278,49 +321,82 @@ impl Scene {
             Ok(())
         });
         let store = copy_of(prepared, &steps);
+        // What the killed process leaves, and who had been told by then that all is done.
+        let (left, told) = (scratch(), Mutex::new(Vec::new()));
+        let at_the_kill = Mutex::new(Vec::new());
+        let image = || {
+            copy(&store.path(), &left.path().join("store"));
+            at_the_kill.lock().unwrap().clone_from(&told.lock().unwrap());
+        };
         turns.state().armed = true;
         let (moments, said) = std::thread::scope(|scope| {
             let actors = self.actors.iter().enumerate().map(|(number, act)| {
-                let (store, turns) = (&store, &turns);
+                let (store, turns, told) = (&store, &turns, &told);
                 scope.spawn(move || {
                     ACTOR.set(Some(number));
                     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| act(store, turns)));
+                    if let Ok(Ok(said)) = &outcome {
+                        told.lock().unwrap().push(*said);
+                    }
                     turns.ended();
                     outcome
                 })
             });
             let actors = actors.collect::<Vec<_>>();
-            let moments = turns.direct(self.actors.len(), changes);
+            let moments = turns.direct(self.actors.len(), changes, kill, image);
             (moments, actors.into_iter().map(|actor| actor.join().unwrap()).collect::<Vec<_>>())
         });
         let what = || format!("{}, changes of turn {changes:?}: {:#?}", self.name, turns.state().trace);
-        let (mut stand, mut gone) = (BTreeSet::new(), BTreeSet::new());
-        for said in said {
-            match said {
-                Ok(Ok(Said::Nothing)) => {}
-                Ok(Ok(Said::Stands(id))) => drop(stand.insert(id)),
-                Ok(Ok(Said::Gone(id))) => drop(gone.insert(id)),
-                Ok(Err(error)) => panic!("{error}: {}", what()),
-                Err(_) => panic!("an actor panicked: {}", what()),
-            }
+        let said = said.into_iter().map(|said| match said {
+            Ok(Ok(said)) => said,
+            Ok(Err(error)) => panic!("{error}: {}", what()),
+            Err(_) => panic!("an actor panicked: {}", what()),
+        });
+        let said: Vec<Said> = said.collect();
+        let moment = store.moment.lock().unwrap().clone();
+        check(store, &said, &what);
+        if left.path().join("store").exists() {
+            let told = at_the_kill.into_inner().unwrap();
+            self.again(left, &moment, told, &|| format!("killed at {kill}; {}", what()));
         }
-        check(store, &stand, &gone, &what);
         moments
+    }
+
+    /// A new process on what a killed one left: what it had acknowledged holds, and all that
+    /// was asked of it can be asked again.
+    fn again(&self, left: tempfile::TempDir, moment: &Moment, told: Vec<Said>, what: &dyn Fn() -> String) {
+        let (dir, moment) = (Arc::new(left), Arc::new(Mutex::new(moment.clone())));
+        let steps = Steps::default();
+        let archive = open(&dir.path().join("store"), &moment, &steps, NO_RESERVE);
+        let archive = Arc::new(archive.unwrap_or_else(|error| panic!("{error}: {}", what())));
+        let store = Store { dir, archive, moment, steps, reserve: NO_RESERVE };
+        holds(&store, &told, what);
+        let turns = Turns::default();
+        let acts =
+            self.actors.iter().map(|act| act(&store, &turns).unwrap_or_else(|error| panic!("{error}: {}", what())));
+        let said: Vec<Said> = acts.collect();
+        check(store, &said, what);
     }
 }
 
-/// I1, I4: what stands is whole, also after all garbage is gone and the store was opened again.
-fn check(store: Store, stand: &BTreeSet<SnapshotId>, gone: &BTreeSet<SnapshotId>, what: &dyn Fn() -> String) {
-    let whole = |store: &Store| {
-        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.check()));
-        let found: BTreeSet<SnapshotId> =
-            found.unwrap_or_else(|_| panic!("a snapshot is not whole: {}", what())).into_iter().collect();
-        assert!(stand.is_subset(&found) && gone.is_disjoint(&found), "{found:?}: {}", what());
-    };
-    whole(&store);
+/// I1: every snapshot is whole, and those stand that are said to.
+fn holds(store: &Store, said: &[Said], what: &dyn Fn() -> String) {
+    let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.check()));
+    let found = found.unwrap_or_else(|_| panic!("a snapshot is not whole: {}", what()));
+    let right = said.iter().all(|said| match said {
+        Said::Nothing => true,
+        Said::Stands(id) => found.contains(id),
+        Said::Gone(id) => !found.contains(id),
+    });
+    assert!(right, "{found:?}: {}", what());
+}
+
+/// I1, I4: the same after all garbage is gone and the store was opened again.
+fn check(store: Store, said: &[Said], what: &dyn Fn() -> String) {
+    holds(&store, said, what);
     store.collect_all();
-    whole(&store);
-    whole(&store.reopen());
+    holds(&store, said, what);
+    holds(&store.reopen(), said, what);
 }
 
 /// The store as it is now, in another place, heard by `steps`.
@@ -358,10 +434,15 @@ fn every_order_of_steps_with_few_changes_of_turn() {
         let prepared = scene.prepare();
         // A copy has no lock of the original's, but its catalog must be whole.
         prepared.archive.close();
-        let (begun, moments) = (Instant::now(), scene.run(&prepared, &[]));
+        let (begun, moments) = (Instant::now(), scene.run(&prepared, &[], 0));
+        // Another one for each order, the same in every run.
+        let kill = |order: &[usize]| {
+            let hash = blake3::hash(format!("{order:?}").as_bytes());
+            usize::from(hash.as_bytes()[0]) * moments / 256
+        };
         let mut runs = 1;
         for change in 0..moments {
-            scene.run(&prepared, &[change]);
+            scene.run(&prepared, &[change], kill(&[change]));
             runs += 1;
         }
         // The pairs in an order that visits all parts early, the same in every run.
@@ -374,7 +455,7 @@ fn every_order_of_steps_with_few_changes_of_turn() {
             if paired.elapsed() >= time {
                 break;
             }
-            scene.run(&prepared, &[one, two]);
+            scene.run(&prepared, &[one, two], kill(&[one, two]));
             done += 1;
         }
         runs += done;

@@ -1,5 +1,5 @@
 //! G09: random histories of backups, orders, garbage collection, lost sessions and
-//! restarts, against a model that is a handful of maps.
+//! restarts, against a model that is a handful of maps. VSYNC_TEST_HISTORIES is how many.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -158,8 +158,12 @@ impl World {
     }
 }
 
+fn histories() -> u32 {
+    std::env::var("VSYNC_TEST_HISTORIES").map_or(24, |text| text.parse().unwrap())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: histories(), ..ProptestConfig::default() })]
     #[test]
     fn histories_keep_what_they_should(steps in steps()) {
         let mut world = World {

@@ -138,7 +138,7 @@ impl Thrash {
 #[test]
 fn everything_at_once() {
     let number = |name: &str, otherwise| std::env::var(name).map_or(otherwise, |value| value.parse().unwrap());
-    let (seconds, seed) = (number("VSYNC_THRASH_SECONDS", 10), number("VSYNC_THRASH_SEED", 1));
+    let (seconds, seed) = (number("VSYNC_THRASH_SECONDS", 60), number("VSYNC_THRASH_SEED", 1));
     println!("{seconds} s with seed {seed}");
     let (standing, forgotten, counts) = Default::default();
     let thrash = Thrash { store: Store::new(), standing, forgotten, done: AtomicBool::new(false), counts };
