@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use vsync_tests::{Output, Site, Summary, Tree, Volume, assert_same};
+use vsync_tests::site::Summary;
+use vsync_tests::{Output, Site, Tree, Volume, assert_same};
 
 /// What is in the target before the restore, made from a copy of what was backed up.
 type Before = (&'static str, fn(&Volume) -> &Volume);
