@@ -20,12 +20,12 @@ PATIENT = "containers network schedule watching upkeep alerting alerts comfort".
 # Of the others these take longest, and begin first, so that no core is idle in the end. Who is missing here costs time
 # and nothing else.
 LONGEST = """
-    memory vsync_server crashes quiesce torture independent_reader wire damage runbook montagu power_cuts decoders
+    memory vsync_server crashes quiesce torture independent_reader wire damage power_cuts decoders
 """.split()
 
-# These run with nobody beside them: they measure what others disturb (the page cache), or are patient for two seconds
-# only.
-ALONE = ["good_neighbour", "malicious_server", "bad_input"]
+# These run with nobody beside them: they measure what others disturb (the page cache), are patient for two seconds only,
+# or have volumes whose names are given.
+ALONE = ["good_neighbour", "malicious_server", "bad_input", "montagu", "runbook"]
 
 Binary = namedtuple("Binary", "name source path directory")
 Running = namedtuple("Running", "binary process output")

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
-use vsync_protocol::id::Pid;
 use vsync_protocol::tree::Entry;
 
 use super::changes::Property;
@@ -127,16 +126,10 @@ fn update(
     let mut survey = comparison.survey(pieces)?;
     let mut changed = false;
     if survey.complete {
-        let mut index = index(shared, task, &survey, Search::Shift)?;
-        if comparison.shift(&mut survey, &index.places)? {
-            changed = true;
-        } else {
-            if !index.complete {
-                index = self::index(shared, task, &survey, Search::Everything)?;
-            }
-            if rebuild(shared, job, pieces, task, &survey, &index.places)? {
-                return Ok(());
-            }
+        let index = index(shared, task, &survey, Search::Shift)?;
+        changed = comparison.shift(&mut survey, &index.places)?;
+        if !changed && rebuild(shared, job, pieces, task, &survey, index)? {
+            return Ok(());
         }
     }
     // What there is of very long files is compared and mended stretch by stretch.
@@ -267,16 +260,19 @@ fn rebuild(
     pieces: &mut Pieces<'_>,
     old: &Arc<FileTask>,
     survey: &Survey,
-    index: &HashMap<Pid, u64>,
+    mut index: moved::Index,
 ) -> Result<bool, RestoreError> {
-    if !survey.differing.iter().any(|(reference, _)| index.contains_key(&reference.child.pid)) {
+    let found = |index: &moved::Index| {
+        survey.differing.iter().any(|(reference, _)| index.places.contains_key(&reference.child.pid))
+    };
+    if !found(&index) || shared.restore.target.free_bytes()? < job.entry.size.saturating_mul(2) {
         return Ok(false);
     }
-    if shared.restore.target.free_bytes()? < job.entry.size.saturating_mul(2) {
-        return Ok(false);
+    if !index.complete {
+        index = self::index(shared, old, survey, Search::Everything)?;
     }
     let task = Arc::new(FileTask::open(job, replacement(shared, job)?, false));
-    moved::rebuild(shared, old, &task, survey, index)?;
+    moved::rebuild(shared, old, &task, survey, &index.places)?;
     task.set_content(pieces.content());
     shared.settle(&task)?;
     Ok(true)

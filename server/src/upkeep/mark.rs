@@ -243,17 +243,32 @@ impl Archive {
         }
     }
 
-    /// Bytes of blobs that only `forgotten`, which are not forgotten yet, need.
+    /// Bytes of blobs that only those of `ids` need that are not forgotten yet.
     ///
     /// # Errors
     /// When a node cannot be read.
-    pub fn needed_only_by(&self, forgotten: &[SnapshotId]) -> Result<u64, MarkError> {
+    pub fn needed_only_by(&self, ids: &[SnapshotId]) -> Result<u64, MarkError> {
+        loop {
+            match self.weigh(ids) {
+                // Nobody holds collections up while this looks: what was forgotten and collected
+                // meanwhile stands for nothing the next time.
+                Err(MarkError::Node { snapshot, .. }) if !self.stands(snapshot)? => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn stands(&self, id: SnapshotId) -> Result<bool, CatalogError> {
+        Ok(self.catalog().known(id)?.is_some_and(|known| !known.forgotten))
+    }
+
+    fn weigh(&self, ids: &[SnapshotId]) -> Result<u64, MarkError> {
         let throttle = Throttle::default();
         let mut mark = Mark::default();
-        mark.extend(self, &throttle, &forgotten.iter().copied().collect())?;
+        mark.extend(self, &throttle, &ids.iter().copied().collect())?;
         let (mut seen, mut bytes) = (HashSet::new(), 0);
-        for &id in forgotten {
-            let Some(known) = self.catalog().known(id)? else { continue };
+        for &id in ids {
+            let Some(known) = self.catalog().known(id)?.filter(|known| !known.forgotten) else { continue };
             let root = root_of(&known)?;
             let mut only = Vec::new();
             let mut walk = Walk { archive: self, throttle: &throttle, snapshot: id, revive: false };

@@ -170,7 +170,11 @@ impl<'a> Runner<'a> {
             Some((due, entry)) => format!("next is {} at {}", name_of(entry), moment(due)),
             None => format!("nothing is scheduled in {}; it is looked at again", self.context.config.path.display()),
         };
-        self.log(&format!("schedule of {}: {} entries, {next}", self.context.bundle.machine, self.schedule.len()));
+        let entries = match self.schedule.len() {
+            1 => "1 entry".to_owned(),
+            many => format!("{many} entries"),
+        };
+        self.log(&format!("schedule of {}: {entries}, {next}", self.context.bundle.machine));
         Ok(())
     }
 

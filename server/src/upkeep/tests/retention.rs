@@ -48,6 +48,12 @@ fn bytes_that_would_be_freed_are_those_nobody_else_needs() {
     let all = store.archive.needed_only_by(&[first, second, third]).unwrap();
     assert_eq!(store.archive.needed_only_by(&[first, second, third, third]).unwrap(), all);
     assert!(all > lens);
+    // Whoever asks late, after it was forgotten and collected, is told that nothing is left to be freed.
+    store.forget(first);
+    store.collect_times(3);
+    assert!(store.here(&only).contains(&false));
+    assert_eq!(store.archive.needed_only_by(&[first]).unwrap(), 0);
+    assert_eq!(store.archive.needed_only_by(&[first, second, third]).unwrap(), all - lens);
 }
 
 #[test]
