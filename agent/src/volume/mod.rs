@@ -12,6 +12,7 @@ mod attributes;
 mod descent;
 mod directories;
 mod file;
+mod memory;
 mod reach;
 mod removal;
 mod source;

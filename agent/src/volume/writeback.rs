@@ -14,12 +14,18 @@ use std::thread;
 use rustix::fs::syncfs;
 use rustix::io::{Errno, Result as SysResult};
 
+use super::memory;
 use super::sys::Directory;
 use super::target::TargetError;
 
 /// Bytes after which the disk is set to work. As much again may be written meanwhile; then
-/// writers wait.
-const BUDGET: u64 = 32 << 20;
+/// writers wait. Each time costs a commit of the journal and a flush of the disk, a tenth of a
+/// second on many: so there are few of them where there is memory.
+const LEAST_BUDGET: u64 = 32 << 20;
+const MOST_BUDGET: u64 = 256 << 20;
+
+/// This part of the memory that the process may have.
+const PART: u64 = 32;
 
 /// What one entry adds to the memory that only the disk sets free: its inode, its place in
 /// the inode table and in a directory.
@@ -38,6 +44,8 @@ pub(super) struct Writeback {
 struct Storing {
     /// Brings everything to disk that was written so far.
     store: Box<dyn Fn() -> SysResult<()> + Send + Sync>,
+    /// Between [`LEAST_BUDGET`] and [`MOST_BUDGET`].
+    budget: u64,
     state: Mutex<State>,
     stored: Condvar,
 }
@@ -61,12 +69,13 @@ impl fmt::Debug for Writeback {
 impl Writeback {
     /// For the file system that the target `root`, at `path`, is on.
     pub(super) fn of(path: &Path, root: Arc<Directory>) -> Self {
-        Self::new(path, move || syncfs(&root))
+        let budget = memory::granted().map_or(LEAST_BUDGET, |bytes| (bytes / PART).clamp(LEAST_BUDGET, MOST_BUDGET));
+        Self::new(path, budget, move || syncfs(&root))
     }
 
-    fn new(path: &Path, store: impl Fn() -> SysResult<()> + Send + Sync + 'static) -> Self {
+    fn new(path: &Path, budget: u64, store: impl Fn() -> SysResult<()> + Send + Sync + 'static) -> Self {
         let (state, stored) = (Mutex::default(), Condvar::new());
-        Self { path: path.to_owned(), shared: Arc::new(Storing { store: Box::new(store), state, stored }) }
+        Self { path: path.to_owned(), shared: Arc::new(Storing { store: Box::new(store), budget, state, stored }) }
     }
 
     /// Counts entries made, changed or removed.
@@ -93,12 +102,12 @@ impl Writeback {
     fn dirtied(&self, bytes: u64) -> Result<(), TargetError> {
         let mut state = self.shared.lock();
         state.dirty += bytes;
-        while state.storing && state.dirty >= BUDGET {
+        while state.storing && state.dirty >= self.shared.budget {
             state = self.shared.wait(state);
         }
         let outcome = self.outcome(&state);
         // Of several writers that waited here, the first one begins anew.
-        if state.dirty < BUDGET || outcome.is_err() {
+        if state.dirty < self.shared.budget || outcome.is_err() {
             return outcome;
         }
         state.dirty = 0;
@@ -163,12 +172,14 @@ mod tests {
 
     use super::*;
 
+    const BUDGET: u64 = LEAST_BUDGET;
+
     #[test]
     fn storing_goes_on_beside_writing_until_a_second_budget_is_full() {
         let (allow, allowed) = bounded::<()>(0);
         let stored = Arc::new(AtomicU64::new(0));
         let count = stored.clone();
-        let writeback = Arc::new(Writeback::new(Path::new("t"), move || {
+        let writeback = Arc::new(Writeback::new(Path::new("t"), BUDGET, move || {
             allowed.recv().map_err(|_| Errno::IO)?;
             count.fetch_add(1, Ordering::SeqCst);
             Ok(())
@@ -196,7 +207,7 @@ mod tests {
     fn what_could_not_be_stored_stops_the_next_writer_and_is_not_forgotten_at_the_end() {
         let attempts = AtomicU64::new(0);
         let first_fails = move || if attempts.fetch_add(1, Ordering::SeqCst) == 0 { Err(Errno::IO) } else { Ok(()) };
-        let writeback = Writeback::new(Path::new("t"), first_fails);
+        let writeback = Writeback::new(Path::new("t"), BUDGET, first_fails);
         writeback.dirtied(BUDGET).unwrap();
         while writeback.shared.lock().storing {
             thread::yield_now();
@@ -208,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_smallest_write_counts_as_the_pages_that_it_touches() {
-        let writeback = Writeback::new(Path::new("t"), || Ok(()));
+        let writeback = Writeback::new(Path::new("t"), BUDGET, || Ok(()));
         writeback.wrote(0, 1).unwrap();
         writeback.wrote(PAGE - 1, 2).unwrap();
         assert_eq!(writeback.shared.lock().dirty, 3 * PAGE);
