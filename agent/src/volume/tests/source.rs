@@ -99,13 +99,19 @@ fn the_page_cache_is_left_as_it_was() {
     read(0, SIZE + 5000);
     assert!(!cached(&file, SIZE).contains(&false), "what is in use stays");
 
-    // Some of it in use: every other mebibyte.
-    forget();
-    for at in (0..SIZE as u64).step_by(2 << 20) {
-        file.read_at(&mut vec![0; 1 << 20], at).unwrap();
-    }
-    read(0, SIZE);
+    // Some of it in use: every other mebibyte. A page that the kernel is still fetching ahead cannot be dropped:
+    // what is in use stays every time, and sooner or later nothing else does.
     let mixed: Vec<bool> = (0..SIZE / (128 << 10)).map(|piece| piece / 8 % 2 == 0).collect();
-    assert_eq!(cached(&file, SIZE), mixed);
+    let left_as_it_was = || {
+        forget();
+        for at in (0..SIZE as u64).step_by(2 << 20) {
+            file.read_at(&mut vec![0; 1 << 20], at).unwrap();
+        }
+        read(0, SIZE);
+        let left = cached(&file, SIZE);
+        assert!(left.iter().zip(&mixed).all(|(left, used)| left >= used), "what is in use stays: {left:?}");
+        left == mixed
+    };
+    assert!((0..20).any(|_| left_as_it_was()), "what was not cached is dropped again");
     read(SIZE - 5000, 10_000);
 }
