@@ -9,6 +9,7 @@ use crate::archive::{Archive, ArchiveError};
 use crate::catalog::Location;
 use crate::store::pack::{RECORD_HEAD_LEN, is_head_of};
 use crate::store::read_or_damaged;
+use crate::words::report;
 
 /// Reading over a gap is cheaper than a second read, up to this many bytes.
 const MAX_GAP: u64 = 64 << 10;
@@ -22,7 +23,7 @@ pub(crate) struct Run {
     pack: PackId,
     start: u64,
     end: u64,
-    blobs: Vec<(Cid, u64, u32)>,
+    blobs: Vec<(Cid, Location)>,
 }
 
 /// What to read for a request.
@@ -58,10 +59,14 @@ impl Run {
     pub(crate) fn read(&self, archive: &Archive, mut buffer: Vec<u8>) -> Result<Vec<Bytes>, ArchiveError> {
         if read_or_damaged(archive.packs(), self.pack, self.start, &mut buffer)? {
             let bytes = Bytes::from(buffer);
-            return Ok(self.blobs.iter().flat_map(|blob| self.frame(&bytes, blob)).collect());
+            let mut frames = Vec::with_capacity(2 * self.blobs.len());
+            for &(cid, at) in &self.blobs {
+                frames.extend(self.frame(archive, &bytes, cid, at)?);
+            }
+            return Ok(frames);
         }
-        if let [(cid, ..)] = self.blobs[..] {
-            return Ok(self.moved(archive, cid)?.unwrap_or_else(|| vec![absent(cid)]));
+        if let [(cid, location)] = self.blobs[..] {
+            return elsewhere(archive, cid, location);
         }
         // Perhaps only one of them is beyond reach.
         let mut frames = Vec::new();
@@ -71,36 +76,41 @@ impl Run {
         Ok(frames)
     }
 
-    /// The only blob, if it lies elsewhere since the read was planned.
-    fn moved(&self, archive: &Archive, cid: Cid) -> Result<Option<Vec<Bytes>>, ArchiveError> {
-        let Some(now) = archive.catalog().locate_one(cid)? else { return Ok(None) };
-        let run = Self::one(now.pack, cid, now.offset, now.len);
-        if (run.pack, run.start) == (self.pack, self.start) {
-            return Ok(None);
+    fn frame(&self, archive: &Archive, bytes: &Bytes, cid: Cid, at: Location) -> Result<Vec<Bytes>, ArchiveError> {
+        let start = (at.offset - self.start) as usize;
+        if is_head_of(&bytes[start - RECORD_HEAD_LEN..start], cid, at.len) {
+            return Ok(framed(cid, bytes.slice(start..start + at.len as usize)));
         }
-        let mut buffer = vec![0; run.len()];
-        let found = read_or_damaged(archive.packs(), run.pack, run.start, &mut buffer)?;
-        Ok(found.then(|| run.frame(&buffer.into(), &run.blobs[0])))
-    }
-
-    fn frame(&self, bytes: &Bytes, &(cid, offset, len): &(Cid, u64, u32)) -> Vec<Bytes> {
-        let at = (offset - self.start) as usize;
-        if !is_head_of(&bytes[at - RECORD_HEAD_LEN..at], cid, len) {
-            tracing::error!("blob {cid} is not where the catalog says, in pack {} at {offset}", self.pack);
-            return vec![absent(cid)];
-        }
-        let head = FrameHead { len: len as usize, cid }.encode();
-        vec![Bytes::copy_from_slice(&head), bytes.slice(at..at + len as usize)]
+        elsewhere(archive, cid, at)
     }
 
     fn split(&self) -> Vec<Self> {
-        self.blobs.iter().map(|&(cid, offset, len)| Self::one(self.pack, cid, offset, len)).collect()
+        self.blobs.iter().map(|&(cid, at)| Self::one(cid, at)).collect()
     }
 
-    fn one(pack: PackId, cid: Cid, offset: u64, len: u32) -> Self {
-        let start = offset.saturating_sub(RECORD_HEAD_LEN as u64);
-        Self { pack, start, end: offset + u64::from(len), blobs: vec![(cid, offset, len)] }
+    fn one(cid: Cid, at: Location) -> Self {
+        let start = at.offset.saturating_sub(RECORD_HEAD_LEN as u64);
+        Self { pack: at.pack, start, end: at.offset + u64::from(at.len), blobs: vec![(cid, at)] }
     }
+}
+
+/// A blob that is not where it was when the read was planned: compaction may have moved it since. If it is damaged, it
+/// counts as absent from now on, so that the next backup brings it again.
+fn elsewhere(archive: &Archive, cid: Cid, planned: Location) -> Result<Vec<Bytes>, ArchiveError> {
+    if let Some(blob) = archive.read_moved(cid, &planned)? {
+        return Ok(framed(cid, blob));
+    }
+    // The reader gets what there is even from a store that can record nothing.
+    if let Err(error) = archive.recheck(cid) {
+        tracing::error!("that blob {cid} is damaged cannot be recorded: {}", report(&error));
+    }
+    Ok(vec![absent(cid)])
+}
+
+/// A blob with what goes before it.
+fn framed(cid: Cid, blob: Bytes) -> Vec<Bytes> {
+    let head = FrameHead { len: blob.len(), cid }.encode();
+    vec![Bytes::copy_from_slice(&head), blob]
 }
 
 /// The frame that says that a blob is not here.
@@ -112,7 +122,7 @@ fn runs(mut found: Vec<(Cid, Location)>) -> Vec<Run> {
     found.sort_unstable_by_key(|(_, at)| (at.pack, at.offset));
     let mut runs: Vec<Run> = Vec::new();
     for (cid, at) in found {
-        let next = Run::one(at.pack, cid, at.offset, at.len);
+        let next = Run::one(cid, at);
         match runs.last_mut() {
             Some(run)
                 if run.pack == next.pack

@@ -4,9 +4,16 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::fs;
+use std::ops::Range;
 
 use vsync_tests::site::Summary;
 use vsync_tests::{Damage, Output, Place, Server, Site, Tree, Volume};
+
+/// How the table of a pack names a chunk; all else are nodes of trees.
+const CHUNK: u8 = 1;
+
+/// Bytes before each blob of a pack.
+const RECORD_HEAD: usize = 40;
 
 /// Content in several packs, so that damage leaves something; compressible and not.
 fn site() -> Site {
@@ -169,16 +176,54 @@ fn an_older_file_with_a_damaged_update_is_listed() {
     assert_eq!(damaged.as_array().map(Vec::len), Some(2), "{restore}");
 }
 
-/// Flips a bit in every chunk of a pack, by the pack's own table (docs/format.md), and leaves the tree's nodes alone.
-/// Any one chunk might not be needed: cut anew, it may hold what the old file has at the same place.
+/// Flips a bit in every chunk of a pack. Any one chunk might not be needed: cut anew, it may hold what the old file has
+/// at the same place.
 fn damage_chunks(pack: &mut [u8]) {
+    for (blob, _) in records(pack, |kind| kind == CHUNK) {
+        pack[(blob.start + blob.end) / 2] ^= 1;
+    }
+}
+
+/// Where the blobs of some kinds lie in a pack, and their heads, by the pack's own table (docs/format.md).
+fn records(pack: &[u8], wanted: impl Fn(u8) -> bool) -> Vec<(Range<usize>, Range<usize>)> {
     let end = pack.len() - 48;
     let table = u64::from_le_bytes(pack[end..end + 8].try_into().expect("8 bytes"));
-    let rows = pack[end - usize::try_from(table).expect("a small table")..end].to_vec();
-    for row in rows.chunks_exact(48).filter(|row| row[44] == 1) {
+    let rows = &pack[end - usize::try_from(table).expect("a small table")..end];
+    let found = rows.chunks_exact(48).filter(|row| wanted(row[44])).map(|row| {
         let offset = u64::from_le_bytes(row[32..40].try_into().expect("8 bytes"));
-        let len = u32::from_le_bytes(row[40..44].try_into().expect("4 bytes"));
-        pack[usize::try_from(offset).expect("an offset") + len as usize / 2] ^= 1;
+        let start = usize::try_from(offset).expect("an offset");
+        let len = u32::from_le_bytes(row[40..44].try_into().expect("4 bytes")) as usize;
+        (start..start + len, start - RECORD_HEAD..start)
+    });
+    found.collect()
+}
+
+/// Whatever a reader meets, in a blob or beside it, the next backup brings again.
+#[test]
+fn what_a_reader_finds_damaged_is_brought_again() {
+    type Part = fn((Range<usize>, Range<usize>)) -> Range<usize>;
+    let parts: [(&str, Part); 2] = [("blobs", |(blob, _)| blob), ("heads", |(_, head)| head)];
+    for (part, place) in parts {
+        for kinds in ["chunks", "nodes"] {
+            let mut site = Site::new(8);
+            site.data.many("many", 40, 4000).random("one", 1 << 20);
+            site.backup();
+            let expected = Tree::read(site.data.path());
+            site.server.stop().success();
+            for pack in Place::Pack.files(&site.store()) {
+                let mut bytes = fs::read(&pack).unwrap();
+                for record in records(&bytes, |kind| (kind == CHUNK) == (kinds == "chunks")) {
+                    let place = place(record);
+                    bytes[(place.start + place.end) / 2] ^= 1;
+                }
+                fs::write(&pack, bytes).unwrap();
+            }
+            site.server = site.realm.serve("store");
+            let what = format!("{part} of {kinds}");
+            assert!(!restore_tells_the_truth(&site, &expected, &what), "{what}: nothing was damaged");
+            site.backup();
+            assert!(restore_tells_the_truth(&site, &expected, &what), "{what}: not healed");
+        }
     }
 }
 

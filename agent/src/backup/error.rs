@@ -50,10 +50,10 @@ pub enum BackupError {
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     /// The server has not all of it, although it said so before.
-    #[error("the server lacks {count} blobs that it had; it may be damaged")]
+    #[error("the server lacks {} blobs that it had; it may be damaged", cids.len())]
     Missing {
-        /// At least so many.
-        count: usize,
+        /// At least these.
+        cids: Vec<Cid>,
     },
     /// The same, found when a stream was read to its end.
     #[error("the server lacks {count} blobs that it had, and the stream cannot be read again")]

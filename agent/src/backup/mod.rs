@@ -29,12 +29,14 @@ mod seal;
 mod still;
 mod stream;
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use vsync_protocol::id::{MachineName, RealmId, SnapshotId, VolumeName};
+use vsync_protocol::limits::MAX_TREE_DEPTH;
 use vsync_protocol::log::Receipt;
 use vsync_protocol::manifest::{Body, Sealed, SnapshotKind, manifest_hash};
 use vsync_protocol::tree::{Entry, EntryPath, VolumeInfo};
@@ -130,6 +132,29 @@ struct Built {
     defect_count: u64,
 }
 
+/// Reads everything again as long as the server finds out that it lacks blobs that it had. What it lacks below a node
+/// it finds only when it has the node, which may take a round for each level of the tree; if it names nothing new, no
+/// round helps.
+fn healing(
+    cache: &mut Cache,
+    attempt: &mut impl FnMut(&mut Cache, Trust) -> Result<Report, BackupError>,
+) -> Result<Report, BackupError> {
+    let mut named = HashSet::new();
+    let mut outcome = attempt(cache, Trust::Cache);
+    for _ in 0..MAX_TREE_DEPTH {
+        let Err(BackupError::Missing { cids }) = &outcome else { break };
+        let before = named.len();
+        named.extend(cids.iter().copied());
+        if named.len() == before {
+            break;
+        }
+        tracing::warn!("the server lacks blobs of earlier backups; reading everything again");
+        cache.abandon();
+        outcome = attempt(cache, Trust::Nothing);
+    }
+    outcome
+}
+
 /// A backup of one volume.
 pub struct Backup<'a> {
     /// Who makes it.
@@ -173,17 +198,13 @@ impl Backup<'_> {
             Some(stillness) => self.attempt(&mut source, cache, trust, Some(&mut **stillness)),
             None => self.attempt(&mut source, cache, trust, None),
         };
-        match attempt(cache, Trust::Cache) {
-            Err(BackupError::Missing { .. }) if is_directory => {
-                tracing::warn!("the server lacks blobs of earlier backups; reading everything again");
-                cache.abandon();
-                attempt(cache, Trust::Nothing)
-            }
+        let outcome = if is_directory { healing(cache, &mut attempt) } else { attempt(cache, Trust::Cache) };
+        match outcome {
             // Found after the stream was read, and it cannot be read again: the next one has nothing to rely on.
-            Err(BackupError::Missing { count }) => {
+            Err(BackupError::Missing { cids }) if !is_directory => {
                 cache.abandon();
                 cache.clear()?;
-                Err(BackupError::MissingOfStream { count })
+                Err(BackupError::MissingOfStream { count: cids.len() })
             }
             // Found before anything of a stream is read, so a stream can go on too.
             Err(BackupError::DamagedCache(reason)) => {
@@ -227,7 +248,7 @@ impl Backup<'_> {
         let manifest = self.manifest(&built, previous, started)?;
         let receipt = match uploaded.commit(&manifest)? {
             CommitOutcome::Committed(receipt) => receipt,
-            CommitOutcome::Missing(cids) => return Err(BackupError::Missing { count: cids.len() }),
+            CommitOutcome::Missing(cids) => return Err(BackupError::Missing { cids }),
         };
         let fits = receipt.realm == self.writer.realm && receipt.manifest == manifest_hash(&manifest);
         if !fits || !receipt.is_signed_by(self.remote.server_key()) {

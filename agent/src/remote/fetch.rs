@@ -37,6 +37,14 @@ impl Fetcher {
         Self { runtime, connector }
     }
 
+    /// Tells the server of a blob that did not match its name, so that it looks for itself and takes the next backup's.
+    ///
+    /// # Errors
+    /// When the server refuses or stays away.
+    pub fn report_damage(&self, cid: Cid) -> Result<(), RemoteError> {
+        self.runtime.block_on(self.connector.request(&Request::Damaged { cid })).map(drop)
+    }
+
     /// Asks for blobs of `kind`, at most [`vsync_protocol::limits::MAX_CIDS`] different ones.
     /// Each comes exactly once to `deliver`, in any order, unless the whole request fails,
     /// and is no longer than its parent lets it be: what a server may send unasked would

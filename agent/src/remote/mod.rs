@@ -18,7 +18,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use vsync_protocol::id::{Cid, JobId, MachineKey, MachineName, RealmId, VolumeName};
+use vsync_protocol::id::{JobId, MachineKey, MachineName, RealmId, VolumeName};
 use vsync_protocol::manifest::LogPosition;
 use vsync_protocol::wire::{JobResult, JobStart, Listing, Overview, Reply, Request, ServerStatus, SnapshotRecord};
 
@@ -149,14 +149,6 @@ impl Remote {
     /// When the server refuses or stays away.
     pub fn upload(&self, volume: VolumeName) -> Result<Upload, RemoteError> {
         Upload::begin(&self.runtime, self.connector.clone(), volume)
-    }
-
-    /// Tells the server of a blob that did not match its name, so that it looks for itself.
-    ///
-    /// # Errors
-    /// When the server refuses or stays away.
-    pub fn report_damage(&self, cid: Cid) -> Result<(), RemoteError> {
-        self.request(&Request::Damaged { cid }).map(|_| ())
     }
 
     /// Something that fetches blobs.

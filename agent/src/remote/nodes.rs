@@ -89,7 +89,12 @@ impl NodeSource for RemoteNodes {
 
     fn load(&mut self, kind: BlobKind, node: &Reference) -> Result<Node, NodeError> {
         let blob = self.wait_for(kind, node)?;
-        self.opener.open_node(kind, node, blob).map_err(|source| NodeError::Damaged { cid: node.cid, source })
+        let cid = node.cid;
+        self.opener.open_node(kind, node, blob).map_err(|source| {
+            // That the node is damaged is the graver of two failures.
+            drop(self.fetcher.report_damage(cid));
+            NodeError::Damaged { cid, source }
+        })
     }
 
     fn expect(&mut self, kind: BlobKind, nodes: &[Reference]) {

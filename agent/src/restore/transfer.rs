@@ -345,7 +345,7 @@ impl Transfer<'_> {
             Ok(plain) => plain,
             Err(error) => {
                 // The server can tell for itself; it then takes the next backup's copy.
-                self.restore.remote.report_damage(cid)?;
+                self.restore.remote.fetcher().report_damage(cid)?;
                 return self.lost(cid, &format!("damaged: {error}"));
             }
         };

@@ -103,7 +103,7 @@ impl<'a> Chunks<'a> {
             }
             (Part::Lost(lost), Some(chunk)) => {
                 if matches!(lost, Lost::Damaged(_)) {
-                    self.remote.report_damage(chunk.cid)?;
+                    self.remote.fetcher().report_damage(chunk.cid)?;
                 }
                 bad.push(Bad { cid: chunk.cid, at, reason: lost.to_string() });
             }

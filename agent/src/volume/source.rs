@@ -85,7 +85,8 @@ impl SourceFile {
     /// hold is to be dropped after our reading. Which is which, a first read tells that takes
     /// what is cached and fails where it would have to wait for the disk; by failing it asks
     /// the disk for what is missing, so that the second read finds it on its way. A piece that is
-    /// cached in part is left alone.
+    /// cached in part is left alone; so is, now and then, one that the disk brings before the first
+    /// read has ended, and that stays as after a plain read.
     ///
     /// # Errors
     /// When the system fails to read.

@@ -102,7 +102,7 @@ pub(crate) fn io_exit(error: &io::Error) -> Exit {
 mod tests {
     use std::path::PathBuf;
 
-    use vsync_protocol::id::{RealmId, SnapshotId};
+    use vsync_protocol::id::{Cid, RealmId, SnapshotId};
     use vsync_protocol::wire::{Refusal, RefusalCode};
     use vsync_server::ServerError;
     use vsync_server::archive::ArchiveError;
@@ -185,7 +185,7 @@ mod tests {
             BackupError::Receipt.into(),
             BackupError::DamagedCache("x".into()).into(),
             BackupError::Stopped.into(),
-            BackupError::Missing { count: 1 }.into(),
+            BackupError::Missing { cids: vec![Cid::of(b"blob")] }.into(),
             SnapshotError::NotReader { snapshot: id(), epoch: 1 }.into(),
             SnapshotError::Sealed { snapshot: id(), reason: "x".into() }.into(),
             SnapshotError::Realm(id()).into(),

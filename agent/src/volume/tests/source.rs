@@ -77,7 +77,11 @@ fn the_page_cache_is_left_as_it_was() {
     let path = write(root.path(), "file", &content);
     let file = File::open(&path).unwrap();
     file.sync_all().unwrap();
-    let forget = || fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    // A page that is still being fetched, as after a look at it, cannot be dropped: the read waits for it.
+    let forget = || {
+        file.read_at(&mut vec![0; SIZE], 0).unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    };
     let read = |at: usize, len: usize| {
         let source = open(root.path());
         source.advise();
@@ -86,32 +90,26 @@ fn the_page_cache_is_left_as_it_was() {
         assert_eq!(source.read_sparing(&mut buffer, at as u64).unwrap(), wanted);
         assert_eq!(buffer[..wanted], content[at..at + wanted]);
     };
+    fadvise(&file, 0, None, Advice::Random).unwrap();
     forget();
     if cached(&file, SIZE).contains(&true) {
         return; // a file system that keeps it
     }
-    forget();
-    read(0, SIZE);
-    assert!(!cached(&file, SIZE).contains(&true), "what was not cached is dropped again");
-
-    forget();
-    file.read_at(&mut vec![0; SIZE], 0).unwrap();
-    read(0, SIZE + 5000);
-    assert!(!cached(&file, SIZE).contains(&false), "what is in use stays");
-
-    // Some of it in use: every other mebibyte. A page that the kernel is still fetching ahead cannot be dropped:
-    // what is in use stays every time, and sooner or later nothing else does.
-    let mixed: Vec<bool> = (0..SIZE / (128 << 10)).map(|piece| piece / 8 % 2 == 0).collect();
-    let left_as_it_was = || {
-        forget();
-        for at in (0..SIZE as u64).step_by(2 << 20) {
-            file.read_at(&mut vec![0; 1 << 20], at).unwrap();
-        }
-        read(0, SIZE);
-        let left = cached(&file, SIZE);
-        assert!(left.iter().zip(&mixed).all(|(left, used)| left >= used), "what is in use stays: {left:?}");
-        left == mixed
-    };
-    assert!((0..20).any(|_| left_as_it_was()), "what was not cached is dropped again");
+    // All of it in use, nothing, and every other mebibyte.
+    let pieces = SIZE / (128 << 10);
+    for used in [vec![true; pieces], vec![false; pieces], (0..pieces).map(|piece| piece / 8 % 2 == 0).collect()] {
+        let left_as_it_was = || {
+            forget();
+            for (piece, _) in used.iter().enumerate().filter(|(_, used)| **used) {
+                file.read_at(&mut vec![0; 128 << 10], (piece as u64) * (128 << 10)).unwrap();
+            }
+            read(0, SIZE + 5000);
+            let left = cached(&file, SIZE);
+            assert!(left.iter().zip(&used).all(|(left, used)| left >= used), "what is in use stays: {left:?}");
+            left == used
+        };
+        // A disk that answers at once lets a piece seem cached that was not: seen once in some thousand pieces.
+        assert!((0..10).any(|_| left_as_it_was()), "what was not cached is dropped again");
+    }
     read(SIZE - 5000, 10_000);
 }
