@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use thiserror::Error;
 use vsync_protocol::encode;
 use vsync_protocol::id::{Cid, Pid, SnapshotId};
@@ -64,7 +64,12 @@ impl Cache {
         }
         match Self::try_open(path) {
             Ok(cache) => Ok(cache),
-            Err(_) => {
+            // Busy, or out of memory, files or space, says nothing of what is in it.
+            Err(error) if !Self::is_damage(&error) => {
+                Err(CacheError::Database { path: path.to_owned(), source: error })
+            }
+            Err(error) => {
+                tracing::warn!("the cache {} is made anew: {error}", path.display());
                 for suffix in ["", "-wal", "-shm"] {
                     let mut name = path.as_os_str().to_owned();
                     name.push(suffix);
@@ -76,6 +81,13 @@ impl Cache {
                 Self::try_open(path).map_err(|source| CacheError::Database { path: path.to_owned(), source })
             }
         }
+    }
+
+    /// Whether it is what is in the file that cannot be used.
+    fn is_damage(error: &rusqlite::Error) -> bool {
+        use ErrorCode::{CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory};
+        let passing = [CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, OutOfMemory];
+        error.sqlite_error_code().is_none_or(|code| !passing.contains(&code))
     }
 
     fn try_open(path: &Path) -> Result<Self, rusqlite::Error> {

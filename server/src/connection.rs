@@ -193,7 +193,15 @@ impl Connection {
             }
             // Answered by `fetch`, which needs the stream.
             Request::Fetch { .. } => return Ok(None),
-            request => self.administrate(member, request).await?,
+            Request::Forget { .. }
+            | Request::Plan(_)
+            | Request::Undelete { .. }
+            | Request::Pin { .. }
+            | Request::Unpin { .. }
+            | Request::Release { .. }
+            | Request::ConfirmClock { .. }
+            | Request::Collect(_)
+            | Request::Scrub { .. } => self.administrate(member, request).await?,
         };
         Ok(Some(reply))
     }

@@ -90,10 +90,10 @@ fn begin(data: &Path, realm: RealmId) -> Result<NewLog, ArchiveError> {
 /// Refuses where there is a log, or a catalog from which `repair` makes it again.
 fn check_lost(home: &Home) -> Result<(), ArchiveError> {
     let path = home.path().join("log/chain.log");
-    let refuse = |what| Err(StoreError::Log { path: path.clone(), offset: 0, what }.into());
+    let refuse = |reason| Err(StoreError::NotLost { path: path.clone(), reason }.into());
     // As a start leaves it that was interrupted.
     if fs::metadata(&path).is_ok_and(|found| found.len() > MAGIC.len() as u64) {
-        return refuse("there is one, and a new one is not made; `vsync server repair` mends it");
+        return refuse("there is one; if it is damaged, `vsync server repair` mends it");
     }
     let catalog = catalog_path(home.path());
     if !catalog.exists() {
@@ -105,7 +105,7 @@ fn check_lost(home: &Home) -> Result<(), ArchiveError> {
         opened => drop(opened),
     }
     if !entries_of(&catalog).is_empty() {
-        return refuse("the catalog repeats it, and a new one is not made; `vsync server repair` puts it back");
+        return refuse("the catalog repeats it; `vsync server repair` puts it back");
     }
     Ok(())
 }

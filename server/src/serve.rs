@@ -41,6 +41,9 @@ const WALKS: usize = 2;
 /// Running requests that draining can wait for; more than all connections may have.
 const MAX_RUNNING: u32 = 1 << 20;
 
+/// Threads for requests, beside those of sessions.
+const REQUEST_THREADS: usize = 64;
+
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long running requests may still take when the server ends.
@@ -162,12 +165,15 @@ impl Server {
                 return Err(error);
             }
         };
+        // A session of each connection keeps two busy for its whole life; the rest is for requests.
+        let threads = 2 * config.limits.connections + REQUEST_THREADS;
         let shared = Arc::new(Shared::new(config, archive, viewer));
         let (stop, stopped) = oneshot::channel();
         let (listening, ready) = mpsc::channel();
         let thread = std::thread::Builder::new().name("vsync-quic".to_owned()).spawn(move || {
             // One thread: quinn runs faster on a runtime of its own that never migrates.
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = match runtime.enable_all().max_blocking_threads(threads).build() {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     keeper.end();

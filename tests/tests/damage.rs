@@ -155,6 +155,40 @@ fn a_rebuilt_catalog_equals_the_lost_one() {
     assert_eq!(summary.number("data_blobs"), 0, "{summary:?}");
 }
 
+/// A15: packs and manifests of another realm that lie among those of this one are no snapshots of it, whether the log says
+/// what was committed or a new one is made from the manifests that are there.
+#[test]
+fn what_another_realm_made_is_not_taken_in() {
+    let listed = |site: &Site| site.host().run(["snapshots", "--json"]).success().stdout().to_owned();
+    for lost in [&["catalog.sqlite"][..], &["catalog.sqlite", "log/chain.log"]] {
+        let (mut site, other) = (Site::new(9), Site::new(10));
+        site.data.random("ours", 100_000);
+        site.backup();
+        other.data.random("theirs", 100_000);
+        other.backup();
+        let before = listed(&site);
+        site.server.stop().success();
+        for room in ["packs", "manifests"] {
+            let [from, to] = [other.store().join(format!("{room}/.")), site.store().join(room)];
+            vsync_tests::shell::run("cp", ["-a", from.to_str().unwrap(), to.to_str().unwrap()]);
+        }
+        for name in lost.iter().flat_map(|name| [name.to_string(), format!("{name}-wal"), format!("{name}-shm")]) {
+            let _ = fs::remove_file(site.store().join(name));
+        }
+        let new_log = (lost.len() > 1).then_some("--new-log");
+        let _ = site.realm.vsync("store").run(["server", "rebuild"].into_iter().chain(new_log)).success();
+        if new_log.is_some() {
+            // To machines that know the old log it is another.
+            fs::remove_dir_all(site.realm.machine("host").join("state")).unwrap();
+        }
+        site.server = site.realm.serve("store");
+        assert_eq!(listed(&site), before, "without {lost:?}");
+        let there = vsync_tests::scratch();
+        site.restore(&["data"], there.path());
+        vsync_tests::assert_same(&Tree::read(site.data.path()), &Tree::read(there.path()));
+    }
+}
+
 #[test]
 fn an_older_file_with_a_damaged_update_is_listed() {
     let mut site = Site::new(5);

@@ -23,9 +23,6 @@ const SMALL: u64 = 1 << 20;
 /// Files up to this size are read in one go, whatever the kernel expects.
 const UNADVISED: u64 = 128 << 10;
 
-/// Below this size nobody asks where the holes are: zeros are recognised anyway.
-const WITHOUT_HOLES: u64 = 128 << 10;
-
 /// How often a small file is read when it keeps changing.
 const ATTEMPTS: usize = 3;
 
@@ -160,9 +157,6 @@ fn ranges(
     source: &SourceFile,
     mut each: impl FnMut(Range<u64>) -> Result<io::Result<()>, BackupError>,
 ) -> Result<io::Result<()>, BackupError> {
-    if source.size() <= WITHOUT_HOLES {
-        return each(0..source.size());
-    }
     for range in source.data_ranges() {
         match range {
             Ok(range) => {

@@ -19,8 +19,8 @@ use crate::suggest;
 pub(super) enum ConfigCommand {
     /// Check vsync.toml, and show how it was understood
     ///
-    /// Everything that is wrong is listed with its line. Nothing but the file is looked at;
-    /// `vsync check` looks at this machine too.
+    /// What is wrong is listed with its line; a key or word that is unknown hides what else is.
+    /// Nothing but the file is looked at; `vsync check` looks at this machine too.
     #[command(after_help = "Example:\n  vsync config check --config ./vsync.toml")]
     Check,
 

@@ -49,10 +49,13 @@ impl Helper<'_> {
         arguments.extend(load.arguments());
         // What it says is put into words here.
         arguments.extend(["--held", held.word(), "--json"].map(str::to_owned));
-        let mut said = Said::default();
+        if !self.global.json {
+            arguments.push("--no-progress".to_owned());
+        }
+        let mut said = Said { json: self.global.json, ..Said::default() };
         let mut listen = |output: HelperOutput<'_>| said.take(output);
         let exit = volumes::block_on(self.run(VolumeUse::Read, arguments, Some(*job), &mut listen))??;
-        match (said.summary(self.global), said.failure) {
+        match (said.summary(), said.failure) {
             (Some(summary), None) => Ok((exit, summary)),
             (_, Some(failure)) => Err(Failure { code: exit, ..failure }),
             (None, None) => {
@@ -135,7 +138,10 @@ impl Helper<'_> {
 /// What a helper says in JSON, as it comes.
 #[derive(Default)]
 struct Said {
-    out: Vec<u8>,
+    /// What is asked for here, too: then all but the summary is passed on at once.
+    json: bool,
+    /// The line that came last, whole or not.
+    last: Vec<u8>,
     pending: Vec<u8>,
     failure: Option<Failure>,
 }
@@ -143,7 +149,17 @@ struct Said {
 impl Said {
     fn take(&mut self, output: HelperOutput<'_>) {
         match output {
-            HelperOutput::Out(bytes) => self.out.extend_from_slice(bytes),
+            HelperOutput::Out(bytes) => {
+                for part in bytes.split_inclusive(|&byte| byte == b'\n') {
+                    if self.last.ends_with(b"\n") {
+                        let line = std::mem::take(&mut self.last);
+                        if self.json {
+                            pass_on(HelperOutput::Out(&line));
+                        }
+                    }
+                    self.last.extend_from_slice(part);
+                }
+            }
             HelperOutput::Err(bytes) => {
                 self.pending.extend_from_slice(bytes);
                 while let Some(end) = self.pending.iter().position(|&byte| byte == b'\n') {
@@ -167,13 +183,9 @@ impl Said {
         }
     }
 
-    /// The last line; those before it are passed on to programs.
-    fn summary(&self, global: &GlobalArgs) -> Option<Value> {
-        let mut lines: Vec<&[u8]> = self.out.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).collect();
-        let last = serde_json::from_slice::<Value>(lines.pop()?).ok();
-        if global.json {
-            lines.into_iter().for_each(|line| pass_on(HelperOutput::Out(&[line, b"\n"].concat())));
-        }
+    /// The last line.
+    fn summary(&self) -> Option<Value> {
+        let last = serde_json::from_slice::<Value>(&self.last).ok();
         last.filter(|value| value["message_type"] == "summary")
     }
 }

@@ -179,10 +179,10 @@ fn next_steps(config: &Config, secret: &str) -> String {
     format!(
         "Realm {} is ready: {}, and its secret in {}.\n\n\
          Next:\n  \
-         1. vsync key recovery-kit --out kit.txt    print it, lock it away, delete the file\n  \
-         2. edit {}: your servers, clients and volumes\n  \
-         3. vsync config check\n  \
-         4. vsync keygen --all                      then commit vsync.toml and vsync.pub\n  \
+         1. edit {}: your servers, clients and volumes\n  \
+         2. vsync config check\n  \
+         3. vsync keygen --all                      then commit vsync.toml and vsync.pub\n  \
+         4. vsync key recovery-kit --out kit.txt    print it, lock it away, delete the file\n  \
          5. on each machine: {keys}\n\n\
          Without the recovery kit, losing this machine means losing every backup.",
         config.realm,

@@ -31,7 +31,15 @@ impl KeyCommand {
     pub(super) fn run(&self, global: &GlobalArgs) -> Result<Exit, Failure> {
         let Self::RecoveryKit { out } = self;
         let config = load_config(global)?;
-        let kit = Kit::new(KeyStore::new(&config.keys).realm()?, servers(&config)?);
+        let servers = servers(&config)?;
+        for server in config.servers.iter().map(|server| &server.machine.name) {
+            if !servers.iter().any(|known| known.name == *server) {
+                output::say(format_args!(
+                    "This kit lacks the key of {server}; run `vsync keygen --all`, and print it again"
+                ));
+            }
+        }
+        let kit = Kit::new(KeyStore::new(&config.keys).realm()?, servers);
         let page = kit.page(Zoned::now().date());
         if let Some(path) = out {
             file::write(path, &page, Existing::Refuse)?;

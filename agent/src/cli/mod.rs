@@ -272,7 +272,11 @@ impl Args {
 fn usage(error: &clap::Error) -> Exit {
     let exit = if error.use_stderr() { Exit::Usage } else { Exit::Exact };
     // Nothing was parsed, so the option has to be looked for.
-    let json = std::env::args_os().any(|arg| arg == "--json") || std::env::var_os("VSYNC_JSON").is_some();
+    let asked = |value: OsString| {
+        let no = ["", "n", "no", "f", "false", "off", "0"];
+        !value.to_str().is_some_and(|value| no.contains(&value.to_lowercase().as_str()))
+    };
+    let json = std::env::args_os().any(|arg| arg == "--json") || std::env::var_os("VSYNC_JSON").is_some_and(asked);
     if json && exit == Exit::Usage {
         Failure::new(exit, error.to_string().trim_end().trim_start_matches("error: ")).print(true);
     } else {

@@ -48,13 +48,34 @@ fn ignores_hangup() -> bool {
 
 /// Waits, on a runtime, until the process is asked to stop.
 pub(crate) async fn asked() {
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        }
-        (Err(error), _) | (_, Err(error)) => {
+    match Signals::listen() {
+        Ok(mut signals) => signals.next().await,
+        Err(error) => {
             tracing::warn!("interruptions will not be noticed: {error}");
             std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The signals that ask for an end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// A terminal that goes away; whoever used `nohup` wants that not to matter.
+    hangup: Option<Signal>,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())?, hangup })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            () = hung_up(self.hangup.as_mut()) => {}
         }
     }
 }
@@ -74,18 +95,11 @@ impl Stop {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let result = runtime.and_then(|runtime| {
                     runtime.block_on(async {
-                        let mut interrupt = signal(SignalKind::interrupt())?;
-                        let mut terminate = signal(SignalKind::terminate())?;
-                        // A terminal that goes away; whoever used `nohup` wants that not to matter.
-                        let mut hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
+                        let mut signals = Signals::listen()?;
                         drop(ready.send(Ok(())));
                         let mut times = 0;
                         loop {
-                            tokio::select! {
-                                _ = interrupt.recv() => {}
-                                _ = terminate.recv() => {}
-                                () = hung_up(hangup.as_mut()) => {}
-                            }
+                            signals.next().await;
                             times += 1;
                             if times > 1 {
                                 leave_word();

@@ -29,9 +29,12 @@ const SHOWN_REASON: usize = 80;
 /// backed up. The exit code is 10 when a server does not answer, 3 when one takes no writes.
 /// With --check it is also 3 when a volume is overdue or missing on a server that its schedule
 /// names, or its last backup failed, or damage was found, or a server doubts its clock: for
-/// Nagios, cron and scripts. What is wrong is told on stderr, also with --quiet.
+/// cron and scripts. What is wrong is told on stderr, also with --quiet. To Nagios, 3 means that
+/// nobody knows, and 2 that something is wrong: see the example.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  vsync status\n  vsync status --json\n  vsync status --check --quiet")]
+#[command(
+    after_help = "Examples:\n  vsync status\n  vsync status --json\n  vsync status --check --quiet\n  vsync status --check --quiet 2>&1 || exit 2    # for Nagios"
+)]
 pub(super) struct StatusArgs {
     /// This server only [default: all]
     #[arg(long, env = "VSYNC_SERVER", value_name = "NAME")]
@@ -134,8 +137,9 @@ fn declared(context: &Context) -> Vec<Declared> {
 
 fn exit_of(asked: &[Asked]) -> Exit {
     let read_only = |answer: &Answer| answer.overview.server.read_only.is_some();
-    match asked.iter().find_map(|asked| asked.answer.as_ref().err()) {
-        Some(failure) => failure.code,
+    let failures = asked.iter().filter_map(|asked| asked.answer.as_ref().err());
+    match failures.map(|failure| failure.code).reduce(Exit::graver) {
+        Some(gravest) => gravest,
         None if asked.iter().flat_map(|asked| &asked.answer).any(read_only) => Exit::Defects,
         None => Exit::Exact,
     }

@@ -247,7 +247,10 @@ impl Converter {
         }
         for (key, message) in [
             ("key_volume", "no counterpart: keys are read from the key store"),
-            ("container", "no counterpart: the server is a service of the host, or a container that you name"),
+            (
+                "container",
+                "not taken over, so that both can run side by side; `container = \"…\"` of the server names it",
+            ),
         ] {
             if server.value(key).is_some() {
                 self.warn(server.at(key), message);
@@ -322,7 +325,10 @@ impl Converter {
         }
         for (key, message) in [
             ("port", "no counterpart: the state of every volume is asked of the server, `vsync status`"),
-            ("container", "no counterpart: `vsync schedule` names its own"),
+            (
+                "container",
+                "not taken over, so that both can run side by side; `schedule-container = \"…\"` of the client names it",
+            ),
         ] {
             if schedule.value(key).is_some() {
                 self.warn(schedule.at(key), message);

@@ -236,7 +236,7 @@ impl Dump<'_> {
             (_, Part::Plain(plain), _) => Written::Data(plain),
             (_, Part::Lost(lost), Some(chunk)) => {
                 if matches!(lost, Lost::Damaged(_)) {
-                    self.remote.fetcher().report_damage(chunk.cid)?;
+                    self.remote.fetcher().report_damage(chunk.cid);
                 }
                 return Err(DumpError::Blob { cid: chunk.cid, path: path.clone(), lost });
             }

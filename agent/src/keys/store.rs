@@ -110,10 +110,15 @@ impl KeyStore {
     /// The keys of `machine`.
     ///
     /// # Errors
-    /// When they are missing, open to others, or damaged; when the store cannot be reached.
+    /// When they are missing, open to others, damaged, or another machine's; when the store cannot be reached.
     pub fn machine(&self, machine: &MachineName) -> Result<Bundle, KeyStoreError> {
-        let text = self.machine_text(machine)?;
-        Ok(Bundle::parse(Path::new(&self.machine_place(machine)), &text)?)
+        let (place, text) = (self.machine_place(machine), self.machine_text(machine)?);
+        let bundle = Bundle::parse(Path::new(&place), &text)?;
+        if bundle.machine != *machine {
+            let problem = format!("it is the key of {}, not of {machine}", bundle.machine);
+            return Err(KeyFileError::Malformed { path: place.into(), line: None, problem }.into());
+        }
+        Ok(bundle)
     }
 
     /// The text of the key file of `machine`.

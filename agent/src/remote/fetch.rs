@@ -38,11 +38,11 @@ impl Fetcher {
     }
 
     /// Tells the server of a blob that did not match its name, so that it looks for itself and takes the next backup's.
-    ///
-    /// # Errors
-    /// When the server refuses or stays away.
-    pub fn report_damage(&self, cid: Cid) -> Result<(), RemoteError> {
-        self.runtime.block_on(self.connector.request(&Request::Damaged { cid })).map(drop)
+    /// What else can be read is worth reading, whatever the server says.
+    pub fn report_damage(&self, cid: Cid) {
+        if let Err(error) = self.runtime.block_on(self.connector.request(&Request::Damaged { cid })) {
+            tracing::warn!("the server could not be told that blob {cid} is damaged: {error}");
+        }
     }
 
     /// Asks for blobs of `kind`, at most [`vsync_protocol::limits::MAX_CIDS`] different ones.

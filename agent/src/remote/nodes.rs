@@ -91,8 +91,7 @@ impl NodeSource for RemoteNodes {
         let blob = self.wait_for(kind, node)?;
         let cid = node.cid;
         self.opener.open_node(kind, node, blob).map_err(|source| {
-            // That the node is damaged is the graver of two failures.
-            drop(self.fetcher.report_damage(cid));
+            self.fetcher.report_damage(cid);
             NodeError::Damaged { cid, source }
         })
     }

@@ -122,8 +122,11 @@ impl Upload {
     /// When the server refused something or stayed away.
     pub fn finish(self) -> Result<(Uploaded, UploadStats), RemoteError> {
         drop(self.offers);
-        let joined = self.runtime.block_on(self.task);
-        let actor = joined.map_err(|error| RemoteError::Protocol(format!("the upload task ended: {error}")))??;
+        let actor = match self.runtime.block_on(self.task) {
+            Ok(ended) => ended?,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(error) => return Err(RemoteError::Protocol(format!("the upload task ended: {error}"))),
+        };
         let stats = actor.stats;
         Ok((Uploaded { runtime: self.runtime, actor }, stats))
     }

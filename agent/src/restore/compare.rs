@@ -126,7 +126,7 @@ fn update(
     let mut survey = comparison.survey(pieces)?;
     let mut changed = false;
     if survey.complete {
-        let index = index(shared, task, &survey, Search::Shift)?;
+        let index = find_moved(shared, task, &survey, Search::Shift)?;
         changed = comparison.shift(&mut survey, &index.places)?;
         if !changed && rebuild(shared, job, pieces, task, &survey, index)? {
             return Ok(());
@@ -242,7 +242,12 @@ fn replacement(shared: &Transfer<'_>, job: &CompareJob) -> Result<TargetFile, Re
 }
 
 /// Where a file has content that seems to have moved in it.
-fn index(shared: &Transfer<'_>, old: &FileTask, survey: &Survey, search: Search) -> Result<moved::Index, RestoreError> {
+fn find_moved(
+    shared: &Transfer<'_>,
+    old: &FileTask,
+    survey: &Survey,
+    search: Search,
+) -> Result<moved::Index, RestoreError> {
     let all = survey.here.len() + survey.differing.len();
     match &shared.restore.cutter {
         Some(cutter) if old.is_in_place() && moved::is_likely(survey.differing.len(), all) => {
@@ -269,7 +274,7 @@ fn rebuild(
         return Ok(false);
     }
     if !index.complete {
-        index = self::index(shared, old, survey, Search::Everything)?;
+        index = find_moved(shared, old, survey, Search::Everything)?;
     }
     let task = Arc::new(FileTask::open(job, replacement(shared, job)?, false));
     moved::rebuild(shared, old, &task, survey, &index.places)?;

@@ -136,9 +136,9 @@ impl FileTask {
         &self.entry.path
     }
 
-    /// The file will not become complete.
-    pub(super) fn fail(&self) {
-        self.failed.store(true, Ordering::Relaxed);
+    /// The file will not become complete. Returns whether that is news.
+    pub(super) fn fail(&self) -> bool {
+        !self.failed.swap(true, Ordering::Relaxed)
     }
 
     pub(super) fn write(&self, target: &Target, data: &[u8], offset: u64) -> Result<(), TargetError> {

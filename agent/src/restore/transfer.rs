@@ -1,5 +1,6 @@
 //! Chunks on their way from the server into files.
 
+use std::collections::hash_map::Entry as Place;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,6 +106,17 @@ struct Wanted {
     child: Child,
     places: Vec<(Arc<FileTask>, u64)>,
     _permit: Permit,
+}
+
+impl Wanted {
+    /// Notes one more place, if `reference` says the same of the chunk as those before.
+    fn also_for(&mut self, reference: &Reference, task: &Arc<FileTask>, offset: u64) -> bool {
+        let agrees = self.child == reference.child;
+        if agrees {
+            self.places.push((task.clone(), offset));
+        }
+        agrees
+    }
 }
 
 #[derive(Default)]
@@ -242,8 +254,11 @@ impl Transfer<'_> {
         {
             let mut wanted = lock(&self.wanted);
             if let Some(known) = wanted.get_mut(&reference.cid) {
-                known.places.push((task.clone(), offset));
-                return Ok(());
+                if known.also_for(reference, task, offset) {
+                    return Ok(());
+                }
+                drop(wanted);
+                return self.contradicted(task, reference, offset);
             }
         }
         let mut batch = lock(&self.batch);
@@ -261,11 +276,13 @@ impl Transfer<'_> {
         };
         self.check()?;
         match lock(&self.wanted).entry(reference.cid) {
-            std::collections::hash_map::Entry::Occupied(mut known) => {
-                known.get_mut().places.push((task.clone(), offset));
-                return Ok(());
+            Place::Occupied(mut known) => {
+                if known.get_mut().also_for(reference, task, offset) {
+                    return Ok(());
+                }
+                return self.contradicted(task, reference, offset);
             }
-            std::collections::hash_map::Entry::Vacant(free) => {
+            Place::Vacant(free) => {
                 let places = vec![(task.clone(), offset)];
                 free.insert(Wanted { child: reference.child, places, _permit: permit });
             }
@@ -345,7 +362,7 @@ impl Transfer<'_> {
             Ok(plain) => plain,
             Err(error) => {
                 // The server can tell for itself; it then takes the next backup's copy.
-                self.restore.remote.fetcher().report_damage(cid)?;
+                self.restore.remote.fetcher().report_damage(cid);
                 return self.lost(cid, &format!("damaged: {error}"));
             }
         };
@@ -372,6 +389,13 @@ impl Transfer<'_> {
         }
     }
 
+    /// Two parents say different things of one chunk, which only a forger's do.
+    fn contradicted(&self, task: &Arc<FileTask>, chunk: &Reference, offset: u64) -> Result<(), RestoreError> {
+        let chunk = &chunk.cid.to_string()[..16];
+        self.damaged(task, format!("the chunk {chunk} at byte {offset} is not what its parent says"));
+        self.settle(task)
+    }
+
     /// Tells whoever waits for the end.
     fn wake(&self, wanted: &HashMap<Cid, Wanted>) {
         if wanted.is_empty() {
@@ -394,11 +418,9 @@ impl Transfer<'_> {
     }
 
     fn damaged(&self, task: &FileTask, reason: String) {
-        task.fail();
-        self.restore.progress.defects.add(1);
-        let mut report = lock(&self.report);
-        if report.damaged.last().is_none_or(|(path, _)| path != task.path()) {
-            report.damaged.push((task.path().clone(), reason));
+        if task.fail() {
+            self.restore.progress.defects.add(1);
+            lock(&self.report).damaged.push((task.path().clone(), reason));
         }
     }
 

@@ -61,7 +61,7 @@ impl<R: Read> Archive<R> {
                 Err(_) if header.entry_type().as_byte() == b'V' => 0,
                 size => size.map_err(|_| ArchiveError::Header)?,
             };
-            self.announce(size);
+            self.announce(size)?;
             match header.entry_type().as_byte() {
                 b'x' | b'X' => pax.read(&self.whole()?)?,
                 b'g' => {
@@ -128,7 +128,7 @@ impl<R: Read> Archive<R> {
         let path = named.unwrap_or_else(|| header.path_bytes().into_owned());
         let kind = kind(header.entry_type(), &path)?;
         if let Some(size) = pax.size {
-            self.announce(size);
+            self.announce(size)?;
         }
         let data = match kind {
             EntryKind::File => self.data(header, &pax)?,
@@ -244,9 +244,10 @@ impl<R: Read> Archive<R> {
         Ok(map)
     }
 
-    fn announce(&mut self, size: u64) {
-        self.left = size;
-        self.padding = size.next_multiple_of(BLOCK as u64) - size;
+    fn announce(&mut self, size: u64) -> Result<(), ArchiveError> {
+        let padded = size.checked_next_multiple_of(BLOCK as u64).ok_or(ArchiveError::Header)?;
+        (self.left, self.padding) = (size, padded - size);
+        Ok(())
     }
 
     /// Goes to the end of the current member.

@@ -39,7 +39,7 @@ pub enum SealError {
     /// The cipher refused; this does not happen with intact memory.
     #[error("encryption failed")]
     Cipher,
-    /// zstd's own check failed.
+    /// zstd would not start.
     #[error("setting up compression failed")]
     Compressor(#[source] io::Error),
     /// What was compressed does not decompress to what it was.

@@ -79,8 +79,9 @@ impl<'a> Chunks<'a> {
     fn answer(&mut self, report: &mut VerifyReport, bad: &mut Vec<Bad>) -> Result<(), RemoteError> {
         let Some((names, answered)) = self.asked.pop_front() else { return Ok(()) };
         let ended = || RemoteError::Protocol("the connection has ended".into());
-        let Reply::Have(answers) = answered.recv().map_err(|_| ended())?? else {
-            return Err(RemoteError::Protocol("another reply than to Holds".into()));
+        let answers = match answered.recv().map_err(|_| ended())?? {
+            Reply::Have(answers) => answers,
+            other => return Err(RemoteError::unexpected(&other)),
         };
         for (index, (cid, at)) in names.into_iter().enumerate() {
             if answers.get(index) {
@@ -103,7 +104,7 @@ impl<'a> Chunks<'a> {
             }
             (Part::Lost(lost), Some(chunk)) => {
                 if matches!(lost, Lost::Damaged(_)) {
-                    self.remote.fetcher().report_damage(chunk.cid)?;
+                    self.remote.fetcher().report_damage(chunk.cid);
                 }
                 bad.push(Bad { cid: chunk.cid, at, reason: lost.to_string() });
             }

@@ -114,7 +114,7 @@ impl Catalog {
         })
     }
 
-    /// At most `limit` blobs after `cid`, in order.
+    /// At most `limit` blobs after the blob `after`, in order.
     ///
     /// # Errors
     /// When the catalog cannot be read.

@@ -23,7 +23,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use rusqlite::{Connection, ErrorCode};
 use thiserror::Error;
 use vsync_protocol::blob::BlobKind;
@@ -48,7 +48,7 @@ pub use summary::Day;
 /// Connections that read beside one another.
 const READERS: usize = 4;
 
-/// No question takes so long that a connection stays lent for this time.
+/// No question keeps all of them for this time; the check of the whole file keeps one for longer.
 const READER_WAIT: Duration = Duration::from_secs(60);
 
 /// Why the catalog could not do something.
@@ -90,6 +90,9 @@ pub enum CatalogError {
     /// The catalog was closed, or its thread died.
     #[error("the catalog is closed")]
     Closed,
+    /// No connection for reading came free.
+    #[error("the catalog is busy: none of its connections came free within a minute; try again")]
+    Busy,
 }
 
 impl CatalogError {
@@ -105,7 +108,12 @@ impl CatalogError {
                 error.code == ErrorCode::DiskFull || error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
             }),
             Self::Stopped { source, .. } => is_full(source),
-            Self::OldSqlite(_) | Self::Format { .. } | Self::Damaged(_) | Self::Thread(_) | Self::Closed => false,
+            Self::OldSqlite(_)
+            | Self::Format { .. }
+            | Self::Damaged(_)
+            | Self::Thread(_)
+            | Self::Closed
+            | Self::Busy => false,
         }
     }
 
@@ -413,7 +421,10 @@ impl Catalog {
     ) -> Result<T, CatalogError> {
         let (back, idle) = &self.idle_readers;
         // After `close` no connection comes back; the wait must end then.
-        let connection = idle.recv_timeout(READER_WAIT).map_err(|_| CatalogError::Closed)?;
+        let connection = idle.recv_timeout(READER_WAIT).map_err(|error| match error {
+            RecvTimeoutError::Timeout => CatalogError::Busy,
+            RecvTimeoutError::Disconnected => CatalogError::Closed,
+        })?;
         let reader = Lent { connection: Some(connection), back };
         let connection = reader.connection.as_ref().ok_or(CatalogError::Closed)?;
         ask(connection).map_err(CatalogError::sqlite(operation))

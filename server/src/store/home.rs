@@ -1,7 +1,8 @@
 //! The store's directory: the lock on it, and the mark that says whose it is.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -49,10 +50,15 @@ impl Home {
     }
 }
 
-/// Makes the directory `path` and those above it, so that a power cut leaves them.
-fn create(path: &Path) -> io::Result<()> {
+/// Makes the directory `path` and those above it, so that a power cut leaves them. Nobody else looks into it: the
+/// catalog has names of machines and volumes.
+///
+/// # Errors
+/// When the system does not let it be made.
+pub fn create(path: &Path) -> io::Result<()> {
     let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.exists()).collect();
-    fs::create_dir_all(path)?;
+    missing.get(1).map_or(Ok(()), fs::create_dir_all)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     let named = missing.into_iter().filter(|made| !made.as_os_str().is_empty());
     named
         .filter_map(Path::parent)

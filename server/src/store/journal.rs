@@ -99,7 +99,14 @@ impl Journal {
     pub fn append(&mut self, entry: LogEntry) -> Result<Logged, StoreError> {
         self.health.check()?;
         let bytes = encode(&entry);
-        debug_assert!(bytes.len() <= MAX_ENTRY_LEN);
+        // Its reader takes a longer one for damage.
+        if bytes.len() > MAX_ENTRY_LEN {
+            return Err(StoreError::Log {
+                path: self.path.clone(),
+                offset: self.mark.end,
+                what: "the entry is too long",
+            });
+        }
         let logged = logged(self.mark, entry, bytes);
         let record = record(&logged);
         let (file, steps) = (&mut self.file, self.health.steps());

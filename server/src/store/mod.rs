@@ -73,6 +73,14 @@ pub enum StoreError {
         /// What is wrong there.
         what: &'static str,
     },
+    /// What would be made anew is there.
+    #[error("{path} is not made anew: {reason}")]
+    NotLost {
+        /// The file.
+        path: PathBuf,
+        /// What is there instead, and what to do.
+        reason: &'static str,
+    },
     /// Too little space is left.
     #[error("no space: {free} bytes are free at {path}, {reserve} are kept in reserve")]
     NoSpace {

@@ -257,7 +257,7 @@ pub fn scan_records(pack: &[u8]) -> Vec<Record> {
     records
 }
 
-/// Whether `head`, read in front of a blob, is the head of `record`.
+/// Whether `head`, read in front of a blob, is that of the blob `cid` of `len` bytes.
 #[must_use]
 pub fn is_head_of(head: &[u8], cid: Cid, len: u32) -> bool {
     head.len() == RECORD_HEAD_LEN

@@ -16,7 +16,7 @@ use vsync_protocol::log::LogEntry;
 use vsync_protocol::manifest::LogPosition;
 
 use super::mark::{MarkError, Walk, root_of};
-use super::retention::RetentionError;
+use super::retention::{RetentionError, short};
 use super::throttle::Throttle;
 use crate::archive::{Archive, ArchiveError};
 use crate::catalog::{CatalogError, Group, Known};
@@ -24,6 +24,9 @@ use crate::pins::CidSet;
 
 /// How a pin of this room is signed; what comes after are the words.
 const BY: &str = "guard: ";
+
+/// How a pin is signed that a person made before, and that stays when the hold is released.
+const RELEASED: &str = "released by ";
 
 /// A volume with fewer bytes has no habits.
 const LEAST: u64 = 1 << 20;
@@ -43,6 +46,8 @@ pub(crate) struct Holds {
     /// How much of the log was read.
     log: u64,
     held: BTreeMap<ManifestHash, String>,
+    /// Snapshots that somebody pinned: they stay pinned when a hold of them is released.
+    pinned: HashSet<ManifestHash>,
     /// Snapshots whose hold was released: the step after them is known to be right.
     released: HashSet<ManifestHash>,
     /// The last snapshot of each volume that was looked at, by its place in the log.
@@ -202,10 +207,22 @@ impl Archive {
         if held.is_empty() {
             return Err(RetentionError::NotHeld(volume.clone()));
         }
-        for hold in held {
-            self.pin(hold.manifest.into(), false, by)?;
+        for Hold { manifest, .. } in held {
+            if self.holds()?.pinned.contains(&manifest) {
+                // One entry: between two, retention could forget the snapshot.
+                let by = short(&format!("{RELEASED}{by}"));
+                self.note(|at| Ok::<_, ArchiveError>(Some(LogEntry::Pin { manifest, at, by })))?;
+            } else {
+                self.pin(manifest.into(), false, by)?;
+            }
         }
         Ok(self.position())
+    }
+
+    /// Whether a snapshot is pinned because its volume is held, and by nobody else.
+    pub(super) fn is_only_held(&self, manifest: &ManifestHash) -> Result<bool, ArchiveError> {
+        let holds = self.holds()?;
+        Ok(holds.held.contains_key(manifest) && !holds.pinned.contains(manifest))
     }
 
     /// What the log says of holds by now.
@@ -225,14 +242,24 @@ impl Holds {
             LogEntry::Pin { manifest, by, .. } => {
                 if let Some(words) = by.strip_prefix(BY) {
                     self.held.insert(manifest, words.to_owned());
+                } else {
+                    self.pinned.insert(manifest);
+                }
+                if by.starts_with(RELEASED) {
+                    self.let_go(manifest);
                 }
             }
             LogEntry::Unpin { manifest, .. } | LogEntry::Forget { manifest, .. } => {
-                if self.held.remove(&manifest).is_some() {
-                    self.released.insert(manifest);
-                }
+                self.pinned.remove(&manifest);
+                self.let_go(manifest);
             }
             LogEntry::Commit { .. } | LogEntry::Undelete { .. } => {}
+        }
+    }
+
+    fn let_go(&mut self, manifest: ManifestHash) {
+        if self.held.remove(&manifest).is_some() {
+            self.released.insert(manifest);
         }
     }
 }

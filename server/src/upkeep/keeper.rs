@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use vsync_protocol::manifest::LogPosition;
 
@@ -24,6 +25,9 @@ pub(crate) const COLLECTION: &str = "collection";
 pub(crate) const SCRUB: &str = "scrub";
 
 const DAMAGE: &str = "damage";
+
+/// So long at a time is scrubbed: time, retention and garbage collection wait for their turn on the same thread.
+const SLICE: Duration = Duration::from_secs(600);
 
 /// Snapshots that a notice names, at most.
 const MAX_NAMED: usize = 20;
@@ -94,6 +98,7 @@ impl Keeper {
             checked_catalog: None,
             checked_manifests: None,
             checked_closures: None,
+            scrubbed: 0,
         };
         let thread = std::thread::Builder::new().name("vsync-upkeep".to_owned()).spawn(move || work.run())?;
         Ok(Self { stop, thread })
@@ -121,6 +126,8 @@ struct Work {
     checked_catalog: Option<u64>,
     checked_manifests: Option<u64>,
     checked_closures: Option<u64>,
+    /// Packs of the scrub that is under way.
+    scrubbed: u64,
 }
 
 impl Work {
@@ -254,18 +261,18 @@ impl Work {
         self.notices.set(COLLECTION, notice);
     }
 
-    fn scrub(&self) {
+    fn scrub(&mut self) {
         let Some(period) = self.upkeep.scrub_every else { return };
         let period = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
         let throttle = Throttle::new(self.upkeep.rate, self.stop.clone());
-        let mut packs = 0;
+        let begun = Instant::now();
         let notice = loop {
             match self.archive.scrub_next(period, &throttle) {
                 Ok(None) => break None,
                 Err(MarkError::Stopped) => return,
                 Ok(Some(found)) => {
                     self.notices.run(Some(SCRUB));
-                    packs += found.packs;
+                    self.scrubbed += found.packs;
                     if !found.affected.is_empty() {
                         self.notices.set(DAMAGE, Some(damage(found.lost, &found.affected)));
                     }
@@ -275,9 +282,13 @@ impl Work {
             if self.archive.failure().is_some() {
                 break None;
             }
+            if begun.elapsed() > SLICE {
+                return self.notices.run(None);
+            }
         };
         self.notices.run(None);
         self.notices.set(SCRUB, notice);
+        let packs = std::mem::take(&mut self.scrubbed);
         if packs > 0 {
             self.archive.note_chore(SCRUB, packs);
         }

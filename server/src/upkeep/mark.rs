@@ -277,10 +277,7 @@ impl Archive {
                 only.extend(new.then_some(*cid));
                 new && kind != BlobKind::Chunk
             })?;
-            for cids in only.chunks(MAX_CIDS) {
-                bytes +=
-                    self.catalog().entries(cids)?.into_iter().flatten().map(|entry| u64::from(entry.len)).sum::<u64>();
-            }
+            bytes += self.bytes_of(&only)?;
         }
         Ok(bytes)
     }

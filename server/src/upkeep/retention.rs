@@ -169,6 +169,8 @@ impl Archive {
             let (manifest, by) = (known.hash, short(by));
             Ok(match (known.pinned, pinned) {
                 (false, true) => Some(LogEntry::Pin { manifest, at, by }),
+                // It is to stay pinned when the hold is released.
+                (true, true) if self.is_only_held(&manifest)? => Some(LogEntry::Pin { manifest, at, by }),
                 (true, false) => Some(LogEntry::Unpin { manifest, at, by }),
                 _ => None,
             })
@@ -219,7 +221,7 @@ impl Archive {
 }
 
 /// A text that fits into a log entry.
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     text.chars().take(1000).collect()
 }
 

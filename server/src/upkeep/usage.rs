@@ -14,6 +14,7 @@ use super::throttle::Throttle;
 use crate::archive::{Archive, ArchiveError};
 use crate::catalog::{CatalogError, Group};
 use crate::pins::CidSet;
+use crate::words::report;
 
 /// What a quota is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +63,13 @@ pub(crate) type Pendings = HashMap<Group, Pending>;
 /// After so many rounds nothing is left of what no snapshot needs.
 const ROUNDS: u64 = 3;
 
+/// How much of what was committed could be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reached {
+    All,
+    Partly,
+}
+
 impl Archive {
     /// The tightest of `quotas`; none when there are none.
     pub(crate) fn allowance(&self, quotas: Vec<(Scope, u64)>) -> Result<Option<Allowance>, MarkError> {
@@ -102,8 +110,13 @@ impl Archive {
             *usage = Usage::default();
         }
         usage.log = log;
-        self.count(scope, usage)?;
-        Ok(usage.bytes)
+        let counted = self.count(scope, usage);
+        let bytes = usage.bytes;
+        // What was not reached is looked for again the next time.
+        if !matches!(counted, Ok(Reached::All)) {
+            *usage = Usage::default();
+        }
+        counted.map(|_| bytes)
     }
 
     /// Notes that `bytes` were stored for `group`.
@@ -134,8 +147,11 @@ impl Archive {
         Ok(pendings.iter().filter(counts).fold(0, |sum: u64, (_, pending)| sum.saturating_add(pending.bytes)))
     }
 
-    fn count(&self, scope: &Scope, usage: &mut Usage) -> Result<(), MarkError> {
+    /// Counts what was committed since the last time. What lies below a damaged node does not count: a quota must not
+    /// keep out the backup that would heal it.
+    fn count(&self, scope: &Scope, usage: &mut Usage) -> Result<Reached, MarkError> {
         let throttle = Throttle::default();
+        let mut all = Reached::All;
         let reached = self.catalog().each_standing(usage.position, |known| {
             let counts = match scope {
                 Scope::Machine(name) => known.group.source == *name,
@@ -146,19 +162,28 @@ impl Archive {
             }
             let mut new = Vec::new();
             let mut walk = Walk { archive: self, throttle: &throttle, snapshot: known.id(), revive: false };
-            walk.from(root_of(known)?, |cid, kind| {
-                let is_new = !usage.blobs.contains(cid);
-                if is_new {
-                    usage.blobs.insert(cid);
-                    new.push(*cid);
-                }
-                is_new && kind != BlobKind::Chunk
-            })?;
+            let walked = root_of(known).and_then(|root| {
+                walk.from(root, |cid, kind| {
+                    let is_new = !usage.blobs.contains(cid);
+                    if is_new {
+                        usage.blobs.insert(cid);
+                        new.push(*cid);
+                    }
+                    is_new && kind != BlobKind::Chunk
+                })
+            });
             usage.bytes += self.bytes_of(&new)?;
-            Ok::<_, MarkError>(())
+            match walked {
+                Err(error @ (MarkError::Node { .. } | MarkError::Manifest(_) | MarkError::LostManifest(_))) => {
+                    tracing::warn!("what is used is counted without what cannot be read: {}", report(&error));
+                    all = Reached::Partly;
+                    Ok(())
+                }
+                walked => walked,
+            }
         })?;
         usage.position = reached;
-        Ok(())
+        Ok(all)
     }
 
     /// Bytes of blobs as they are stored.

@@ -45,7 +45,7 @@ const MAX_HEADERS: usize = 64;
 /// How long to wait after a connection could not be accepted, as when files run out.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How connections that are being answered may still take when the server ends.
+/// How long connections that are being answered may still take when the server ends.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where a server shows how it is, and how it calls itself there.

@@ -368,6 +368,7 @@ impl Making<'_> {
         Ok(made?)
     }
 }
+
 /// Two backups of a volume at once would read everything twice, and one of them be refused at its end.
 fn lock(session: &Session, volume: &VolumeName) -> Result<Lock, Failure> {
     Lock::take(&session.context.volume_lock(volume)).map_err(|error| {

@@ -60,6 +60,6 @@ fn of_store(error: &StoreError) -> (Exit, Option<&'static str>) {
             (Exit::Failed, Some("give this server a `data` directory of its own in vsync.toml"))
         }
         // Their words say what to do.
-        StoreError::Newer { .. } | StoreError::FileSystem { .. } => (Exit::Failed, None),
+        StoreError::Newer { .. } | StoreError::FileSystem { .. } | StoreError::NotLost { .. } => (Exit::Failed, None),
     }
 }

@@ -59,7 +59,7 @@ pub(super) struct RestoreArgs {
     #[arg(long, env = "VSYNC_SOURCE", value_name = "NAME")]
     source: Option<MachineName>,
 
-    /// Restore into this Docker volume [default: the volume's own name]
+    /// Restore into this Docker volume [default: the volume's own name, unless it is a directory here]
     #[arg(long, value_name = "NAME", conflicts_with = "to_path")]
     to_volume: Option<VolumeName>,
 
@@ -184,8 +184,17 @@ impl Work<'_> {
         match &self.args.to_path {
             Some(path) => self.restore_to_directory(path),
             None => {
-                let volume = self.args.to_volume.clone().unwrap_or_else(|| self.snapshot.body.volume.clone());
-                self.restore_to_volume(&volume)
+                let own = &self.snapshot.body.volume;
+                let here = self.session.context.config.volume(own).and_then(|volume| volume.path.as_ref());
+                match (&self.args.to_volume, here) {
+                    (Some(volume), _) => self.restore_to_volume(volume),
+                    (None, None) => self.restore_to_volume(own),
+                    (None, Some(path)) => {
+                        let heading = format!("{own} is a directory, {}, and no Docker volume", path.display());
+                        let hint = format!("say where to: `--to-path {}`, or `--to-volume NAME`", path.display());
+                        Err(Failure::new(Exit::Usage, heading).hint(hint))
+                    }
+                }
             }
         }
     }

@@ -67,7 +67,9 @@ impl Task {
 fn command(global: &GlobalArgs, context: &Context, entry: &Schedule) -> Command {
     // The very program that runs, even if the file was replaced by a newer one.
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("vsync").args(["backup", entry.volume.as_str(), "--server", entry.server.as_str(), "--json"]);
+    command.arg0("vsync").args(["backup", entry.volume.as_str(), "--server", entry.server.as_str()]);
+    // Only the outcome is read.
+    command.args(["--json", "--no-progress"]);
     command.arg("--config").arg(&context.config.path);
     command.args(["--as", context.bundle.machine.as_str()]).arg("--state-dir").arg(&context.state_dir);
     if let Some(keys) = &global.keys {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use vsync_server::store::home;
+
 use super::super::GlobalArgs;
 use super::super::connection;
 use super::super::context::Context;
@@ -70,7 +72,7 @@ impl StartArgs {
                 .hint("give it an `address = \"host:port\"` in vsync.toml".to_owned())
         })?;
         let home = Home::find(context)?;
-        std::fs::create_dir_all(&server.data).map_err(|error| {
+        home::create(&server.data).map_err(|error| {
             Failure::of(&error, Exit::Failed)
                 .hint(format!("make the data directory {} yourself", server.data.display()))
         })?;

@@ -10,7 +10,6 @@ mod repair;
 mod run;
 mod scrub;
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use ed25519_dalek::SigningKey;
 use vsync_protocol::id::{MachineKey, RealmId};
 use vsync_protocol::wire::{Reply, Request};
 use vsync_server::archive::ArchiveError;
-use vsync_server::store::StoreError;
+use vsync_server::store::{StoreError, home};
 use vsync_server::upkeep::mark::MarkError;
 use vsync_server::{Member, Members, Running, Server, ServerConfig, Upkeep};
 
@@ -136,7 +135,7 @@ impl Drop for Hosted {
 /// Starts a server that has no address, on loopback.
 pub(crate) fn embedded(config: &Config, server: &config::Server) -> Result<Hosted, Failure> {
     let identity = KeyStore::new(&config.keys).machine(&server.machine.name)?.identity();
-    fs::create_dir_all(&server.data).map_err(|error| {
+    home::create(&server.data).map_err(|error| {
         Failure::of(&error, Exit::Failed).hint(format!("make the data directory {} writable", server.data.display()))
     })?;
     let running = start(config, server, identity.clone(), (Ipv4Addr::LOCALHOST, 0).into(), Windows::default())?;

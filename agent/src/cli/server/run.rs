@@ -113,13 +113,12 @@ pub(super) fn start(
     listen: SocketAddr,
     Windows { status, notify }: Windows,
 ) -> Result<Running, Failure> {
-    let registry = load_registry(config)?;
-    let realm = registry.realm.id;
+    let realm = load_registry(config)?.realm.id;
     let name = &server.machine.name;
     let status =
         status.map(|listen| StatusConfig { listen, server: name.to_string(), realm: config.realm.to_string() });
     let copy = server.data.join(REGISTRY_COPY);
-    let watched = Arc::new(Watched::new(config, registry, copy.clone()));
+    let watched = Arc::new(Watched::new(config, copy.clone()));
     let server = ServerConfig {
         data: server.data.clone(),
         realm,
@@ -214,21 +213,14 @@ struct Watched {
 }
 
 impl Watched {
-    fn new(config: &Config, registry: Registry, copy: PathBuf) -> Self {
-        let (path, registry_path) = (config.path.clone(), config.registry_path());
-        let watched = Self { path, registry_path, copy, known: Mutex::new(None) };
-        watched.remember(Access { config: config.clone(), registry });
-        watched
+    /// They are read at the first look: what changed since the caller read them counts.
+    fn new(config: &Config, copy: PathBuf) -> Self {
+        Self { path: config.path.clone(), registry_path: config.registry_path(), copy, known: Mutex::new(None) }
     }
 
     fn stamp(&self) -> Stamp {
         let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         (modified(&self.path), modified(&self.registry_path))
-    }
-
-    fn remember(&self, access: Access) {
-        let stamp = self.stamp();
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, Some(access)));
     }
 
     /// Looks at the files as they are now; none when they cannot be understood.

@@ -56,6 +56,30 @@ fn a_volume_that_is_suddenly_another_one_is_held_until_it_is_released() {
     assert_eq!(guard(&store), 0, "nor what was released");
 }
 
+/// The log has one kind of pin: a release must not take away a person's.
+#[test]
+fn what_a_person_pinned_stays_pinned_when_the_hold_is_released() {
+    for before in [true, false] {
+        let store = Store::new();
+        let clean: Vec<SnapshotId> = ["one", "two"].map(|small| store.back_up("data", &content('a', small))).to_vec();
+        let pin = || store.archive.pin(clean[1], true, "office").map(drop).unwrap();
+        if before {
+            pin();
+        }
+        store.back_up("data", &content('x', "three"));
+        assert_eq!(guard(&store), 1);
+        if !before {
+            pin();
+        }
+        store.archive.release(&data(), None, "office").unwrap();
+        let store = store.reopen();
+        assert_eq!(guard(&store), 0, "released");
+        assert!(store.archive.catalog().known(clean[1]).unwrap().unwrap().pinned, "pinned before: {before}");
+        store.archive.pin(clean[1], false, "office").unwrap();
+        assert!(!store.archive.catalog().known(clean[1]).unwrap().unwrap().pinned);
+    }
+}
+
 #[test]
 fn a_volume_that_was_emptied_is_held() {
     let store = Store::new();
