@@ -6,7 +6,8 @@ One cycle, for one tool and one set of data, each on file systems of its own:
     unchanged   back it up again
     changed     back up version 2, the same files changed in place
     restore     restore version 2 into an empty directory
-    over        restore version 2 over version 1
+    over        restore version 2 over version 1, which the tool has never seen
+    refresh     restore version 2 over version 1, which the tool restored before
     few         like changed, but from version 1 to version 3: few and scattered changes (A only)
 
 What was restored is compared with the source every time.
@@ -20,7 +21,10 @@ from pathlib import Path
 
 from lab import compare, data, disk, measure, report, tools
 
-WORKS = ["first", "unchanged", "changed", "few", "restore", "over"]
+WORKS = ["first", "unchanged", "changed", "few", "restore", "over", "refresh"]
+
+# These need version 2 in the store.
+OF_THE_CHANGED = {"restore", "over", "refresh"}
 
 # A run that is shorter than this says little by itself.
 SHORT = 5.0
@@ -76,12 +80,13 @@ class Bench:
         self.source = disk.Mount("source")
         self.store = disk.Mount("store", target / "bench-data/scratch")
         self.target = disk.Mount("target", target / "bench-data/scratch")
+        self.kept = disk.Mount("kept", target / "bench-data/scratch")
         self.place = tools.Place(target / "bench-tools", self.store.path, self.source.path, options.suite)
 
     def measure(self, name, letter, versions, results):
         self.cell = lambda work: results.cell(letter, work, name)
         work = self.options.work
-        if {"unchanged", "restore", "over", "changed", "first"} & set(work):
+        if {"first", "unchanged", "changed", *OF_THE_CHANGED} & set(work):
             self.repeat("changed", lambda again: self.cycle(name, versions, "changed", versions[1], again))
         if "few" in work and len(versions) > 2:
             self.repeat("few", lambda again: self.cycle(name, versions, "few", versions[2], True))
@@ -100,17 +105,24 @@ class Bench:
 
     def cycle(self, name, versions, change, changed, backups_only):
         work = self.options.work
+        refresh = "refresh" in work and change == "changed" and not backups_only
         self.store.format()
         self.source.mount(versions[0], read_only=True)
         tool = tools.TOOLS[name](self.place)
         with tool:
             self.step(tool, "first", tool.backup())
             self.again("unchanged", not backups_only, lambda: self.step(tool, "unchanged", tool.backup()))
-            if {change, "restore", "over"} & set(work):
+            if refresh:
+                self.kept.format()
+                measure.run(tool.restore(self.kept.path), tool.servers())
+            if {change, *OF_THE_CHANGED} & set(work):
                 self.source.mount(changed, read_only=True)
                 self.step(tool, change, tool.backup())
-            self.again("restore", not backups_only, lambda: self.restore(tool, "restore", None))
-            self.again("over", not backups_only, lambda: self.restore(tool, "over", versions[0]))
+            if refresh:
+                self.restore(tool, "refresh", self.kept)
+                self.kept.unmount()
+            self.again("restore", not backups_only, lambda: self.restore(tool, "restore", self.empty()))
+            self.again("over", not backups_only, lambda: self.restore(tool, "over", self.copy(versions[0])))
         self.store.unmount()
 
     def again(self, work, wanted, step):
@@ -129,17 +141,22 @@ class Bench:
             self.cell(work).add(run)
         return run
 
-    def restore(self, tool, work, over):
-        if over:
-            self.target.copy(over)
-        else:
-            self.target.format()
-        run = self.step(tool, work, tool.restore(self.target.path))
+    def empty(self):
+        self.target.format()
+        return self.target
+
+    def copy(self, version):
+        self.target.copy(version)
+        return self.target
+
+    def restore(self, tool, work, target):
+        run = self.step(tool, work, tool.restore(target.path))
         run.stored = 0
-        run.differences = compare.trees(self.source.path, self.target.path)
+        run.differences = compare.trees(self.source.path, target.path)
         for difference in run.differences[:5]:
             print(f"    {difference}", file=sys.stderr)
-        self.target.unmount()
+        if target is self.target:
+            target.unmount()
 
 
 if __name__ == "__main__":

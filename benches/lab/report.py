@@ -15,6 +15,8 @@ FIELDS = [field.name for field in dataclasses.fields(measure.Run) if field.name 
 COLUMNS = [
     ("wall s", lambda cell: f"{cell.median('wall'):.2f}"),
     ("ratio", lambda cell: f"{cell.ratio:.2f}" if cell.ratio else "-"),
+    ("sync s", lambda cell: f"{cell.median('sync'):.2f}"),
+    ("durable", lambda cell: f"{cell.durable:.2f}" if cell.durable else "-"),
     ("cpu client", lambda cell: f"{cell.median('client_cpu'):.2f}"),
     ("cpu server", lambda cell: f"{cell.median('server_cpu'):.2f}"),
     ("wire MB", lambda cell: f"{cell.median('wire') / 1e6:.1f}"),
@@ -37,6 +39,8 @@ class Cell:
         self.runs = []
         # Wall time over that of the fastest peer.
         self.ratio = None
+        # The same, with the time that it took until all of it was on disk.
+        self.durable = None
 
     def add(self, run):
         self.runs.append(run)
@@ -46,9 +50,12 @@ class Cell:
     def median(self, field):
         return statistics.median(getattr(run, field) for run in self.runs)
 
+    def until_on_disk(self):
+        return self.median("wall") + self.median("sync")
+
     @property
     def compared(self):
-        return self.work in ("restore", "over")
+        return self.work in ("restore", "over", "refresh")
 
     @property
     def inexact(self):
@@ -58,7 +65,7 @@ class Cell:
         medians = {field: self.median(field) for field in FIELDS}
         runs = [dataclasses.asdict(run) for run in self.runs]
         names = {"data": self.data, "work": self.work, "tool": self.tool}
-        return names | {"median": medians, "ratio": self.ratio, "runs": runs}
+        return names | {"median": medians, "ratio": self.ratio, "durable": self.durable, "runs": runs}
 
 
 class Results:
@@ -80,9 +87,12 @@ class Results:
             if cell.runs:
                 groups.setdefault((cell.data, cell.work), []).append(cell)
         for cells in groups.values():
-            peers = [cell.median("wall") for cell in cells if cell.tool != "vsync"]
+            peers = [cell for cell in cells if cell.tool != "vsync"]
+            if not peers:
+                continue
             for cell in cells:
-                cell.ratio = cell.median("wall") / min(peers) if peers else None
+                cell.ratio = cell.median("wall") / min(peer.median("wall") for peer in peers)
+                cell.durable = cell.until_on_disk() / min(peer.until_on_disk() for peer in peers)
         return groups
 
     @property
@@ -106,7 +116,7 @@ class Results:
         for (data, work), cells in self.groups().items():
             rows += [[data, work, cell.tool, *(show(cell) for _, show in COLUMNS)] for cell in cells]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [f"{machine()}\n{tools}\nratio: to the fastest peer\n"]
+        lines = [f"{machine()}\n{tools}\nratio: to the fastest peer; durable: the same, each with the sync that it left undone\n"]
         last = rows[0][:2]
         for row in rows:
             if row[:2] != last:

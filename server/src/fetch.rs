@@ -9,7 +9,6 @@ use crate::archive::{Archive, ArchiveError};
 use crate::catalog::Location;
 use crate::store::pack::{RECORD_HEAD_LEN, is_head_of};
 use crate::store::read_or_damaged;
-use crate::words::report;
 
 /// Reading over a gap is cheaper than a second read, up to this many bytes.
 const MAX_GAP: u64 = 64 << 10;
@@ -100,10 +99,7 @@ fn elsewhere(archive: &Archive, cid: Cid, planned: Location) -> Result<Vec<Bytes
     if let Some(blob) = archive.read_moved(cid, &planned)? {
         return Ok(framed(cid, blob));
     }
-    // The reader gets what there is even from a store that can record nothing.
-    if let Err(error) = archive.recheck(cid) {
-        tracing::error!("that blob {cid} is damaged cannot be recorded: {}", report(&error));
-    }
+    archive.doubt(cid);
     Ok(vec![absent(cid)])
 }
 

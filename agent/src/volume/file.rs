@@ -248,7 +248,11 @@ impl TargetFile {
     /// Names a file that has none, over whatever is there.
     fn link(&self, target: &Target) -> Result<(), TargetError> {
         let Spot { directory, name, path } = &self.spot;
-        let link = |name| linkat(CWD, handle_path(&self.file), directory, name, AtFlags::SYMLINK_FOLLOW);
+        let link = |name| match linkat(&self.file, c"", directory, name, AtFlags::EMPTY_PATH) {
+            // Older kernels let only the privileged do this. Where it works, it spares a way through /proc.
+            Err(Errno::NOENT) => linkat(CWD, handle_path(&self.file), directory, name, AtFlags::SYMLINK_FOLLOW),
+            outcome => outcome,
+        };
         match link(name) {
             Err(Errno::EXIST) => {}
             outcome => return outcome.trying("name", path),

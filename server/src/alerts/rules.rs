@@ -11,6 +11,7 @@ use vsync_protocol::wire::{Outcome, Overview, Standing};
 use super::{Alert, Severity};
 use crate::overview::View;
 use crate::upkeep::guard::Hold;
+use crate::words::size;
 
 /// A backup that has failed so often in a row needs somebody.
 const FAILURES: u64 = 2;
@@ -155,20 +156,6 @@ fn hours(millis: u64) -> String {
         hours @ 1..48 => format!("{hours} h"),
         hours => format!("{} days", hours / 24),
     }
-}
-
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64 / 1024.0;
-    let mut units = UNITS.into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    for next in units {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    format!("{value:.1} {unit}")
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::catchup::what_is_in;
 use crate::pins::SessionPins;
 use crate::store::pack::PackBuilder;
 use crate::store::{PackStore, StoreError, read_blob};
+use crate::words::report;
 
 impl Archive {
     /// Pins for a new session.
@@ -118,6 +119,13 @@ impl Archive {
         tracing::error!("blob {cid} in pack {} is damaged", location.pack);
         self.record(|catalog| catalog.add_damage(cid, location.pack))?;
         Ok(true)
+    }
+
+    /// As [`Self::recheck`], for a reader: it gets what there is even from a store that can record nothing.
+    pub fn doubt(&self, cid: Cid) {
+        if let Err(error) = self.recheck(cid) {
+            tracing::error!("whether blob {cid} is damaged cannot be told or recorded: {}", report(&error));
+        }
     }
 
     /// The kind of the node `node` and what it refers to; none when it is absent, damaged or

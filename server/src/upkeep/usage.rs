@@ -14,7 +14,7 @@ use super::throttle::Throttle;
 use crate::archive::{Archive, ArchiveError};
 use crate::catalog::{CatalogError, Group};
 use crate::pins::CidSet;
-use crate::words::report;
+use crate::words::{report, size};
 
 /// What a quota is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -85,7 +85,10 @@ impl Archive {
                     Scope::Volume(name) => ("volume", name.as_str()),
                 };
                 let words = format!(
-                    "{what} {name} has a quota of {quota} bytes here, of which {used} are used, and {pending} came of backups that were not completed"
+                    "{what} {name} has a quota of {} here, of which {} are used, and {} came of backups that were not completed",
+                    size(quota),
+                    size(used),
+                    size(pending)
                 );
                 tightest = Some(Allowance { left, words });
             }
