@@ -232,6 +232,18 @@ fn an_archive_that_was_cut_anywhere_is_refused() {
         fs::write(den.path("cut.tar"), &bytes[..end]).unwrap();
         den.refused(&den.path("cut.tar"), "truncated");
     }
+    // No size that a header can give is too large to be refused.
+    for size in [u64::MAX, u64::MAX - 511, 1 << 63] {
+        let mut large = bytes.clone();
+        large[124..136].copy_from_slice(&[&[0x80, 0, 0, 0][..], &size.to_be_bytes()].concat());
+        large[148..156].fill(b' ');
+        let sum: u32 = large[..512].iter().map(|&byte| u32::from(byte)).sum();
+        large[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        fs::write(den.path("large.tar"), &large).unwrap();
+        vsync(den.place.path())
+            .run(["import", text(&den.path("large.tar")), "--to-path", text(&den.path("large"))])
+            .code(1);
+    }
     // With one bit turned over, a header does not fit its checksum.
     let mut damaged = bytes;
     damaged[100] ^= 1;

@@ -226,4 +226,15 @@ mod tests {
         ));
         assert_eq!(store.machine(&bundle.machine).unwrap().public_key(), bundle.public_key());
     }
+    #[test]
+    fn the_key_of_another_machine_is_not_this_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = KeyStore::Directory(dir.path().to_owned());
+        let realm = RealmKey::generate("r".parse().unwrap(), Suite::ChaCha20Poly1305).unwrap();
+        let bundle = realm.bundle("uat".parse().unwrap(), Role::Full, SigningKey::from_bytes(&[1; 32]));
+        store.put_machine(&bundle, Existing::Refuse).unwrap();
+        fs::rename(dir.path().join("machines/uat.key"), dir.path().join("machines/science.key")).unwrap();
+        let refused = store.machine(&"science".parse().unwrap()).err().unwrap();
+        assert!(refused.to_string().ends_with("it is the key of uat, not of science"), "{refused}");
+    }
 }

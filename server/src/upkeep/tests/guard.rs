@@ -1,7 +1,9 @@
 //! T03: volumes that suddenly change; and what machines and volumes take.
 
+use std::fs;
+
 use bytes::Bytes;
-use vsync_protocol::id::{SnapshotId, VolumeName};
+use vsync_protocol::id::{Cid, SnapshotId, VolumeName};
 use vsync_protocol::plan::Policy;
 
 use super::{NO_FLOOR, keep};
@@ -127,6 +129,29 @@ fn usage_is_what_the_snapshots_need() {
     assert!(allowance.words.contains("volume data has a quota"), "{}", allowance.words);
     assert_eq!(store.archive.allowance(quotas(1)).unwrap().unwrap().left, 0);
     assert!(store.archive.allowance(Vec::new()).unwrap().is_none());
+}
+
+/// Damage must not keep out the backup that heals it.
+#[test]
+fn a_quota_is_no_obstacle_to_healing() {
+    let store = Store::new();
+    let blobs = content('a', "first");
+    store.back_up("data", &blobs);
+    let bytes: u64 = blobs.iter().map(|blob| blob.len() as u64).sum();
+    let root = Cid::of(blobs.last().unwrap());
+    let location = store.archive.catalog().locate_one(root).unwrap().unwrap();
+    let path = store.archive.files.packs.path_of(location.pack);
+    let mut pack = fs::read(&path).unwrap();
+    pack[location.offset as usize] ^= 1;
+    fs::write(&path, &pack).unwrap();
+    assert!(store.archive.recheck(root).unwrap());
+    let quotas = || vec![(Scope::Volume(data()), 10 * bytes)];
+    // As often as it is asked: what could not be counted is not taken for counted.
+    for _ in 0..2 {
+        assert!(store.archive.allowance(quotas()).unwrap().unwrap().left > 9 * bytes);
+    }
+    store.back_up("data", &blobs);
+    assert_eq!(store.archive.used(&Scope::Volume(data())).unwrap(), bytes);
 }
 
 /// What was brought and not committed may be as much as the quota once more, until it is, or until it was collected.
