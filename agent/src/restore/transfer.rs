@@ -44,7 +44,9 @@ const BATCH_BYTES: usize = 4 << 20;
 const LOOK: Duration = Duration::from_millis(50);
 
 const WRITERS: usize = 2;
-const COMPARERS: usize = 2;
+
+/// More than there may be processors: where nothing is cached, they wait for the disk.
+const COMPARERS: usize = 4;
 
 /// What a restore works with.
 pub(super) struct Restore<'a> {
