@@ -156,7 +156,7 @@ impl Server {
         let address = socket.local_addr().map_err(ServerError::Address)?;
         let notices = Notices::default();
         let keeper = Keeper::start(Arc::clone(&archive), config.upkeep.clone(), notices.clone());
-        let keeper = keeper.map_err(thread("upkeep"))?;
+        let keeper = keeper.map_err(no_thread("upkeep"))?;
         let viewer = Arc::new(Viewer::new(Arc::clone(&archive), notices, Arc::clone(&config.declared)));
         let (web, herald) = match open_windows(&mut config, &viewer) {
             Ok(windows) => windows,
@@ -177,7 +177,7 @@ impl Server {
                 Ok(runtime) => runtime,
                 Err(error) => {
                     keeper.end();
-                    return drop(listening.send(Err(thread("network")(error))));
+                    return drop(listening.send(Err(no_thread("network")(error))));
                 }
             };
             runtime.block_on(async {
@@ -197,15 +197,15 @@ impl Server {
             keeper.end();
             shared.archive.close();
         });
-        let running = thread.map_err(self::thread("network"))?;
+        let running = thread.map_err(no_thread("network"))?;
         let died = || std::io::Error::other("it ended at once");
-        ready.recv().map_err(|_| self::thread("network")(died()))??;
+        ready.recv().map_err(|_| no_thread("network")(died()))??;
         Ok(Running { address, stop: Some(stop), thread: Some(running), web })
     }
 }
 
 /// Wraps why the thread `name` does not start.
-const fn thread(name: &'static str) -> impl Fn(std::io::Error) -> ServerError {
+const fn no_thread(name: &'static str) -> impl Fn(std::io::Error) -> ServerError {
     move |source| ServerError::Thread { name, source }
 }
 
@@ -216,13 +216,13 @@ fn open_windows(config: &mut ServerConfig, viewer: &Arc<Viewer>) -> Result<(Opti
         Web::start(status, Arc::clone(viewer)).map_err(|source| ServerError::Status { address, source })
     };
     let web = config.status.clone().map(show).transpose()?;
-    let tell = |notify| Herald::start(notify, &config.data, Arc::clone(viewer)).map_err(thread("notification"));
+    let tell = |notify| Herald::start(notify, &config.data, Arc::clone(viewer)).map_err(no_thread("notification"));
     let herald = config.notify.take().map(tell).transpose()?;
     Ok((web, herald.flatten()))
 }
 
 /// How a server is asked to end.
-enum Stop {
+enum Shutdown {
     /// Let running requests finish.
     Drain,
     /// Close connections at once.
@@ -234,7 +234,7 @@ enum Stop {
 #[must_use = "dropping this ends the server"]
 pub struct Running {
     address: SocketAddr,
-    stop: Option<oneshot::Sender<Stop>>,
+    stop: Option<oneshot::Sender<Shutdown>>,
     thread: Option<JoinHandle<()>>,
     web: Option<Web>,
 }
@@ -255,10 +255,10 @@ impl Running {
     /// Refuses new requests, lets running ones finish up to a deadline, closes connections
     /// and store.
     pub fn stop(mut self) {
-        self.end(Stop::Drain);
+        self.end(Shutdown::Drain);
     }
 
-    fn end(&mut self, how: Stop) {
+    fn end(&mut self, how: Shutdown) {
         if let Some(stop) = self.stop.take() {
             // It may have ended by itself.
             let _ = stop.send(how);
@@ -272,7 +272,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.end(Stop::Now);
+        self.end(Shutdown::Now);
     }
 }
 
@@ -326,18 +326,18 @@ impl Shared {
         }
     }
 
-    async fn serve(self: &Arc<Self>, endpoint: Endpoint, mut stopped: oneshot::Receiver<Stop>) {
+    async fn serve(self: &Arc<Self>, endpoint: Endpoint, mut stopped: oneshot::Receiver<Shutdown>) {
         let mut connections = JoinSet::new();
         let how = loop {
             tokio::select! {
-                how = &mut stopped => break how.unwrap_or(Stop::Now),
+                how = &mut stopped => break how.unwrap_or(Shutdown::Now),
                 Some(incoming) = endpoint.accept() => self.accept(&endpoint, incoming, &mut connections),
                 Some(ended) = connections.join_next() => note_panic(ended),
             }
         };
         endpoint.set_server_config(None);
         self.called_off.stop();
-        if matches!(how, Stop::Drain) {
+        if matches!(how, Shutdown::Drain) {
             // With all permits here no request is running, and those that come are refused.
             let _ = timeout(DRAIN_TIMEOUT, self.running.acquire_many(MAX_RUNNING)).await;
         }

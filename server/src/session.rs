@@ -87,10 +87,10 @@ impl Session {
         let checker = Checker { packs, progress: progress.clone(), pack: PackBuilder::default(), filling, allowance };
         let pins = archive.session_pins();
         let volume = group.volume.clone();
-        let keeper = Keeper { archive, group, pins: pins.clone(), progress: progress.clone() };
+        let writer = PackWriter { archive, group, pins: pins.clone(), progress: progress.clone() };
         let threads = [
             tokio::task::spawn_blocking(move || checker.run(&items)),
-            tokio::task::spawn_blocking(move || keeper.run(&tasks)),
+            tokio::task::spawn_blocking(move || writer.run(&tasks)),
         ];
         (Arc::new(Self { id, volume, pins, queue, room: Arc::new(Semaphore::new(QUEUE)), progress }), threads)
     }
@@ -207,7 +207,7 @@ struct Checker {
     allowance: Option<Allowance>,
 }
 
-/// What the checker hands to the keeper, in the order in which it came.
+/// What the checker hands to the writer, in the order in which it came.
 enum Task {
     Store(PackBuilder, Turn),
     Flush(oneshot::Sender<Result<(), Refusal>>),
@@ -225,7 +225,7 @@ impl Checker {
                 }
                 Item::Flush(done) => {
                     self.hand_over();
-                    // The keeper is gone only if it panicked; then `done` is dropped, which
+                    // The writer is gone only if it panicked; then `done` is dropped, which
                     // tells who waits.
                     let _ = self.packs.send(Task::Flush(done));
                 }
@@ -263,14 +263,14 @@ impl Checker {
 }
 
 /// The thread that makes packs durable, while the checker fills the next one.
-struct Keeper {
+struct PackWriter {
     archive: Arc<Archive>,
     group: Group,
     pins: SessionPins,
     progress: watch::Sender<Progress>,
 }
 
-impl Keeper {
+impl PackWriter {
     fn run(self, tasks: &Receiver<Task>) {
         for task in tasks {
             match task {

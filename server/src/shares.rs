@@ -32,14 +32,14 @@ const FULL: usize = 2;
 /// Who shares.
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
-    connections: Mutex<HashMap<usize, Member>>,
+    connections: Mutex<HashMap<usize, Share>>,
     sessions: AtomicUsize,
     full: Mutex<usize>,
     stored: Condvar,
 }
 
 #[derive(Debug)]
-struct Member {
+struct Share {
     connection: quinn::Connection,
     /// Whether it is no longer new.
     settled: bool,
@@ -51,7 +51,7 @@ impl Shares {
     pub(crate) fn join(&self, connection: &quinn::Connection) -> Joined<'_> {
         let id = connection.stable_id();
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        connections.insert(id, Member { connection: connection.clone(), settled: false });
+        connections.insert(id, Share { connection: connection.clone(), settled: false });
         divide(&connections);
         Joined { shares: self, id }
     }
@@ -63,8 +63,8 @@ impl Shares {
     }
 }
 
-fn divide(connections: &HashMap<usize, Member>) {
-    for Member { connection, settled } in connections.values() {
+fn divide(connections: &HashMap<usize, Share>) {
+    for Share { connection, settled } in connections.values() {
         let window = window_of(connections.len(), if *settled { WINDOWS } else { NEW_WINDOWS });
         connection.set_receive_window(VarInt::from_u32(window));
         connection.set_send_window(u64::from(window));

@@ -34,16 +34,16 @@ const MAX_NAMED: usize = 20;
 
 /// What an operator must look at, and what is being done, by subject.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Notices(Arc<Mutex<Known>>);
+pub(crate) struct Notices(Arc<Mutex<Board>>);
 
 #[derive(Debug, Default)]
-struct Known {
+struct Board {
     notices: BTreeMap<&'static str, String>,
     running: Option<&'static str>,
 }
 
 impl Notices {
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, Board> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -25,6 +25,15 @@ pub enum Scope {
     Volume(VolumeName),
 }
 
+impl Scope {
+    fn covers(&self, group: &Group) -> bool {
+        match self {
+            Self::Machine(name) => group.source == *name,
+            Self::Volume(name) => group.volume == *name,
+        }
+    }
+}
+
 /// The quotas that a backup of a volume from a machine is under, in bytes; asked anew each time.
 pub type Quotas = Arc<dyn Fn(&MachineName, &VolumeName) -> Vec<(Scope, u64)> + Send + Sync>;
 
@@ -140,13 +149,7 @@ impl Archive {
     fn pending(&self, scope: &Scope) -> Result<u64, ArchiveError> {
         let round = self.catalog().round()?;
         let pendings = self.pendings.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = |(group, pending): &(&Group, &Pending)| {
-            pending.round + ROUNDS > round
-                && match scope {
-                    Scope::Machine(name) => group.source == *name,
-                    Scope::Volume(name) => group.volume == *name,
-                }
-        };
+        let counts = |(group, pending): &(&Group, &Pending)| pending.round + ROUNDS > round && scope.covers(group);
         Ok(pendings.iter().filter(counts).fold(0, |sum: u64, (_, pending)| sum.saturating_add(pending.bytes)))
     }
 
@@ -156,11 +159,7 @@ impl Archive {
         let throttle = Throttle::default();
         let mut all = Reached::All;
         let reached = self.catalog().each_standing(usage.position, |known| {
-            let counts = match scope {
-                Scope::Machine(name) => known.group.source == *name,
-                Scope::Volume(name) => known.group.volume == *name,
-            };
-            if !counts {
+            if !scope.covers(&known.group) {
                 return Ok(());
             }
             let mut new = Vec::new();
