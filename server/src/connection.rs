@@ -52,11 +52,7 @@ struct Sessions {
 }
 
 impl Connection {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        quic: quinn::Connection,
-        (key, client): (MachineKey, Arc<Client>),
-    ) -> Arc<Self> {
+    pub(crate) fn new(shared: Arc<Shared>, quic: quinn::Connection, key: MachineKey, client: Arc<Client>) -> Arc<Self> {
         let fetch_room = Semaphore::new(FETCH_ROOM);
         let serial = shared.serial.fetch_add(1, Ordering::Relaxed);
         let (greeted, session) = (AtomicBool::new(false), Mutex::default());
@@ -270,7 +266,7 @@ impl Connection {
         let mut sessions = self.sessions();
         sessions.opened += 1;
         let (session, ingest) =
-            Session::begin(sessions.opened, group, allowance, (Arc::clone(&self.shared.archive), &self.shared.shares));
+            Session::begin(sessions.opened, group, allowance, Arc::clone(&self.shared.archive), &self.shared.shares);
         sessions.ingest.extend(ingest);
         if let Some(other) = sessions.current.replace(session) {
             other.close();

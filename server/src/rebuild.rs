@@ -85,7 +85,7 @@ pub fn rebuild_in(steps: &Steps, data: &Path, realm: RealmId, trust: Trust) -> R
     // Closing folds the WAL in, so that the file is the whole database.
     catalog.close();
     check_folded(&new)?;
-    replace(steps, home.path(), (&new, &path, &aside))?;
+    replace(steps, home.path(), &new, &path, &aside)?;
     Ok(report)
 }
 
@@ -130,7 +130,7 @@ fn check_folded(path: &Path) -> Result<(), StoreError> {
 
 /// Puts the catalog `new` in the place of the one at `path`. Killed anywhere, it leaves the old
 /// one, the new one, or none, which the next start makes up for.
-fn replace(steps: &Steps, data: &Path, (new, path, aside): (&Path, &Path, &Path)) -> Result<(), StoreError> {
+fn replace(steps: &Steps, data: &Path, new: &Path, path: &Path, aside: &Path) -> Result<(), StoreError> {
     let sync = || steps.take("sync the store", || sync_directory(data)).map_err(StoreError::io("sync", data));
     if path.exists() {
         let rename = || fs::rename(path, aside);

@@ -384,7 +384,7 @@ impl Shared {
         let Some(client) = self.clients.place(key) else {
             return quic.close(number(RefusalCode::NotAuthorised), b"this machine has too many connections");
         };
-        Connection::new(Arc::clone(&self), quic, (key, client)).run().await;
+        Connection::new(Arc::clone(&self), quic, key, client).run().await;
     }
 }
 

@@ -76,7 +76,8 @@ impl Session {
         id: u32,
         group: Group,
         allowance: Option<Allowance>,
-        (archive, shares): (Arc<Archive>, &Arc<Shares>),
+        archive: Arc<Archive>,
+        shares: &Arc<Shares>,
     ) -> (Arc<Self>, [JoinHandle<()>; 2]) {
         // Bounded by the permits that items carry.
         let (queue, items) = crossbeam_channel::unbounded();

@@ -265,6 +265,21 @@ impl<'a> Replay<'a> {
         self.at = at;
     }
 
+    /// Makes `image` what a disk holds that took flushes for done without doing them, when the power goes after so many
+    /// events: everything since the instant reached is as if it had never been flushed.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn lie(&self, at: usize, rng: &mut Rng, image: &Path) {
+        let since = self.events[self.at..at].iter().filter_map(|event| match event {
+            Event::Write(offset, bytes) => Some((*offset, &bytes[..])),
+            Event::Flush => None,
+        });
+        let unflushed: Vec<_> = self.pending.iter().copied().chain(since).collect();
+        shell::run("cp", ["--sparse=always".as_ref(), self.durable.as_os_str(), image.as_os_str()]);
+        write_all(image, some(&unflushed, rng).into_iter());
+    }
+
     /// How many writes the disk may lose now.
     #[must_use]
     pub fn pending(&self) -> usize {

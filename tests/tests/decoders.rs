@@ -15,7 +15,8 @@ fn no_decoder_breaks_on_any_bytes() {
     let limit = Rlimit { current: Some(3 << 30), ..getrlimit(Resource::As) };
     setrlimit(Resource::As, limit).unwrap();
     let seconds = asked("VSYNC_FUZZ_SECONDS", 2);
-    let seed = asked("VSYNC_FUZZ_SEED", std::time::UNIX_EPOCH.elapsed().unwrap().as_secs());
+    // Always the same unless asked: what a change breaks shows with that change, and not with somebody else's.
+    let seed = asked("VSYNC_FUZZ_SEED", 20_261_128);
     // Two at a time, as many as the machine that this is usually run on has cores.
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! D01, D02, D03, D06: the power goes at every flush of the disk, and between; whatever the disk had not been told to
+//! D01, D02, D03, D05, D06: the power goes at every flush of the disk, and between; whatever the disk had not been told to
 //! flush is lost, torn, or comes in another order. Every promise that was made before holds after it.
 //!
 //! All is real: processes, ext4, SQLite, the kernel's own idea of when to flush. `VSYNC_CUTS` is how many instants
@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use vsync_protocol::blob::Header;
 use vsync_protocol::id::{Cid, RealmId};
@@ -17,6 +18,7 @@ use vsync_protocol::wire::Listing;
 use vsync_server::Reserve;
 use vsync_server::archive::Archive;
 use vsync_server::catalog::State;
+use vsync_server::upkeep::throttle::Stop;
 use vsync_tests::power::{Event, Loss, Mounted, Recorded, Replay};
 use vsync_tests::site::Summary;
 use vsync_tests::{Realm, Rng, Server, Volume, scratch, shell};
@@ -282,4 +284,87 @@ fn whenever_the_power_goes_everything_that_was_acknowledged_is_there() {
     }
     println!("{:#?}", bench.counts);
     assert!(bench.counts.values().sum::<usize>() > 100 && bench.counts.len() == 4, "{:?}", bench.counts);
+}
+
+/// What was found after a disk had lied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Found {
+    /// No file system, or no store in it.
+    Nothing,
+    /// The store is refused, or cannot be looked through.
+    Refused,
+    /// Something is missing, and the scrub names whatever needs it.
+    Named,
+    /// All that is listed is whole.
+    Whole,
+}
+
+/// Nobody can keep what such a disk loses; nobody is to be told that it is there either.
+fn judge(at: &Path, what: &str) -> Found {
+    let Some(realm) = realm_of(at) else { return Found::Nothing };
+    let Ok(archive) = Archive::open(at, realm, NO_RESERVE) else { return Found::Refused };
+    let Ok(report) = archive.scrub(None, &Stop::default()) else { return Found::Refused };
+    let listing = Listing { limit: u32::MAX, ..Listing::default() };
+    let Ok(records) = archive.catalog().snapshots(&listing, usize::MAX) else { return Found::Refused };
+    let named: BTreeSet<String> =
+        report.affected.iter().map(|one| one.id).chain(report.bad_manifests).map(|id| id.to_string()).collect();
+    let mut all = true;
+    for record in &records {
+        let manifest = Manifest::parse(&record.manifest);
+        let whole = manifest.is_ok_and(|manifest| is_whole(&archive, manifest.body.root, &mut HashMap::new()));
+        let id = record.id.to_string();
+        assert!(whole || named.contains(&id), "{what}: {id} is not whole, and the scrub does not say so: {named:?}");
+        all &= whole;
+    }
+    archive.close();
+    if all { Found::Whole } else { Found::Named }
+}
+
+fn is_whole(archive: &Archive, node: Cid, read: &mut HashMap<Cid, bool>) -> bool {
+    if let Some(&whole) = read.get(&node) {
+        return whole;
+    }
+    let location = archive.catalog().locate(&[node]).ok().and_then(|found| found[0]);
+    let blob = location.and_then(|location| archive.read(node, &location).ok().flatten());
+    let header = blob.as_deref().and_then(|blob| Header::parse(blob).ok());
+    let whole = header.is_some_and(|header| header.refs().all(|child| is_whole(archive, child, read)));
+    read.insert(node, whole);
+    whole
+}
+
+/// D05: a disk that takes flushes for done without doing them loses what it likes. A scrub names what that was.
+#[test]
+fn what_a_disk_loses_that_ignores_flushes_is_named() {
+    let seed = vsync_tests::asked("VSYNC_TEST_SEED", 20_261_128);
+    let mut rng = Rng::new(seed);
+    let room = tempfile::Builder::new().prefix("vsync-test-").tempdir_in("/dev/shm").unwrap();
+    let image = room.path().join("disk");
+    let (events, promises) = live(&image, seed);
+    let tries = match std::env::var("VSYNC_CUTS").as_deref() {
+        Ok("all") => 1000,
+        Ok(count) => count.parse().unwrap(),
+        Err(_) => 40,
+    };
+    let first = promises.committed.values().map(|span| span.done).min().unwrap();
+    let mut instants: Vec<usize> =
+        (0..tries).map(|_| first + usize::try_from(rng.below((events.len() - first) as u64)).unwrap()).collect();
+    instants.sort_unstable();
+    let (mut replay, mut counts) = (Replay::new(image, &events), BTreeMap::<Found, usize>::new());
+    let (lied, at) = (room.path().join("lied"), scratch());
+    for since in instants {
+        replay.go_to(since);
+        let cut = (since + 1 + usize::try_from(rng.below(300)).unwrap()).min(events.len());
+        replay.lie(cut, &mut rng, &lied);
+        // As a machine does when it starts; what cannot be mended has no file system any more.
+        let mended = Command::new("e2fsck").args(["-fy"]).arg(&lied).output().unwrap();
+        let found = if mended.status.code().is_some_and(|code| code < 4) {
+            let _mounted = Mounted::new(&lied, at.path());
+            judge(at.path(), &format!("seed {seed}, flushes ignored from {since} to {cut} of {}", events.len()))
+        } else {
+            Found::Nothing
+        };
+        *counts.entry(found).or_default() += 1;
+    }
+    println!("{counts:#?}");
+    assert!(counts.contains_key(&Found::Named) && counts.contains_key(&Found::Whole), "{counts:?}");
 }

@@ -33,7 +33,7 @@ const SHOWN_REASON: usize = 80;
 /// nobody knows, and 2 that something is wrong: see the example.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  vsync status\n  vsync status --json\n  vsync status --check --quiet\n  vsync status --check --quiet 2>&1 || exit 2    # for Nagios"
+    after_help = "Examples:\n  vsync status\n  vsync status --json\n  vsync status --check --quiet\n  vsync status --check --quiet || exit 2    # for Nagios"
 )]
 pub(super) struct StatusArgs {
     /// This server only [default: all]
