@@ -247,10 +247,7 @@ impl Converter {
         }
         for (key, message) in [
             ("key_volume", "no counterpart: keys are read from the key store"),
-            (
-                "container",
-                "not taken over, so that both can run side by side; `container = \"…\"` of the server names it",
-            ),
+            ("container", "not taken over, so that both can run; `container` of the server names it"),
         ] {
             if server.value(key).is_some() {
                 self.warn(server.at(key), message);
@@ -325,10 +322,7 @@ impl Converter {
         }
         for (key, message) in [
             ("port", "no counterpart: the state of every volume is asked of the server, `vsync status`"),
-            (
-                "container",
-                "not taken over, so that both can run side by side; `schedule-container = \"…\"` of the client names it",
-            ),
+            ("container", "not taken over, so that both can run; `schedule-container` of the client names it"),
         ] {
             if schedule.value(key).is_some() {
                 self.warn(schedule.at(key), message);

@@ -101,11 +101,8 @@ impl Journal {
         let bytes = encode(&entry);
         // Its reader takes a longer one for damage.
         if bytes.len() > MAX_ENTRY_LEN {
-            return Err(StoreError::Log {
-                path: self.path.clone(),
-                offset: self.mark.end,
-                what: "the entry is too long",
-            });
+            let (path, offset) = (self.path.clone(), self.mark.end);
+            return Err(StoreError::Log { path, offset, what: "the entry is too long" });
         }
         let logged = logged(self.mark, entry, bytes);
         let record = record(&logged);
